@@ -1,0 +1,85 @@
+"""`dss <verb>`: the console command, and how every main turns a UserError into one line."""
+
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+
+from dss_jax import errors
+
+VERBS = {  # verb: (module, what it does); the order is that of a project's life
+    'quickstart': ('dss_jax.quickstart', 'the whole method on a toy task, with a picture'),
+    'teacher': ('dss_jax.teacher.__main__', "a teacher LLM's rationales and labels -> TFRecords"),
+    'vocab': ('dss_jax.vocab', 'train a SentencePiece model on records'),
+    'inspect': ('dss_jax.inspect', 'show rows of a task: raw, tokenized, packed and back'),
+    'train': ('dss_jax.train.__main__', 'train a student T5 from records'),
+}
+
+
+def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
+  """Runs a main as the program; a UserError becomes `error: ...` and exit code 2."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Only tf.data runs: no gain, many lines.
+  try:
+    sys.exit(main(None) or 0)
+  except errors.UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    sys.exit(130)
+
+
+_BANNER = ('WARNING: All log messages before absl', 'I0000 ', 'W0000 ', 'To enable the')
+_NO_CUDA = 'cuda_platform.cc'  # TensorFlow looks for a GPU that it is not to use.
+
+
+def import_quietly(*modules: str) -> None:
+  """Imports modules that load TensorFlow, without its C++ start-up lines on stderr.
+
+  Those are written before any logging flag is read; anything else is passed on. TensorFlow
+  only reads data here: it is kept off the accelerator, which is JAX's.
+  """
+  sys.stderr.flush()
+  kept_fd = os.dup(2)
+  with tempfile.TemporaryFile(mode='w+') as captured:
+    os.dup2(captured.fileno(), 2)
+    try:
+      for module in modules:
+        importlib.import_module(module)
+      importlib.import_module('tensorflow').config.set_visible_devices([], 'GPU')
+    finally:
+      os.dup2(kept_fd, 2)
+      os.close(kept_fd)
+      captured.seek(0)
+      sys.stderr.writelines(line for line in captured
+                            if not line.startswith(_BANNER) and _NO_CUDA not in line)
+
+
+def _usage() -> str:
+  verbs = '\n'.join(f'  {verb:<11} {what}' for verb, (_, what) in VERBS.items())
+  return (f'usage: dss <verb> [flags]\n\n{verbs}\n\n'
+          '`dss <verb> --help` explains one; `python -m dss_jax.<verb>` is the same program.')
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+  """Dispatches to the verb's own main."""
+  args = list(sys.argv[1:] if argv is None else argv)
+  if not args or args[0] in ('-h', '--help', 'help'):
+    print(_usage())
+    return 0
+  verb, *rest = args
+  if verb not in VERBS:
+    raise errors.UserError(f'unknown verb {verb!r}: {errors.did_you_mean(verb, VERBS)}')
+  sys.argv = [f'dss {verb}', *rest]  # argparse shows it as the program's name
+  return importlib.import_module(VERBS[verb][0]).main(rest)
+
+
+def entry_point() -> None:
+  """The `dss` console script."""
+  run(main)
+
+
+if __name__ == '__main__':
+  entry_point()

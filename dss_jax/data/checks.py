@@ -1,0 +1,84 @@
+"""What is looked at before the first step: are there rows, do they fit, do ids fit."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import seqio
+
+from dss_jax import errors
+from dss_jax.data import pipeline, settings
+
+SAMPLE = 2_000  # examples per task
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLengths:
+  """Token counts (EOS included) of a sample of one task's examples."""
+
+  task: str
+  inputs: np.ndarray  # int [n]
+  targets: np.ndarray  # int [n]
+
+  def cut(self, lengths: Mapping[str, int]) -> dict[str, int]:
+    """How many sampled examples each limit cuts."""
+    return {side: int(np.sum(getattr(self, side) > lengths[side])) for side in lengths}
+
+
+def measure(name: str, split: str, sample: int = SAMPLE) -> list[TaskLengths]:
+  """Token counts of the first `sample` examples of every task of a mixture.
+
+  Raises:
+    UserError: a task has no rows in the split.
+  """
+  measured = []
+  for task in seqio.get_subtasks(pipeline.get_mixture_or_task(name)):
+    examples = task.get_dataset(None, split=split, shuffle=False, num_epochs=1).take(sample)
+    rows = [(len(ex['inputs']), len(ex['targets'])) for ex in examples.as_numpy_iterator()]
+    if not rows:
+      raise errors.UserError(
+          f'task {task.name!r} has no rows in split {split!r} of {settings.records_dir()}: '
+          f'{_why_empty(task, split)}')
+    measured.append(TaskLengths(task.name, *np.array(rows).T))
+  return measured
+
+
+def _why_empty(task: seqio.Task, split: str) -> str:
+  said = []
+  for found in task.source.record_sets(split):
+    status = ', '.join(f'{count:,} {key}' for key, count in found.entry['parse_status'].items())
+    said.append(f'{found.name} holds {found.num_records:,} records ({status})')
+  fraction = settings.current().train_fraction
+  suffix = f'; TRAIN_FRACTION is {fraction}' if split == 'train' and fraction < 1 else ''
+  return '; '.join(said) + f', none of which this task can use{suffix}'
+
+
+def check_lengths(measured: list[TaskLengths], lengths: Mapping[str, int]) -> list[str]:
+  """Warnings for what TASK_FEATURE_LENGTHS cuts.
+
+  Raises:
+    UserError: every target of a task would be cut.
+  """
+  warnings = []
+  for task in measured:
+    for side, count in task.cut(lengths).items():
+      values = getattr(task, side)
+      said = (f'{task.task}: {count:,} of {len(values):,} {side} are longer than '
+              f"TASK_FEATURE_LENGTHS['{side}'] = {lengths[side]} tokens (mean "
+              f'{values.mean():.0f}, longest {values.max()})')
+      if count == len(values) and side == 'targets':
+        raise errors.UserError(f'{said}: all would be cut; raise it')
+      if count:
+        warnings.append(f'{said} and are cut')
+  return warnings
+
+
+def check_vocabulary(name: str, vocab_size: int) -> None:
+  """UserError if a token id of the task's vocabulary has no row in the embedding."""
+  for feature in pipeline.get_mixture_or_task(name).output_features.values():
+    needed = feature.vocabulary.vocab_size
+    if needed > vocab_size:
+      raise errors.UserError(
+          f'the vocabulary {settings.current().vocabulary} has {needed:,} ids, the model only '
+          f'{vocab_size:,} (VOCAB_SIZE): set --gin.VOCAB_SIZE={-(-needed // 128) * 128} or use '
+          "the model's own vocabulary")

@@ -1,0 +1,53 @@
+"""Task features -> model features, with the task of every target token alongside."""
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+from dss_jax import errors, objective
+from dss_jax.data import packing
+
+OBJECTIVE = 'decoder_objective'
+
+
+class DssFeatureConverter(seqio.EncDecFeatureConverter):
+  """SeqIO's encoder-decoder features plus `decoder_objective`, packed by our own packer.
+
+  `decoder_objective` holds LABEL, RATIONALE or PADDING for every target token. Task features
+  are SeqIO's usual `inputs` and `targets`; `objective` rides along as an extra feature, so
+  tasks and mixtures stay usable with stock converters.
+  """
+
+  MODEL_FEATURES = {
+      **seqio.EncDecFeatureConverter.MODEL_FEATURES,
+      OBJECTIVE: seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
+  }
+
+  def __init__(self, pack: bool = True, window: int = packing.WINDOW, **kwargs):
+    """`pack` and the rest as SeqIO's converter; `window`: see `packing.pack`."""
+    super().__init__(pack=pack, **kwargs)
+    self._window = window
+
+  def _pack_or_pad(
+      self, ds: tf.data.Dataset, packed_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    if objective.FEATURE not in ds.element_spec:
+      raise errors.UserError(
+          f"the examples have no {objective.FEATURE!r} feature, so the two losses cannot be told "
+          'apart; a plain seqio.Mixture drops it: build the mixture with '
+          'mixture_cls=dss_jax.data.DssMixture')
+    if self.pack:
+      return packing.pack(ds, packed_lengths, self._window)
+    lengths = {**packed_lengths, objective.FEATURE: packed_lengths['targets']}
+    return seqio.utils.trim_and_pad_dataset(ds, lengths)
+
+  def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    converted = super()._convert_example(features)
+    return {**converted, OBJECTIVE: features[objective.FEATURE]}
+
+  def get_model_feature_lengths(
+      self, task_feature_lengths: Mapping[str, int]
+  ) -> Mapping[str, int]:
+    lengths = super().get_model_feature_lengths(task_feature_lengths)
+    return {**lengths, OBJECTIVE: task_feature_lengths['targets']}

@@ -1,0 +1,117 @@
+"""From a registered name to batches of token arrays."""
+
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from dss_jax import errors, records
+from dss_jax.data import feature_converter, settings
+from dss_jax.data import source as source_lib
+
+Batch = dict[str, np.ndarray]
+
+
+def get_mixture_or_task(name: str) -> seqio.Mixture | seqio.Task:
+  """The registered task or mixture; UserError with the nearest name if there is none."""
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  if name not in known:
+    raise errors.UserError(
+        f'unknown task or mixture {name!r}: {errors.did_you_mean(name, known)}; tasks of your '
+        'own come with --import=MODULE or an `import` line in the gin file')
+  return seqio.get_mixture_or_task(name)
+
+
+def _sources(name: str) -> list[source_lib.RecordsSource]:
+  tasks = seqio.get_subtasks(get_mixture_or_task(name))
+  return [t.source for t in tasks if isinstance(t.source, source_lib.RecordsSource)]
+
+
+def record_sets(name: str, split: str, *, verify: bool = False) -> list[records.RecordSet]:
+  """The record sets that a task or mixture reads, each once; see `records.find_set`."""
+  found = {}
+  for source in _sources(name):
+    if not set(source.set_names(split)) <= set(found):
+      found |= {one.name: one for one in source.record_sets(split, verify=verify)}
+  return list(found.values())
+
+
+def has_split(name: str, split: str) -> bool:
+  """Whether all record sets of the split are there."""
+  present = records.set_names(settings.records_dir())
+  return all(one in present for source in _sources(name) for one in source.set_names(split))
+
+
+def make_dataset(
+    name: str,
+    split: str,
+    lengths: Mapping[str, int],
+    *,
+    pack: bool,
+    shuffle: bool,
+    seed: int,
+    num_epochs: int | None,
+    shard_info: seqio.ShardInfo | None = None,
+) -> tf.data.Dataset:
+  """Rows of model features (see DssFeatureConverter), not batched.
+
+  Args:
+    name: a registered task or mixture.
+    split: 'train', 'validation' or 'test'.
+    lengths: {'inputs': ..., 'targets': ...}.
+    pack: several examples per row.
+    shuffle: whether to shuffle; the order is a function of `seed`.
+    seed: for shuffling.
+    num_epochs: None repeats for ever.
+    shard_info: this process's share.
+  """
+  get_mixture_or_task(name)
+  return seqio.get_dataset(
+      name, lengths, feature_converter.DssFeatureConverter(pack=pack), dataset_split=split,
+      shuffle=shuffle, seed=seed, num_epochs=num_epochs, shard_info=shard_info, verbose=False)
+
+
+def _this_process() -> seqio.ShardInfo | None:
+  count = jax.process_count()
+  return seqio.ShardInfo(jax.process_index(), count) if count > 1 else None
+
+
+def train_iterator(
+    name: str, lengths: Mapping[str, int], *, batch_size: int, pack: bool, seed: int
+) -> tf.data.Iterator:
+  """Endless training batches of this process: int32 [batch_size / processes, length].
+
+  A tf.data iterator, so that its position can be saved with `tf.train.Checkpoint`; `to_numpy`
+  turns its elements into arrays.
+  """
+  rows = make_dataset(name, 'train', lengths, pack=pack, shuffle=True, seed=seed,
+                      num_epochs=None, shard_info=_this_process())
+  batches = rows.batch(batch_size // jax.process_count(), drop_remainder=True)
+  options = tf.data.Options()
+  options.deterministic = True
+  return iter(batches.with_options(options).prefetch(2))
+
+
+def eval_batches(
+    name: str, split: str, lengths: Mapping[str, int], *, batch_size: int, pack: bool,
+    num_examples: int = 0,
+) -> Iterator[Batch]:
+  """One pass over a split, teacher-forced; the last batch is filled up with padding rows.
+
+  `num_examples` limits the examples read (0: all). Every process sees the same rows.
+  """
+  provider = get_mixture_or_task(name)
+  examples = provider.get_dataset(lengths, split=split, shuffle=False, seed=0, num_epochs=1)
+  if num_examples:
+    examples = examples.take(num_examples)
+  rows = feature_converter.DssFeatureConverter(pack=pack)(examples, lengths)
+  for batch in rows.batch(batch_size).as_numpy_iterator():
+    missing = batch_size - len(next(iter(batch.values())))
+    yield {key: np.pad(value, ((0, missing), (0, 0))) for key, value in batch.items()}
+
+
+def to_numpy(element: Mapping[str, tf.Tensor]) -> Batch:
+  """One element of `train_iterator` as arrays."""
+  return {key: value.numpy() for key, value in element.items()}

@@ -1,0 +1,157 @@
+"""From a record to tokens: pure functions over tf.data, in the order the tasks apply them."""
+
+import functools
+
+import seqio
+import tensorflow as tf
+
+from dss_jax import objective, records
+from dss_jax.data import settings
+
+EOS_MARKER = '</s>'  # NLI inputs are `premise</s>hypothesis`
+
+
+def keep_with_gold_label(rows: tf.data.Dataset) -> tf.data.Dataset:
+  """Rows with a gold label; a failed rationale does not matter to them."""
+  return rows.filter(lambda row: tf.strings.length(row['label']) > 0)
+
+
+def keep_parsed(rows: tf.data.Dataset) -> tf.data.Dataset:
+  """Rows whose completion gave a rationale and a label: a failure never becomes a target."""
+  return rows.filter(lambda row: row['parse_status'] == records.PARSED)
+
+
+def keep_with_teacher_label(rows: tf.data.Dataset) -> tf.data.Dataset:
+  """Training rows that parsed; other splits also keep rows that have a gold label."""
+  return rows.filter(lambda row: tf.strings.length(teacher_target(row)) > 0)
+
+
+def keep_for_rationale_then_label(rows: tf.data.Dataset) -> tf.data.Dataset:
+  """Rows with a gold label; on train also a rationale, since the target needs both."""
+  def keep(row):
+    trainable = tf.logical_or(row['split'] != 'train', row['parse_status'] == records.PARSED)
+    return tf.logical_and(trainable, tf.strings.length(row['label']) > 0)
+  return rows.filter(keep)
+
+
+def teacher_target(row: dict[str, tf.Tensor]) -> tf.Tensor:
+  """The teacher's label on train, the gold one (where there is one) on validation and test.
+
+  As the released code's `--label_type llm`: only training labels are replaced, so scores
+  stay comparable.
+  """
+  parsed = row['parse_status'] == records.PARSED
+  teacher_label = tf.where(parsed, row['teacher_label'], '')
+  has_gold = tf.strings.length(row['label']) > 0
+  use_gold = tf.logical_and(row['split'] != 'train', has_gold)
+  return tf.where(use_gold, row['label'], teacher_label)
+
+
+def _example(row, inputs, targets, task) -> dict[str, tf.Tensor]:
+  return {'id': row['id'], 'inputs': inputs, 'targets': targets,
+          objective.FEATURE: tf.constant(task, tf.int32)}
+
+
+def label_example(row: dict[str, tf.Tensor], *, teacher: bool = False) -> dict[str, tf.Tensor]:
+  """`[label] x -> label`.
+
+  {'input': 'Where do birds live?', 'label': 'nest', ...}
+  -> {'inputs': '[label] Where do birds live?', 'targets': 'nest', 'objective': LABEL, 'id': ...}
+  """
+  target = teacher_target(row) if teacher else row['label']
+  return _example(row, settings.current().label_prefix + row['input'], target, objective.LABEL)
+
+
+def rationale_example(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  """`[rationale] x -> rationale`.
+
+  {'input': 'Where do birds live?', 'rationale': 'Birds build nests.', ...}
+  -> {'inputs': '[rationale] Where do birds live?', 'targets': 'Birds build nests.', ...}
+  """
+  inputs = settings.current().rationale_prefix + row['input']
+  return _example(row, inputs, row['rationale'], objective.RATIONALE)
+
+
+def plain_example(row: dict[str, tf.Tensor], *, teacher: bool = False) -> dict[str, tf.Tensor]:
+  """The baselines: `x -> label`, no prefix (standard fine-tuning, standard distillation)."""
+  target = teacher_target(row) if teacher else row['label']
+  return _example(row, row['input'], target, objective.LABEL)
+
+
+def rationale_then_label_example(
+    row: dict[str, tf.Tensor], *, answer_phrase: str
+) -> dict[str, tf.Tensor]:
+  """The single-task ablation: `x -> rationale + label` in one target.
+
+  {'rationale': 'Birds build nests.', 'label': 'nest', ...}
+  -> {'targets': 'Birds build nests. So the answer is nest', ...}
+  """
+  target = tf.strings.join([row['rationale'], answer_phrase, row['label']], separator=' ')
+  return _example(row, row['input'], target, objective.LABEL)
+
+
+def map_rows(rows: tf.data.Dataset, make_example) -> tf.data.Dataset:
+  """Applies one of the functions above to every row."""
+  return rows.map(make_example, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def tokenize(
+    rows: tf.data.Dataset, output_features: seqio.preprocessors.OutputFeaturesType
+) -> tf.data.Dataset:
+  """Text to int32 ids; `</s>` inside an input becomes the EOS id.
+
+  {'inputs': 'a premise</s>a hypothesis', 'targets': 'neutral'}
+  -> {'inputs': [12, 5, 1, 12, 9], 'targets': [7]}   (EOS at the end comes after trimming)
+  """
+  def tokenize_row(row):
+    vocabulary = output_features['inputs'].vocabulary
+    return {
+        **row,
+        'inputs': _encode_with_eos_markers(row['inputs'], vocabulary),
+        'targets': output_features['targets'].vocabulary.encode_tf(row['targets']),
+    }
+  return rows.map(tokenize_row, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _encode_with_eos_markers(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
+  """int32 [n]: each part between markers encoded on its own, EOS between them.
+
+  SentencePiece knows `</s>` as a control symbol and never produces it from text; Hugging
+  Face's T5 tokenizer, which the released code uses, splits the text there.
+  """
+  parts = tf.strings.split(text, EOS_MARKER)
+  ids = tf.map_fn(  # One part at a time: a byte vocabulary encodes scalars only.
+      lambda part: tf.cast(vocabulary.encode_tf(part), tf.int32), parts,
+      fn_output_signature=tf.RaggedTensorSpec([None], tf.int32, row_splits_dtype=tf.int32))
+  eos = tf.fill([tf.size(parts), 1], tf.constant(vocabulary.eos_id, tf.int32))
+  eos = tf.RaggedTensor.from_tensor(eos, row_splits_dtype=tf.int32)
+  return tf.concat([ids, eos], axis=1).flat_values[:-1]
+
+
+@seqio.utils.map_over_dataset
+def spread_objective(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  """Every target token carries its task, so that packed rows can hold both.
+
+  {'targets': [7, 4, 1], 'objective': 2} -> {'targets': [7, 4, 1], 'objective': [2, 2, 2]}
+  """
+  task = example[objective.FEATURE]
+  return {**example, objective.FEATURE: tf.fill(tf.shape(example['targets']), task)}
+
+
+def label_after(answer_phrase: str, text: str, example=None, is_target: bool = False) -> str:
+  """Postprocessor of `D_rationale_then_label`: the label behind the last answer phrase.
+
+  'Birds build nests. So the answer is nest' -> 'nest'; '' where the phrase is missing.
+  """
+  del example, is_target
+  _, found, label = text.rpartition(answer_phrase)
+  return label.strip() if found else ''
+
+
+FINISH = (tokenize, seqio.preprocessors.append_eos_after_trim, spread_objective)
+
+
+def pipeline(keep, make_example, **arguments) -> tuple:
+  """The preprocessors of one task: which rows, what text, then tokens."""
+  bound = functools.partial(make_example, **arguments) if arguments else make_example
+  return (keep, functools.partial(map_rows, make_example=bound), *FINISH)

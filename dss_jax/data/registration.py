@@ -1,0 +1,126 @@
+"""`register`: from one description of a dataset to all of its SeqIO tasks and mixtures."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from dss_jax import datasets, metrics, objective
+from dss_jax.data import preprocessors as prep
+from dss_jax.data import source as source_lib
+from dss_jax.data import vocabularies
+
+SHUFFLE_BUFFER = 10_000  # examples; small enough to travel in a checkpoint of the data position
+
+
+def _alternate(
+    tasks: Sequence[tf.data.Dataset], rates: Sequence[float], seed: int | None
+) -> tf.data.Dataset:
+  """Label, rationale, label, rationale: every batch holds as many of each."""
+  del rates, seed  # 1:1 by construction.
+  turns = tf.data.Dataset.range(len(tasks)).repeat()
+  return tf.data.Dataset.choose_from_datasets(tasks, turns, stop_on_empty_dataset=False)
+
+
+class DssMixture(seqio.Mixture):
+  """A 1:1 mixture that keeps the `objective` feature, which a plain Mixture drops.
+
+  Inside somebody else's seqio.Mixture its tasks behave like any others: `inputs` and `targets`.
+  """
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **{'sample_fn': _alternate, **kwargs})
+
+  def get_dataset(self, *args, passthrough_features=(), **kwargs) -> tf.data.Dataset:
+    kept = (*(passthrough_features or ()), objective.FEATURE)
+    return super().get_dataset(*args, passthrough_features=kept, **kwargs)
+
+
+def register(
+    name: str,
+    *,
+    read_row: Callable[[Mapping[str, Any], int], datasets.Example] = datasets.read_plain_row,
+    labels: Sequence[str] | None = None,
+    metric: str = 'text',
+    completion: datasets.CompletionFormat | None = None,
+    holdout: str | None = 'hash',
+    records: Mapping[str, Sequence[str]] | None = None,
+    source: str = '',
+) -> datasets.Dataset:
+  """Registers a dataset D under all the names of its recipe; touches no file.
+
+    dss_D           mixture 1:1 of dss_D_label and dss_D_rationale, gold labels
+    dss_D_teacher   mixture 1:1 of dss_D_teacher_label and dss_D_rationale
+    D_finetune      standard fine-tuning: input -> gold label
+    D_distill       standard distillation: input -> teacher label
+    D_rationale_then_label   the single-task ablation
+
+  For a dataset of your own, JSON lines with `id`, `input` and `label` are enough:
+
+    dss_jax.data.register('tickets', labels=('billing', 'bug', 'other'))
+
+  Args:
+    name: D; letters, digits and underscores.
+    read_row: turns one JSON row into an Example, if it is not `id`, `input`, `label` already.
+    labels: the closed label set, if there is one; others in the data are refused.
+    metric: 'text' (exact match) or 'equation' (equal value).
+    completion: how the teacher's completions end; by default `... So the answer is <label>.`
+    holdout: how 10 % of train become validation if there is no validation split:
+      'hash' (of the id), 'permutation' (the released code's rows), None (there is one).
+    records: which datasets' records each split reads, where not its own.
+    source: where the data comes from, one line.
+
+  Returns: the description, also found by `dss_jax.datasets.get(name)`.
+
+  Raises:
+    ValueError: a bad metric or holdout, or a name that SeqIO refuses.
+  """
+  kind = 'class' if labels else 'equation' if metric == 'equation' else 'text'
+  dataset = datasets.Dataset(
+      name=name, read_row=read_row, labels=tuple(labels) if labels else None, metric=metric,
+      completion=completion or datasets.CompletionFormat(label_kind=kind), holdout=holdout,
+      records={split: tuple(names) for split, names in (records or {}).items()}, source=source)
+  datasets.add(dataset)
+  _add_tasks(dataset)
+  return dataset
+
+
+def _add_tasks(dataset: datasets.Dataset) -> None:
+  name = dataset.name
+  scored = metrics.for_dataset(dataset)
+  phrase = dataset.completion.answer_phrase
+  gold, teacher = prep.keep_with_gold_label, prep.keep_with_teacher_label
+  add = functools.partial(_add_task, dataset)
+
+  add(f'dss_{name}_label', prep.pipeline(gold, prep.label_example), scored)
+  add(f'dss_{name}_teacher_label',
+      prep.pipeline(teacher, prep.label_example, teacher=True), scored)
+  add(f'dss_{name}_rationale', prep.pipeline(prep.keep_parsed, prep.rationale_example))
+  add(f'{name}_finetune', prep.pipeline(gold, prep.plain_example), scored)
+  add(f'{name}_distill', prep.pipeline(teacher, prep.plain_example, teacher=True), scored)
+  add(f'{name}_rationale_then_label',
+      prep.pipeline(prep.keep_for_rationale_then_label, prep.rationale_then_label_example,
+                    answer_phrase=phrase),
+      scored, postprocess_fn=functools.partial(prep.label_after, phrase))
+
+  for mixture, label_task in ((f'dss_{name}', f'dss_{name}_label'),
+                              (f'dss_{name}_teacher', f'dss_{name}_teacher_label')):
+    seqio.MixtureRegistry.remove(mixture)
+    seqio.MixtureRegistry.add(
+        mixture, [label_task, f'dss_{name}_rationale'], default_rate=1.0,
+        mixture_cls=DssMixture)
+
+
+def _add_task(dataset, task_name, preprocessors, metric_fns=(), postprocess_fn=None) -> None:
+  feature = seqio.Feature(vocabulary=vocabularies.VOCABULARY, add_eos=True)
+  seqio.TaskRegistry.remove(task_name)  # Registering a name again replaces it.
+  seqio.TaskRegistry.add(
+      task_name,
+      source=source_lib.RecordsSource(dataset),
+      output_features={'inputs': feature, 'targets': feature},
+      preprocessors=preprocessors,
+      postprocess_fn=postprocess_fn,
+      metric_fns=list(metric_fns),
+      shuffle_buffer_size=SHUFFLE_BUFFER)

@@ -1,0 +1,91 @@
+"""A SeqIO data source over the rationale records of one dataset."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from dss_jax import datasets, records
+from dss_jax.data import settings
+
+
+class RecordsSource(seqio.DataSource):
+  """Reads `<dataset>-<split>` record sets; elements are dicts of the record's fields.
+
+  Nothing is opened until `list_shards` or `get_dataset` is called. On 'train' the settings'
+  `train_fraction` selects a nested subset of the inputs.
+  """
+
+  def __init__(self, dataset: datasets.Dataset):
+    super().__init__(splits=datasets.SPLITS)
+    self._dataset = dataset
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return False
+
+  def set_names(self, split: str) -> list[str]:
+    """['svamp-train', 'asdiv-train']: the record sets that make up `split`."""
+    return [f'{name}-{split}' for name in self._dataset.record_sets(split)]
+
+  def record_sets(self, split: str, *, verify: bool = False) -> list[records.RecordSet]:
+    """The sets that make up `split`; UserError if one is absent, incomplete or (verify) damaged."""
+    return [records.find_set(settings.records_dir(), name, split, verify=verify)
+            for name in self._dataset.record_sets(split)]
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    return [path for found in self.record_sets(split) for path in found.paths]
+
+  def num_input_examples(self, split: str) -> int | None:
+    return None  # Not before the records exist; SeqIO asks as early as registration.
+
+  def get_dataset(
+      self,
+      split: str = 'train',
+      shuffle: bool = True,
+      seed: int | None = None,
+      shard_info: seqio.ShardInfo | None = None,
+      *,
+      sequence_length: Mapping[str, int] | None = None,
+      use_cached: bool = False,
+      num_epochs: int | None = 1,
+  ) -> tf.data.Dataset:
+    del sequence_length, use_cached, num_epochs
+    all_paths = list(self.list_shards(split))
+    paths = all_paths[shard_info.index::shard_info.num_shards] if shard_info else all_paths
+    files = tf.data.Dataset.from_tensor_slices(paths)
+    if shuffle:
+      files = files.shuffle(len(paths), seed=seed)
+    rows = tf.data.TFRecordDataset(files).map(
+        lambda data: tf.io.parse_single_example(data, records.FEATURE_DESCRIPTION),
+        num_parallel_calls=tf.data.AUTOTUNE)
+    chosen = settings.current()
+    if split == 'train' and chosen.train_fraction < 1.0:
+      rows = take_fraction(rows, all_paths, chosen.train_fraction, chosen.train_fraction_seed)
+    return rows
+
+
+def take_fraction(
+    rows: tf.data.Dataset, all_paths: Sequence[str], fraction: float, seed: int
+) -> tf.data.Dataset:
+  """The `round(fraction * n)` rows whose ids hash lowest: nested, and the same on every host.
+
+  The cut-off comes from all files, even where `rows` holds one host's share of them.
+  """
+  hashes = id_hashes(all_paths, seed)
+  keep = max(1, round(fraction * len(hashes)))
+  cutoff = np.partition(hashes, keep - 1)[keep - 1]
+  return rows.filter(lambda row: _hash(row['id'], seed) <= cutoff)
+
+
+def id_hashes(paths: Sequence[str], seed: int) -> np.ndarray:
+  """int64 [n]: the hash of every record's id, in file order."""
+  ids = tf.data.TFRecordDataset(list(paths)).batch(1024).map(
+      lambda batch: _hash(
+          tf.io.parse_example(batch, {'id': records.FEATURE_DESCRIPTION['id']})['id'], seed))
+  return np.concatenate(list(ids.as_numpy_iterator()))
+
+
+def _hash(ids: tf.Tensor, seed: int) -> tf.Tensor:
+  return tf.strings.to_hash_bucket_strong(ids, 2**62, key=[0x6473735F6A6178, seed])

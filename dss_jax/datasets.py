@@ -1,0 +1,110 @@
+"""What a dataset is, for the teacher job and the training data alike.
+
+Pure Python and the leftmost module of the package: `tasks/` describes each dataset once,
+`teacher/` uses the description to read inputs and parse completions, `data/` to build
+SeqIO tasks from the records.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dss_jax import errors
+
+SPLITS = ('train', 'validation', 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One input: `input` is what the student reads (no task prefix), `label` the gold label."""
+
+  id: str
+  input: str
+  label: str = ''
+  choices: tuple[str, ...] = ()  # per-example answer choices, (a) first; empty if there are none
+
+
+@dataclasses.dataclass(frozen=True)
+class CompletionFormat:
+  """How a teacher's completion ends, and where its rationale stops and its label starts.
+
+  'Birds have wings. So the answer is (b) fly.\\n\\nQ: What ...'
+   ^ rationale        ^ answer_phrase   ^ label  ^ end_marker: an invented next question
+  """
+
+  end_marker: str = 'Q:'
+  answer_phrase: str = 'So the answer is'
+  label_kind: str = 'text'  # 'choice': "(x) text"; 'class': of a closed set; 'equation'; 'text'
+
+  def __post_init__(self):
+    kinds = ('choice', 'class', 'equation', 'text')
+    if self.label_kind not in kinds:
+      raise ValueError(f'label_kind={self.label_kind!r}: use one of {", ".join(kinds)}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A dataset's description; `dss_jax.data.register` takes the same arguments.
+
+  Attributes:
+    name: D in the task names `dss_D`, `D_finetune`, ...
+    read_row: turns one parsed JSON line (a dict) into an `Example`; raises KeyError for a
+      missing field. `row_number` (from 0) is passed for rows that have no id of their own.
+    labels: the closed label set, or None for free text and equations.
+    metric: 'text' (exact match) or 'equation' (equal value), DESIGN "Metrics".
+    completion: how the teacher's completions are laid out.
+    holdout: how 10 % of train become validation where the dataset has no validation split:
+      'permutation' (the released code's rows), 'hash' (of the id), or None (it has one).
+    records: for each split, the record sets (`<dataset>`) it reads; another dataset's for
+      splits that this one borrows.
+    source: where the data comes from, for error messages and docs.
+  """
+
+  name: str
+  read_row: Callable[[Mapping[str, Any], int], Example]
+  labels: tuple[str, ...] | None = None
+  metric: str = 'text'
+  completion: CompletionFormat = CompletionFormat()
+  holdout: str | None = 'hash'
+  records: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  source: str = ''
+
+  def __post_init__(self):
+    if self.metric not in ('text', 'equation'):
+      raise ValueError(f"dataset {self.name!r}: metric={self.metric!r}; use 'text' or 'equation'")
+    if self.holdout not in ('permutation', 'hash', None):
+      raise ValueError(
+          f"dataset {self.name!r}: holdout={self.holdout!r}; use 'permutation', 'hash' or None")
+
+  def record_sets(self, split: str) -> tuple[str, ...]:
+    """Names of the datasets whose records make up `split`."""
+    return tuple(self.records.get(split, (self.name,)))
+
+
+def read_plain_row(row: Mapping[str, Any], row_number: int) -> Example:
+  """The default `read_row`: JSON lines with `id`, `input` and, where known, `label`."""
+  del row_number  # A user's rows carry their own ids: joins are by id, never by position.
+  label = row.get('label')
+  return Example(
+      id=str(row['id']), input=str(row['input']), label='' if label is None else str(label))
+
+
+_REGISTRY: dict[str, Dataset] = {}
+
+
+def add(dataset: Dataset) -> None:
+  """Makes `dataset` known by name; the same name again replaces it (as in a notebook)."""
+  _REGISTRY[dataset.name] = dataset
+
+
+def names() -> list[str]:
+  return sorted(_REGISTRY)
+
+
+def get(name: str) -> Dataset:
+  """The registered dataset; UserError with the nearest name if there is none."""
+  if name not in _REGISTRY:
+    raise errors.UserError(
+        f'unknown dataset {name!r}: {errors.did_you_mean(name, _REGISTRY)}; '
+        'a dataset of your own is added with dss_jax.data.register(...)')
+  return _REGISTRY[name]

@@ -1,0 +1,1 @@
+"""The native engine: sharding, state, step, optimizer, checkpoints, evaluation, loop."""

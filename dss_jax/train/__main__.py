@@ -1,0 +1,98 @@
+"""`python -m dss_jax.train --gin_file=...`: train a student, or continue where it stopped."""
+
+import argparse
+import logging as python_logging
+import re
+import sys
+from collections.abc import Sequence
+
+from dss_jax import cli
+
+_DESCRIPTION = """\
+Train a student T5 on rationale records. Starting the same command again resumes.
+"""
+_EPILOG = """\
+examples:
+  # Distilling Step-by-Step on CommonsenseQA, the paper's settings:
+  python -m dss_jax.train --gin_file=gin/native/dss_cqa.gin \\
+      --gin.RECORDS_DIR=records --gin.MODEL_DIR=runs/dss_cqa
+
+  # A small student from scratch with a vocabulary of its own, on a CPU:
+  python -m dss_jax.train --gin_file=gin/native/dss_cqa.gin --gin_file=gin/native/tiny.gin \\
+      --gin.RECORDS_DIR=records --gin.VOCABULARY=cqa.model --gin.MODEL_DIR=runs/tiny
+
+  # The baselines: standard fine-tuning, standard distillation.
+  python -m dss_jax.train --gin_file=gin/native/finetune_cqa.gin ...
+  python -m dss_jax.train --gin_file=gin/native/distill_cqa.gin ...
+
+settings (--gin.NAME=VALUE; --print_config shows all with their values):
+  MODEL_DIR, RECORDS_DIR, VOCABULARY   folders and the SentencePiece model (or bytes)
+  MIXTURE_OR_TASK_NAME                 what to train on: dss_cqa, dss_cqa_teacher, cqa_finetune, ...
+  TRAIN_STEPS, BATCH_SIZE, TASK_FEATURE_LENGTHS, PACK, MICROBATCHES
+  DSS_ALPHA                            weight of the label loss, 0.5 in the paper
+  TRAIN_FRACTION                       nested subset of the training inputs
+  LEARNING_RATE, SCHEDULE, WARMUP_STEPS, OPTIMIZER, DROPOUT_RATE, SEED
+  EVAL_PERIOD, CHECKPOINT_PERIOD, MESH_DATA, MESH_FSDP, MESH_MODEL
+
+MODEL_DIR then holds run.json (settings, versions, records), metrics.jsonl and tensorboard/,
+checkpoints/, best/ (by validation), predictions/ and test_metrics.json.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog=None if sys.argv[0].startswith('dss') else 'python -m dss_jax.train',
+      description=_DESCRIPTION, epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--gin_file', action='append', required=True, metavar='FILE',
+                      help='may be given several times; later files override earlier ones')
+  parser.add_argument('--gin.NAME', dest='_shown_only', metavar='VALUE',
+                      help='set a macro of the gin files, or Class.field; strings need no quotes')
+  parser.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
+                      help='import a module that registers tasks of your own; may be repeated')
+  parser.add_argument('--print_config', action='store_true',
+                      help='print the resolved gin config and stop')
+  return parser
+
+
+def split_bindings(args: Sequence[str]) -> tuple[list[str], list[str]]:
+  """['--gin_file=a', '--gin.X=1'] -> (['--gin_file=a'], ['X=1'])."""
+  rest, bindings = [], []
+  for arg in args:
+    match = re.match(r'--gin\.([^=]+=.*)', arg, re.DOTALL)
+    if match:
+      bindings.append(match[1])
+    else:
+      rest.append(arg)
+  return rest, bindings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Parses the command line, trains, prints the result."""
+  rest, bindings = split_bindings(sys.argv[1:] if argv is None else argv)
+  args = _parser().parse_args(rest)
+  python_logging.getLogger('absl').setLevel(python_logging.ERROR)  # SeqIO and Orbax chatter.
+
+  cli.import_quietly('dss_jax.tasks', *args.modules)  # They register their datasets.
+  from dss_jax.train import gin_config, loop
+  config = gin_config.parse(args.gin_file, bindings)
+  if args.print_config:
+    print(gin_config.resolved())
+    return 0
+  result = loop.train(config, gin_config.resolved())
+  print(_summary(config, result))
+  return 0
+
+
+def _summary(config, result) -> str:
+  lines = [f'done: {result.step} steps of {config.data.mixture_or_task} in {config.model_dir}']
+  if result.best_step is not None:
+    scores = ', '.join(f'{name} {value:.4g}' for name, value in result.validation.items())
+    lines.append(f'best validation at step {result.best_step}: {scores}')
+  if result.test:
+    lines.append('test: ' + ', '.join(f'{name} {v:.4g}' for name, v in result.test.items()))
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  cli.run(main)

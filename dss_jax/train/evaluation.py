@@ -1,0 +1,106 @@
+"""Evaluation: greedy decoding scored by `seqio.Evaluator`, and teacher-forced losses."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+
+from dss_jax import models, objective
+from dss_jax.data import feature_converter, pipeline
+from dss_jax.train import config as config_lib
+from dss_jax.train import sharding as sharding_lib
+from dss_jax.train import step as step_lib
+
+LENGTH_BUCKET = 32  # decode batches are padded to a multiple of this many tokens
+
+
+class Evaluator:
+  """Scores parameters on one split.
+
+  The label tasks of the run's mixture are decoded greedily and scored by their SeqIO metrics;
+  both losses are computed teacher-forced over the whole mixture.
+  """
+
+  def __init__(
+      self,
+      config: config_lib.TrainConfig,
+      split: str,
+      model: models.Transformer,
+      sharding: sharding_lib.Sharding,
+      log_dir: str = '',
+  ):
+    """Reads and caches the split; UserError if its records are missing."""
+    self._config = config
+    self._split = split
+    self._sharding = sharding
+    limit = config.evaluation.num_examples or None
+    self._seqio = seqio.Evaluator(
+        config.data.mixture_or_task, feature_converter.DssFeatureConverter(pack=False), split,
+        sequence_length=None, num_examples=limit, async_compute_metrics=False,
+        logger_cls=[seqio.JSONLogger] if log_dir else [], log_dir=log_dir or None)
+    self._decode = sharding.jit(
+        lambda params, tokens, max_length: models.greedy_decode(model, params, tokens, max_length),
+        static_argnums=2)
+    self._eval_step = sharding.jit(step_lib.make_eval_step(model))
+
+  def __call__(self, params: Any, step: int) -> dict[str, float]:
+    """Metrics by name: `loss`, `label_loss`, ..., and the label task's (e.g. `accuracy`)."""
+    metrics = self.losses(params)
+    if self._seqio.eval_tasks:
+      with_text, _ = self._seqio.evaluate(
+          compute_metrics=True, step=step,
+          predict_fn=lambda examples: self.predict(params, list(examples.as_numpy_iterator())))
+      for task_metrics in with_text.result().values():
+        metrics |= {name: float(value) for name, value in task_metrics.items()}
+    return metrics
+
+  def losses(self, params: Any) -> dict[str, float]:
+    """Objective and per-task losses over the split, exact: sums first, division last."""
+    data = self._config.data
+    total = None
+    for batch in pipeline.eval_batches(
+        data.mixture_or_task, self._split, data.feature_lengths, batch_size=data.batch_size,
+        pack=data.pack, num_examples=self._config.evaluation.num_examples):
+      sums = self._eval_step(params, self._sharding.put(batch))
+      total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    summary = objective.summarize(total, self._config.alpha)
+    return {name: float(value) for name, value in summary.items() if not name.endswith('_tokens')}
+
+  def predict(
+      self, params: Any, examples: Sequence[tuple[int, dict[str, np.ndarray]]]
+  ) -> list[tuple[int, list[int]]]:
+    """Greedy decoding of SeqIO's enumerated examples -> (index, token ids).
+
+    Sorted by length into batches, so that short inputs are not padded to the longest. As many
+    tokens are decoded as the longest target has (EOS included): an answer that runs on has
+    lost already, and a cut one lacks its EOS, so it cannot equal a target by being cut.
+    """
+    lengths = self._config.data.feature_lengths
+    max_target = max(int(np.sum(ex['decoder_target_tokens'] > 0)) for _, ex in examples)
+    max_target = min(_round_up(max_target, 8), lengths['targets'])
+    inputs = [(index, ex['encoder_input_tokens'][ex['encoder_input_tokens'] > 0])
+              for index, ex in examples]
+    inputs = sorted(inputs, key=lambda item: len(item[1]))
+    rows = _round_up(self._config.evaluation.batch_size, self._shards())
+    predictions = []
+    for first in range(0, len(inputs), rows):
+      chunk = inputs[first:first + rows]
+      width = min(_round_up(len(chunk[-1][1]), LENGTH_BUCKET), lengths['inputs'])
+      tokens = np.zeros((rows, width), np.int32)
+      for row, (_, ids) in enumerate(chunk):
+        tokens[row, :min(len(ids), width)] = ids[:width]
+      decoded = self._decode(params, self._sharding.put({'tokens': tokens})['tokens'], max_target)
+      predictions += [(index, row.tolist())
+                      for (index, _), row in zip(chunk, np.asarray(decoded))]
+    return predictions
+
+  def _shards(self) -> int:
+    return math.prod(self._sharding.mesh.shape[axis] for axis in ('data', 'fsdp'))
+
+
+def _round_up(value: int, multiple: int) -> int:
+  return -(-value // multiple) * multiple

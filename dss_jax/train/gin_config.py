@@ -1,0 +1,102 @@
+"""gin files and `--gin.NAME=VALUE` -> a TrainConfig."""
+
+import ast
+import re
+from collections.abc import Sequence
+
+import gin
+from dss_jax import data, errors, gin_files, models
+from dss_jax.train import config as config_lib
+
+_TrainConfig = gin.external_configurable(config_lib.TrainConfig, module='dss_jax.train')
+for _configurable in (
+    config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.MeshConfig,
+    config_lib.EvalConfig, config_lib.CheckpointConfig):
+  gin.external_configurable(_configurable, module='dss_jax.train')
+gin.external_configurable(models.T5Config, module='dss_jax.models')
+gin.external_configurable(data.DataSettings, module='dss_jax.data')
+
+_MACRO = re.compile(r'^[A-Za-z_]\w*$')
+
+
+def parse(files: Sequence[str], bindings: Sequence[str]) -> config_lib.TrainConfig:
+  """Reads the files in order, then the bindings; later ones win.
+
+  Args:
+    files: paths; `gin/...` is also found inside the installed package.
+    bindings: 'NAME=VALUE' of a macro that the files define, or 'Class.field=VALUE'.
+      VALUE may be a bare string: `MODEL_DIR=/tmp/run` needs no quotes.
+
+  Raises:
+    UserError: an unknown file, macro or field, a required macro without a value, or values
+      that do not fit together.
+  """
+  gin_files.register()
+  gin.clear_config()
+  for path in files:
+    _parse_file(path)
+  known = _macros()
+  for binding in bindings:
+    _bind(binding, known)
+  try:
+    return _TrainConfig()
+  except errors.UserError:
+    raise
+  except (ValueError, TypeError, RuntimeError) as error:
+    raise errors.UserError(_explain(error)) from error
+
+
+def resolved() -> str:
+  """All bindings of the last `parse`, as gin text."""
+  return gin.config_str()
+
+
+def _parse_file(path: str) -> None:
+  try:
+    gin.parse_config_file(path)
+  except OSError as error:
+    missing = re.search(r'Unable to open file: (\S+?)\.? ', str(error) + ' ')
+    name = missing[1] if missing else path
+    raise errors.UserError(
+        f'--gin_file={path}: {name} does not exist; '
+        f'{errors.did_you_mean(name, gin_files.known_files())}') from error
+  except (SyntaxError, ValueError, ImportError) as error:
+    raise errors.UserError(f'--gin_file={path}: {_explain(error)}') from error
+
+
+def _macros() -> set[str]:
+  return {scope for scope, selector in gin.config._CONFIG if selector == 'gin.macro'}
+
+
+def _bind(binding: str, known: set[str]) -> None:
+  name, equals, value = binding.partition('=')
+  if not equals:
+    raise errors.UserError(f'--gin.{binding}: write --gin.NAME=VALUE')
+  if _MACRO.match(name) and name not in known:
+    raise errors.UserError(
+        f'--gin.{name}: no gin file given defines the macro {name}: '
+        f'{errors.did_you_mean(name, known)}')
+  try:
+    gin.parse_config(f'{name} = {_literal(value)}')
+  except (SyntaxError, ValueError) as error:
+    raise errors.UserError(f'--gin.{binding}: {_explain(error)}') from error
+
+
+def _literal(value: str) -> str:
+  """'/tmp/run' -> "'/tmp/run'"; Python literals, %MACROS and @references stay."""
+  if value.startswith(('%', '@')):
+    return value
+  try:
+    ast.literal_eval(value)
+    return value
+  except (ValueError, SyntaxError):
+    return repr(value)
+
+
+def _explain(error: Exception) -> str:
+  """gin's message in one line, without its stack of scopes."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  text = ' '.join(lines[:3])
+  if 'REQUIRED' in text or 'Required bindings' in text:
+    return f'a required setting has no value: {text}'
+  return text

@@ -1,0 +1,119 @@
+"""Metrics to TensorBoard, to `metrics.jsonl` and to the terminal."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tensorflow as tf
+import tqdm
+from clu import metric_writers
+
+METRICS_FILE = 'metrics.jsonl'
+
+
+class JsonLinesWriter(metric_writers.MetricWriter):
+  """One JSON object per call: {"step": 20, "kind": "train", "loss": 3.1, ...}.
+
+  Opening it cuts what a killed run wrote after the step it resumes from, so that every step
+  is in the file once.
+  """
+
+  def __init__(self, model_dir: str, resume_step: int):
+    self._path = os.path.join(model_dir, METRICS_FILE)
+    kept = [line for line in self._lines() if line['step'] <= resume_step]
+    with tf.io.gfile.GFile(self._path, 'w') as f:
+      f.write(''.join(json.dumps(line) + '\n' for line in kept))
+    self._file = tf.io.gfile.GFile(self._path, 'a')
+
+  def _lines(self) -> list[dict[str, Any]]:
+    if not tf.io.gfile.exists(self._path):
+      return []
+    lines = []
+    with tf.io.gfile.GFile(self._path) as f:
+      for text in f:
+        try:
+          lines.append(json.loads(text))
+        except ValueError:  # The torn last line of a killed run.
+          break
+    return lines
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]):
+    values = {key: _plain(value) for key, value in scalars.items()}
+    self._file.write(json.dumps({'step': int(step), **values}) + '\n')
+
+  def flush(self):
+    self._file.flush()
+
+  def close(self):
+    self._file.close()
+
+  def _not_scalars(self, *unused_args, **unused_kwargs):
+    pass  # Images, texts and the like go to TensorBoard only.
+
+  write_images = write_videos = write_audios = write_texts = _not_scalars
+  write_histograms = write_summaries = write_pointcloud = write_hparams = _not_scalars
+
+
+def _plain(value: Any) -> float | int:
+  number = np.asarray(value)
+  return int(number) if np.issubdtype(number.dtype, np.integer) else round(float(number), 7)
+
+
+class Reporter:
+  """Collects metrics without making the device wait: each is fetched one step late."""
+
+  def __init__(self, model_dir: str, *, start: int, steps: int, every: int):
+    self._every = every
+    self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+    self._since = (time.monotonic(), start)
+    self._lead = jax.process_index() == 0
+    self._bar = tqdm.tqdm(total=steps, initial=start, unit='step', desc='train', mininterval=1.0,
+                          disable=not self._lead, dynamic_ncols=True)
+    if self._lead:
+      self._writer = metric_writers.MultiWriter([
+          metric_writers.SummaryWriter(os.path.join(model_dir, 'tensorboard')),
+          JsonLinesWriter(model_dir, start)])
+    else:
+      self._writer = metric_writers.MultiWriter([])
+
+  def after_step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    """Takes this step's metrics (on the device still), writes the previous one's."""
+    self._flush_pending()
+    self._bar.update()
+    if step % self._every == 0:
+      self._pending = (step, metrics)
+
+  def _flush_pending(self) -> None:
+    if self._pending is None:
+      return
+    step, metrics = self._pending
+    self._pending = None
+    values = {key: float(value) for key, value in jax.device_get(dict(metrics)).items()}
+    then, since = self._since
+    self._since = (now := time.monotonic(), step)
+    values['steps_per_second'] = (step - since) / max(now - then, 1e-9)
+    self._writer.write_scalars(step, {f'train/{key}': value for key, value in values.items()})
+    self._bar.set_postfix_str(
+        f"loss {values['loss']:.3f} (label {values['label_loss']:.3f}, "
+        f"rationale {values['rationale_loss']:.3f})", refresh=False)
+
+  def evaluated(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    """Writes an evaluation and shows it above the progress bar."""
+    self._flush_pending()
+    self._writer.write_scalars(step, {f'{split}/{key}': value for key, value in metrics.items()})
+    self._writer.flush()
+    self.say(f'step {step} {split}: ' + ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
+    self._since = (time.monotonic(), step)  # The evaluation's time is not the steps'.
+
+  def say(self, line: str) -> None:
+    if self._lead:
+      self._bar.write(line)
+
+  def close(self) -> None:
+    self._flush_pending()
+    self._writer.close()
+    self._bar.close()

@@ -1,0 +1,137 @@
+"""One optimizer step: forward, the objective, backward, exact accumulation, update."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dss_jax import models, objective
+from dss_jax.train import state as state_lib
+
+Batch = Mapping[str, jax.Array]  # model features of data.DssFeatureConverter, int32 [B, length]
+Metrics = dict[str, jax.Array]
+
+_MODEL_INPUTS = ('encoder_input_tokens', 'decoder_input_tokens', 'encoder_segment_ids',
+                 'decoder_segment_ids', 'encoder_positions', 'decoder_positions')
+
+
+def batch_loss(
+    model: models.Transformer,
+    params: Any,
+    batch: Batch,
+    counts: jax.Array,
+    alpha: float,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, objective.TaskSums]:
+  """This batch's part of the objective; without a key, no dropout.
+
+  Args:
+    model: the student.
+    params: its parameters, unboxed.
+    batch: model features; segment ids and positions only where it is packed.
+    counts: |L|, |R| of the global batch, float32 [2].
+    alpha: weight of the label loss.
+    dropout_key: for dropout, or None.
+  """
+  logits_BxTxV = model.apply(
+      {'params': params}, **{name: batch[name] for name in _MODEL_INPUTS if name in batch},
+      deterministic=dropout_key is None,
+      rngs=None if dropout_key is None else {'dropout': dropout_key})
+  return objective.weighted_loss(
+      logits_BxTxV, batch['decoder_target_tokens'], batch['decoder_objective'], counts, alpha)
+
+
+def gradients(
+    model: models.Transformer,
+    params: Any,
+    batch: Batch,
+    *,
+    alpha: float,
+    microbatches: int = 1,
+    dropout_key: jax.Array | None = None,
+) -> tuple[Any, objective.TaskSums]:
+  """Gradient of the objective over the whole batch, one microbatch at a time.
+
+  |L| and |R| are counted on the whole batch first, so that the sum over microbatches is the
+  gradient of one big batch, however the tokens fall.
+
+  Raises:
+    ValueError: the batch's rows are no multiple of `microbatches`.
+  """
+  counts = objective.count_tokens(batch['decoder_objective'])
+  loss_and_grad = jax.grad(
+      lambda p, part, key: batch_loss(model, p, part, counts, alpha, key), has_aux=True)
+  if microbatches == 1:
+    return loss_and_grad(params, batch, dropout_key)
+
+  def accumulate(carry, numbered):
+    index, part = numbered
+    key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+    return jax.tree.map(jnp.add, carry, loss_and_grad(params, part, key)), None
+
+  zeros = (jax.tree.map(jnp.zeros_like, params),
+           objective.TaskSums(*(jnp.zeros(2) for _ in objective.TaskSums._fields)))
+  parts = (jnp.arange(microbatches), _split(batch, microbatches))
+  totals, _ = jax.lax.scan(accumulate, zeros, parts)
+  return totals
+
+
+def _split(batch: Batch, microbatches: int) -> Batch:
+  """[B, length] -> [microbatches, B / microbatches, length], row i into part i % microbatches.
+
+  Strided, so that every device holds an equal share of every part.
+  """
+  def split(rows):
+    if rows.shape[0] % microbatches:
+      raise ValueError(f'{rows.shape[0]} rows cannot be split into {microbatches} microbatches')
+    return jnp.swapaxes(rows.reshape(-1, microbatches, *rows.shape[1:]), 0, 1)
+  return jax.tree.map(split, dict(batch))
+
+
+def make_train_step(
+    model: models.Transformer,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[jax.Array], jax.Array],
+    *,
+    alpha: float,
+    microbatches: int = 1,
+    seed: int = 0,
+) -> Callable[[state_lib.TrainState, Batch], tuple[state_lib.TrainState, Metrics]]:
+  """The function that the trainer compiles: (state, batch) -> (new state, metrics).
+
+  Dropout keys derive from `seed` and the step, so a resumed run repeats them. `rbg` keys:
+  threefry costs several percent of a step.
+  """
+  use_dropout = model.config.dropout_rate > 0
+
+  def train_step(state, batch):
+    key = jax.random.fold_in(jax.random.key(seed, impl='rbg'), state.step) if use_dropout else None
+    grads, sums = gradients(model, state.params, batch, alpha=alpha, microbatches=microbatches,
+                            dropout_key=key)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = objective.summarize(sums, alpha) | {
+        'gradient_norm': optax.global_norm(grads),
+        'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
+        'examples': count_examples(batch),
+    }
+    return state_lib.TrainState(state.step + 1, params, opt_state), metrics
+
+  return train_step
+
+
+def make_eval_step(model: models.Transformer) -> Callable[[Any, Batch], objective.TaskSums]:
+  """(params, batch) -> sums of teacher-forced cross entropy; add them, then `summarize`."""
+  def eval_step(params, batch):
+    counts = objective.count_tokens(batch['decoder_objective'])
+    return batch_loss(model, params, batch, counts, 0.5)[1]
+  return eval_step
+
+
+def count_examples(batch: Batch) -> jax.Array:
+  """How many sequences the batch holds, packed or not: int32."""
+  if 'decoder_segment_ids' in batch:
+    return jnp.sum(jnp.max(batch['decoder_segment_ids'], axis=-1))
+  return jnp.sum(jnp.any(batch['decoder_target_tokens'] > 0, axis=-1).astype(jnp.int32))

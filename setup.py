@@ -1,0 +1,69 @@
+"""Package layout and dependencies; tool settings are in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'dss_jax/__init__.py').read_text())[1]
+
+# Lower bounds: the versions the project was tested with. Upper bounds: the next release that
+# may break an interface we use.
+CORE = [
+    'absl-py>=2.1',
+    'clu>=0.0.12',
+    'flax>=0.12.8,<0.13',
+    'gin-config>=0.5.0',
+    'jax>=0.10.2,<0.13',
+    'ml-collections>=1.0',  # imported by clu's metric writers
+    'numpy>=2.0',
+    'optax>=0.2.8,<0.3',
+    'orbax-checkpoint>=0.12.8,<0.13',
+    'sentencepiece>=0.2.1,<0.2.2',  # 0.2.3 fails to import beside Beam's protobuf 6
+    'seqio>=0.0.20,<0.1',
+    'tensorboard>=2.21,<3',
+    'tensorflow-cpu>=2.21,<2.22',
+    'tensorflow-datasets>=4.9.10,<5',
+    'tensorflow-text>=2.21,<2.22',
+    'matplotlib>=3.9',
+    'tqdm>=4.66',
+]
+EXTRAS = {
+    'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'safetensors>=0.5', 'build>=1.2'],
+    'hf': ['safetensors>=0.5', 'transformers>=5,<6'],
+    'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
+    'tpu': ['jax[tpu]>=0.10.2,<0.13'],
+    'gpu': ['jax[cuda13]>=0.10.2,<0.13'],
+}
+
+
+def packages() -> dict[str, str]:
+  """Package name -> folder: tasks/ installs as dss_jax.tasks, gin/ as dss_jax.configs."""
+  found = {name: name.replace('.', '/') for name in setuptools.find_packages(include=['dss_jax*'])}
+  found['dss_jax.tasks'] = 'tasks'
+  for folder in ['gin', *sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'gin').rglob('*/')
+                                if p.is_dir())]:
+    # No __init__.py there: a package called `gin` would shadow gin-config.
+    found[folder.replace('gin', 'dss_jax.configs', 1).replace('/', '.')] = folder
+  return found
+
+
+PACKAGES = packages()
+setuptools.setup(
+    name='dss_jax',
+    version=VERSION,
+    description='Distilling Step-by-Step for JAX, Flax and SeqIO',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={name: ['*.gin'] for name in PACKAGES if name.startswith('dss_jax.configs')}
+    | {'dss_jax.tasks': ['prompts/*.toml']},
+    python_requires='>=3.11',
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={'console_scripts': ['dss = dss_jax.cli:entry_point']},
+)

@@ -1,0 +1,22 @@
+"""ANLI round 1 (Nie et al. 2020), the round that the paper uses."""
+
+from dss_jax import data, datasets
+from dss_jax.tasks import nli
+
+
+def read_row(row, row_number: int) -> datasets.Example:
+  """{'uid': ..., 'premise': ..., 'hypothesis': ..., 'label': 2} -> 'premise</s>hypothesis'."""
+  del row_number
+  return datasets.Example(
+      id=str(row['uid']),
+      input=nli.join(row['premise'], row['hypothesis']),
+      label=nli.label_name(row['label']))
+
+
+DATASET = data.register(
+    'anli',
+    read_row=read_row,
+    labels=nli.LABELS,
+    completion=datasets.CompletionFormat(end_marker='Premise:', label_kind='class'),
+    holdout=None,
+    source='TFDS anli/r1; Nie et al. 2020')

@@ -1,0 +1,30 @@
+"""ASDiv (Miao et al. 2020), which extends SVAMP's training set (paper, section 4.3).
+
+`dss_asdiv` trains on SVAMP and ASDiv together and is validated and tested on SVAMP, so it
+reads the record sets svamp-train, asdiv-train, svamp-validation and svamp-test.
+"""
+
+from dss_jax import data, datasets
+from dss_jax.tasks import svamp
+
+
+def read_row(row, row_number: int) -> datasets.Example:
+  """{'Body': ..., 'Question': ..., 'Formula': '7+2=9'} -> label '( 7+2 )'; else as SVAMP."""
+  if 'Formula' not in row:
+    example = svamp.read_row(row, row_number)
+    return example if 'id' in row or 'ID' in row else datasets.Example(
+        id=f'asdiv-{row_number}', input=example.input, label=example.label)
+  return datasets.Example(
+      id=str(row.get('id', row.get('ID', f'asdiv-{row_number}'))),
+      input=f"{row['Body']}\n{row['Question']}",
+      label=f"( {row['Formula'].split('=')[0].strip()} )")
+
+
+DATASET = data.register(
+    'asdiv',
+    read_row=read_row,
+    metric='equation',
+    completion=svamp.COMPLETION,
+    holdout=None,
+    records={'train': ('svamp', 'asdiv'), 'validation': ('svamp',), 'test': ('svamp',)},
+    source='github.com/chaochun/nlu-asdiv-dataset; Miao et al. 2020')
