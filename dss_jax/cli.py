@@ -47,7 +47,7 @@ def import_quietly(*modules: str) -> None:
     os.dup2(captured.fileno(), 2)
     try:
       for module in modules:
-        importlib.import_module(module)
+        _import(module)
       importlib.import_module('tensorflow').config.set_visible_devices([], 'GPU')
     finally:
       os.dup2(kept_fd, 2)
@@ -55,6 +55,24 @@ def import_quietly(*modules: str) -> None:
       captured.seek(0)
       sys.stderr.writelines(line for line in captured
                             if not line.startswith(_BANNER) and _NO_CUDA not in line)
+
+
+def _import(module: str) -> None:
+  if os.getcwd() not in sys.path:  # The console script, unlike `python -m`, leaves it out.
+    sys.path.insert(0, os.getcwd())
+  try:
+    importlib.import_module(module)
+  except ModuleNotFoundError as error:
+    if error.name != module.partition('.')[0] and error.name != module:
+      raise
+    raise errors.UserError(
+        f'--import={module}: no module {error.name!r}; run from the folder that holds it, or '
+        'add that to PYTHONPATH') from error
+
+
+def program(verb: str) -> str:
+  """The name to show in `--help`: as the user called it."""
+  return f'dss {verb}' if sys.argv[0].startswith('dss ') else f'python -m dss_jax.{verb}'
 
 
 def _usage() -> str:

@@ -9,13 +9,13 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-  """What to append to "unknown X": the nearest known name, or all of them.
+  """What to append to "unknown X": the nearest known names, or all if none is near.
 
   >>> did_you_mean('dss_cka', ['dss_cqa', 'dss_svamp'])
-  "did you mean 'dss_cqa'? (known: dss_cqa, dss_svamp)"
+  "did you mean 'dss_cqa'?"
   """
   names = sorted(known)
-  nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-  question = f"did you mean '{nearest[0]}'? " if nearest else ''
-  listed = ', '.join(names[:40]) + (', ...' if len(names) > 40 else '')
-  return f"{question}(known: {listed or 'none'})"
+  nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
+  if nearest:
+    return 'did you mean ' + ' or '.join(repr(one) for one in nearest) + '?'
+  return f"known: {', '.join(names) or 'none'}"

@@ -41,7 +41,7 @@ checkpoints/, best/ (by validation), predictions/ and test_metrics.json.
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog=None if sys.argv[0].startswith('dss') else 'python -m dss_jax.train',
+      prog=cli.program('train'),
       description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--gin_file', action='append', required=True, metavar='FILE',

@@ -1,6 +1,7 @@
 """gin files and `--gin.NAME=VALUE` -> a TrainConfig."""
 
 import ast
+import logging
 import re
 from collections.abc import Sequence
 
@@ -52,6 +53,7 @@ def resolved() -> str:
 
 
 def _parse_file(path: str) -> None:
+  logging.disable(logging.ERROR)  # gin logs an error for every place it looks in vain.
   try:
     gin.parse_config_file(path)
   except OSError as error:
@@ -62,6 +64,8 @@ def _parse_file(path: str) -> None:
         f'{errors.did_you_mean(name, gin_files.known_files())}') from error
   except (SyntaxError, ValueError, ImportError) as error:
     raise errors.UserError(f'--gin_file={path}: {_explain(error)}') from error
+  finally:
+    logging.disable(logging.NOTSET)
 
 
 def _macros() -> set[str]:

@@ -1,0 +1,82 @@
+"""Multi-head attention, in pieces that a key/value cache can use one at a time."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dss_jax.models.config import T5Config
+from dss_jax.models.dense import Dense
+from dss_jax.models.masks import MASKED_SCORE
+
+_HEADS = ('batch', 'length', 'heads', 'kv')
+
+
+class Attention(nn.Module):
+  """Multi-head attention without a 1/sqrt(head_dim) scale (T5, section 2.1).
+
+  The scale sits in the initialiser of the query instead (upstream t5x/examples/t5/layers.py).
+
+  Shapes: B batch, T queries, S keys, D emb_dim, H heads, K head_dim.
+  """
+
+  config: T5Config
+
+  def setup(self):
+    cfg = self.config
+    init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+
+    def query_init(*args, **kwargs):
+      return init(*args, **kwargs) * cfg.head_dim**-0.5
+
+    joined = cfg.num_heads * cfg.head_dim
+    self.query = Dense(joined, ('embed', 'joined_kv'), query_init, cfg.dtype)
+    self.key = Dense(joined, ('embed', 'joined_kv'), init, cfg.dtype)
+    self.value = Dense(joined, ('embed', 'joined_kv'), init, cfg.dtype)
+    self.out = Dense(cfg.emb_dim, ('joined_kv', 'embed'), init, cfg.dtype)
+    # One mask for all queries of a head, as in T5X.
+    self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+
+  def __call__(self, inputs_BxTxD, memory_BxSxD, bias, mask, *, deterministic):
+    """Attends from `inputs` to `memory`; returns [B, T, D]. See `attend` for bias and mask."""
+    key_BxSxHxK, value_BxSxHxK = self.keys_values(memory_BxSxD)
+    return self.attend(
+      inputs_BxTxD, key_BxSxHxK, value_BxSxHxK, bias, mask, deterministic=deterministic
+    )
+
+  def keys_values(self, memory_BxSxD):
+    """[B, S, D] -> keys and values, each [B, S, H, K]: what a cache keeps."""
+    return self._split(self.key(memory_BxSxD)), self._split(self.value(memory_BxSxD))
+
+  def attend(self, inputs_BxTxD, key_BxSxHxK, value_BxSxHxK, bias, mask, *, deterministic):
+    """Attends from `inputs` to given keys and values.
+
+    Args:
+      inputs_BxTxD: where the queries come from.
+      key_BxSxHxK: keys.
+      value_BxSxHxK: values.
+      bias: float32, added to the scores, broadcastable to [B, H, T, S]; or None.
+      mask: bool, True where a query may look, broadcastable to [B, H, T, S].
+      deterministic: True switches dropout off.
+
+    Returns:
+      config.dtype [B, T, D].
+    """
+    query_BxTxHxK = self._split(self.query(inputs_BxTxD))
+    # bfloat16 products are added up in, and stay in, float32 up to and with the softmax.
+    score_BxHxTxS = jnp.einsum(
+      'bthk,bshk->bhts', query_BxTxHxK, key_BxSxHxK, preferred_element_type=jnp.float32
+    )
+    if bias is not None:
+      score_BxHxTxS = score_BxHxTxS + bias
+    score_BxHxTxS = jnp.where(mask, score_BxHxTxS, MASKED_SCORE)
+    prob_BxHxTxS = jax.nn.softmax(score_BxHxTxS, axis=-1).astype(self.config.dtype)
+    prob_BxHxTxS = self.dropout(prob_BxHxTxS, deterministic=deterministic)
+    context_BxTxHxK = jnp.einsum('bhts,bshk->bthk', prob_BxHxTxS, value_BxSxHxK)
+    context_BxTxHxK = nn.with_logical_constraint(context_BxTxHxK, _HEADS)
+    return self.out(context_BxTxHxK.reshape(*inputs_BxTxD.shape[:2], -1))
+
+  def _split(self, joined_BxTxN):
+    heads_BxTxHxK = joined_BxTxN.reshape(
+      *joined_BxTxN.shape[:2], self.config.num_heads, self.config.head_dim
+    )
+    return nn.with_logical_constraint(heads_BxTxHxK, _HEADS)

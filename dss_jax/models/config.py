@@ -1,0 +1,119 @@
+"""The hyperparameters of a T5 network, checked once, when they are written down."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu')
+DTYPES = ('float32', 'bfloat16')
+REMAT = ('none', 'full', 'dots')
+_POSITIVE = (
+  'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'num_encoder_layers', 'num_decoder_layers',
+  'mlp_dim',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """Shape and numerics of a T5 encoder-decoder (T5, Raffel et al. 2020, section 2.1).
+
+  Parameters are always float32; `dtype` is that of the activations. Softmax, norms and logits
+  are computed in float32 whatever `dtype` says.
+
+  Attributes:
+    vocab_size: rows of the embedding table (T5 pads 32,100 pieces to 32,128).
+    emb_dim: width of the residual stream (Hugging Face `d_model`).
+    num_heads: attention heads.
+    head_dim: width of a head; heads * head_dim need not equal emb_dim (`d_kv`).
+    num_encoder_layers, num_decoder_layers: depth of the two stacks.
+    mlp_dim: width inside the MLP (`d_ff`).
+    mlp_activations: one name per input projection, their products are multiplied:
+      ('gelu', 'linear') is v1.1's gated GELU, ('relu',) is v1.0.
+    dropout_rate: in [0, 1), used at every dropout place when not deterministic.
+    logits_via_embedding: True ties the output head to the embedding (v1.0).
+    dtype: 'float32' or 'bfloat16' (or the jax.numpy types); kept as a numpy dtype.
+    relpos_num_buckets, relpos_max_distance: relative position buckets, section 2.1.
+    scan_layers: one compiled layer run by `nn.scan` over stacked parameters, instead of
+      unrolled layers. Compiles much faster; same numbers.
+    remat: what the backward pass recomputes: 'none', 'full' (all of a layer), or 'dots'
+      (everything but the matrix products with weights).
+    one_hot_embedding: look embeddings up with a matrix product instead of a gather. Slower
+      off TPU; a choice for tables that are sharded over the vocabulary.
+
+  Raises:
+    ValueError: names the field, its value and the fix.
+  """
+
+  vocab_size: int = 32128
+  emb_dim: int = 512
+  num_heads: int = 6
+  head_dim: int = 64
+  num_encoder_layers: int = 8
+  num_decoder_layers: int = 8
+  mlp_dim: int = 1024
+  mlp_activations: tuple[str, ...] = ('gelu', 'linear')
+  dropout_rate: float = 0.1
+  logits_via_embedding: bool = False
+  dtype: Any = 'float32'
+  relpos_num_buckets: int = 32
+  relpos_max_distance: int = 128
+  scan_layers: bool = False
+  remat: str = 'none'
+  one_hot_embedding: bool = False
+
+  def __post_init__(self):
+    for field in _POSITIVE:
+      value = getattr(self, field)
+      if not _is_int(value) or value < 1:
+        _fail(field, value, 'use an integer of at least 1')
+    for field in ('logits_via_embedding', 'scan_layers', 'one_hot_embedding'):
+      if not isinstance(getattr(self, field), bool):
+        _fail(field, getattr(self, field), 'use True or False')
+    if self.remat not in REMAT:
+      _fail('remat', self.remat, f'use one of {REMAT}')
+    if not isinstance(self.dropout_rate, (int, float)) or not 0.0 <= self.dropout_rate < 1.0:
+      _fail('dropout_rate', self.dropout_rate, 'use a number in [0, 1)')
+    # Configuration files hand over lists and strings; a frozen, hashable config is what
+    # jit and the remat'ed modules need.
+    object.__setattr__(self, 'mlp_activations', _checked_activations(self.mlp_activations))
+    object.__setattr__(self, 'dtype', _checked_dtype(self.dtype))
+    self._check_buckets()
+
+  def _check_buckets(self):
+    buckets, distance = self.relpos_num_buckets, self.relpos_max_distance
+    # The encoder halves the buckets by sign, and half of each half counts single steps.
+    if not _is_int(buckets) or buckets < 4 or buckets % 4:
+      _fail('relpos_num_buckets', buckets, 'use a multiple of 4 (T5 has 32)')
+    if not _is_int(distance) or distance <= buckets // 2:
+      _fail(
+        'relpos_max_distance', distance,
+        f'use an integer above relpos_num_buckets / 2 = {buckets // 2} (T5 has 128)',
+      )
+
+
+def _is_int(value) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _fail(field, value, fix):
+  raise ValueError(f'T5Config.{field} is {value!r}: {fix}.')
+
+
+def _checked_activations(names) -> tuple[str, ...]:
+  fix = f"use a non-empty sequence of {ACTIVATIONS}, such as ('gelu', 'linear') or ('relu',)"
+  if isinstance(names, str) or not isinstance(names, (tuple, list)) or not names:
+    _fail('mlp_activations', names, fix)
+  if any(name not in ACTIVATIONS for name in names):
+    _fail('mlp_activations', names, fix)
+  return tuple(names)
+
+
+def _checked_dtype(dtype):
+  try:
+    checked = jnp.dtype(dtype)
+  except TypeError:
+    checked = None
+  if dtype is None or checked is None or checked.name not in DTYPES:
+    _fail('dtype', dtype, f'use one of {DTYPES} (float16 overflows in T5)')
+  return checked

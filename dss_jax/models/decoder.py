@@ -1,0 +1,144 @@
+"""The decoder: whole sequences in training, one token at a time over a cache in decoding.
+
+Two variable collections hold the cache, per layer:
+  cache/{key,value}        self-attention [B, L, H, K], written at every step;
+  cross_cache/{key,value}  the encoded inputs' [B, S, H, K], written once and then only read.
+A scanned stack has a leading layers axis. They are apart so that a step returns (and a loop
+copies) only the first.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dss_jax.models.attention import Attention
+from dss_jax.models.config import T5Config
+from dss_jax.models.dense import Dense
+from dss_jax.models.mlp import Mlp
+from dss_jax.models.norm import RMSNorm
+from dss_jax.models.relative_position import RelativePositionBias
+from dss_jax.models.stack import make_stack, run_stack
+
+
+class DecoderLayer(nn.Module):
+  """Self-attention, attention to the encoded inputs, MLP."""
+
+  config: T5Config
+
+  def setup(self):
+    cfg = self.config
+    self.pre_self_attention_layer_norm = RMSNorm(cfg)
+    self.self_attention = Attention(cfg)
+    self.pre_cross_attention_layer_norm = RMSNorm(cfg)
+    self.encoder_decoder_attention = Attention(cfg)
+    self.pre_mlp_layer_norm = RMSNorm(cfg)
+    self.mlp = Mlp(cfg)
+    self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+
+  def __call__(self, x_BxTxD, encoded_BxSxD, bias, self_mask, cross_mask, index, deterministic):
+    """Returns (x_BxTxD, None): a carry and no output, as `nn.scan` wants it.
+
+    Args:
+      x_BxTxD: residual stream; T is 1 in decoding.
+      encoded_BxSxD: the encoder's output; None in decoding, which reads the cache.
+      bias: relative position bias [1, H, T, T]; [1, H, 1, L] in decoding.
+      self_mask: bool [B or 1, 1, T, T]; [1, 1, 1, L] in decoding.
+      cross_mask: bool [B, 1, T or 1, S].
+      index: int32 scalar, position of the token in decoding; None for whole sequences.
+      deterministic: True switches dropout off.
+    """
+    y_BxTxD = self.pre_self_attention_layer_norm(x_BxTxD)
+    key, value = self.self_attention.keys_values(y_BxTxD)
+    if index is not None:
+      key, value = self._write_cache(key, value, index)
+    y_BxTxD = self.self_attention.attend(
+      y_BxTxD, key, value, bias, self_mask, deterministic=deterministic
+    )
+    x_BxTxD = x_BxTxD + self.dropout(y_BxTxD, deterministic=deterministic)
+
+    y_BxTxD = self.pre_cross_attention_layer_norm(x_BxTxD)
+    if index is None:
+      key, value = self.encoder_decoder_attention.keys_values(encoded_BxSxD)
+    else:
+      key, value = (self.get_variable('cross_cache', name) for name in ('key', 'value'))
+    y_BxTxD = self.encoder_decoder_attention.attend(
+      y_BxTxD, key, value, None, cross_mask, deterministic=deterministic
+    )
+    x_BxTxD = x_BxTxD + self.dropout(y_BxTxD, deterministic=deterministic)
+
+    y_BxTxD = self.mlp(self.pre_mlp_layer_norm(x_BxTxD), deterministic=deterministic)
+    x_BxTxD = x_BxTxD + self.dropout(y_BxTxD, deterministic=deterministic)
+    return nn.with_logical_constraint(x_BxTxD, ('batch', 'length', 'embed')), None
+
+  def fill_cache(self, carry, encoded_BxSxD, max_decode_length):
+    """Projects the encoded inputs once and makes room for `max_decode_length` tokens."""
+    key_BxSxHxK, value_BxSxHxK = self.encoder_decoder_attention.keys_values(encoded_BxSxD)
+    self.put_variable('cross_cache', 'key', key_BxSxHxK)
+    self.put_variable('cross_cache', 'value', value_BxSxHxK)
+    batch, _, heads, head_dim = key_BxSxHxK.shape
+    room_BxLxHxK = jnp.zeros((batch, max_decode_length, heads, head_dim), self.config.dtype)
+    for name in ('key', 'value'):
+      self.put_variable('cache', name, _constrain(room_BxLxHxK))
+    return carry, None
+
+  def _write_cache(self, key_Bx1xHxK, value_Bx1xHxK, index):
+    """Puts one position into the cache; returns all of it, each [B, L, H, K]."""
+    written = []
+    for name, new_Bx1xHxK in (('key', key_Bx1xHxK), ('value', value_Bx1xHxK)):
+      old_BxLxHxK = self.get_variable('cache', name)
+      all_BxLxHxK = jax.lax.dynamic_update_slice_in_dim(old_BxLxHxK, new_Bx1xHxK, index, axis=1)
+      all_BxLxHxK = _constrain(all_BxLxHxK)
+      self.put_variable('cache', name, all_BxLxHxK)
+      written.append(all_BxLxHxK)
+    return written
+
+
+class Decoder(nn.Module):
+  """Embedded decoder inputs and encoded inputs -> hidden states, and hidden states -> logits."""
+
+  config: T5Config
+
+  def setup(self):
+    cfg = self.config
+    self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
+    self.layers = make_stack(
+      DecoderLayer, cfg, cfg.num_decoder_layers, static_argnums=(7,), methods=('fill_cache',)
+    )
+    self.decoder_norm = RMSNorm(cfg)
+    self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+    if not cfg.logits_via_embedding:
+      init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+      # Always float32: a bfloat16 head loses the differences between likely tokens.
+      self.logits_dense = Dense(cfg.vocab_size, ('embed', 'vocab'), init, jnp.float32)
+
+  def __call__(self, x_BxTxD, encoded_BxSxD, self_mask, cross_mask, *, deterministic):
+    """Whole sequences: [B, T, D] -> config.dtype [B, T, D], ready for the head."""
+    length = x_BxTxD.shape[1]
+    bias_1xHxTxT = self.relpos_bias(length, length)
+    x_BxTxD = self.dropout(x_BxTxD, deterministic=deterministic)
+    x_BxTxD = run_stack(
+      self.layers, x_BxTxD, encoded_BxSxD, bias_1xHxTxT, self_mask, cross_mask, None,
+      deterministic,
+    )
+    return self.dropout(self.decoder_norm(x_BxTxD), deterministic=deterministic)
+
+  def logits(self, hidden_BxTxD):
+    """The untied head: [B, T, D] -> float32 [B, T, V]."""
+    return self.logits_dense(hidden_BxTxD)
+
+  def fill_cache(self, encoded_BxSxD, max_decode_length: int):
+    """Writes both collections of the cache; they must be mutable."""
+    run_stack(self.layers, None, encoded_BxSxD, max_decode_length, method='fill_cache')
+
+  def step(self, x_Bx1xD, cross_mask, index, max_decode_length: int):
+    """One position over the cache: [B, 1, D] -> hidden [B, 1, D]."""
+    bias_1xHx1xL = self.relpos_bias.row(index, max_decode_length)
+    self_mask = (jnp.arange(max_decode_length) <= index)[None, None, None, :]
+    x_Bx1xD = run_stack(
+      self.layers, x_Bx1xD, None, bias_1xHx1xL, self_mask, cross_mask, index, True
+    )
+    return self.decoder_norm(x_Bx1xD)
+
+
+def _constrain(cache_BxLxHxK):
+  return nn.with_logical_constraint(cache_BxLxHxK, ('batch', 'length', 'heads', 'kv'))

@@ -1,0 +1,109 @@
+"""Relative position biases (T5, Raffel et al. 2020, section 2.1).
+
+An attention score gets a learned scalar that depends on the head and on a bucket of
+`key position - query position`. Near distances have a bucket each, far ones share buckets of
+exponentially growing width, and everything from `max_distance` on shares the last.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from dss_jax.models.config import T5Config
+
+
+@functools.cache
+def _bucket_of_distance(num_buckets: int, max_distance: int) -> np.ndarray:
+  """Bucket of each distance 0..max_distance in one direction, int32 [max_distance + 1].
+
+  With e = num_buckets // 2 buckets for distances below e and r = num_buckets - e for the rest,
+  distance n >= e is in bucket e + floor(r * log(n / e) / log(max_distance / e)). It is worked
+  out in integers, floor(...) >= k if and only if n^r * e^k >= max_distance^k * e^r: a float32
+  logarithm can fall on either side of an edge such as n = 64, depending on the platform.
+  """
+  exact = num_buckets // 2
+  rest = num_buckets - exact
+  table = list(range(exact))
+  for n in range(exact, max_distance + 1):
+    reached = sum(
+      n**rest * exact**k >= max_distance**k * exact**rest for k in range(1, rest)
+    )
+    table.append(exact + reached)
+  return np.asarray(table, np.int32)
+
+
+def relative_position_bucket(difference, *, bidirectional, num_buckets=32, max_distance=128):
+  """Bucket of `key position - query position`.
+
+  Args:
+    difference: int array of any shape.
+    bidirectional: True in the encoder, where the upper half of the buckets is for keys to the
+      right of the query; False in the decoder, where those keys are masked anyway.
+    num_buckets: number of buckets.
+    max_distance: distance from which all share the last bucket.
+
+  Returns:
+    int32 array of difference's shape with values in [0, num_buckets).
+  """
+  difference = jnp.asarray(difference, jnp.int32)
+  if bidirectional:
+    num_buckets //= 2
+    offset = jnp.where(difference > 0, num_buckets, 0)
+    distance = jnp.abs(difference)
+  else:
+    offset = 0
+    distance = jnp.maximum(-difference, 0)
+  table = jnp.asarray(_bucket_of_distance(num_buckets, max_distance))
+  return (offset + table[jnp.minimum(distance, max_distance)]).astype(jnp.int32)
+
+
+def _skew(values_HxP, query_length: int, key_length: int):
+  """[H, P] indexed by (difference mod P) -> [H, T, S] with values[(s - t) mod P] at (t, s).
+
+  T copies of a row of length P, read again as rows of length P - 1, move one step to the right
+  per row. So a bias matrix costs T + S look-ups instead of T * S, and its gradient is a sum
+  instead of a scatter.
+  """
+  heads, period = values_HxP.shape
+  tiled_HxTxP = jnp.broadcast_to(values_HxP[:, None, :], (heads, query_length, period))
+  flat_HxN = tiled_HxTxP.reshape(heads, -1)[:, : query_length * (period - 1)]
+  return flat_HxN.reshape(heads, query_length, period - 1)[:, :, :key_length]
+
+
+class RelativePositionBias(nn.Module):
+  """One bias table [heads, buckets], shared by the layers of a stack.
+
+  Positions are indices in the row. That is exact for packed rows: an example is contiguous, so
+  differences inside it are the same, and differences across examples are masked.
+  """
+
+  config: T5Config
+  bidirectional: bool
+
+  def setup(self):
+    init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
+    self.rel_embedding = self.param(
+      'rel_embedding', nn.with_logical_partitioning(init, ('heads', 'relpos_buckets')),
+      (self.config.num_heads, self.config.relpos_num_buckets), jnp.float32,
+    )
+
+  def __call__(self, query_length: int, key_length: int):
+    """Returns float32 [1, H, T, S] for queries 0..T-1 and keys 0..S-1."""
+    period = query_length + key_length
+    index_P = np.arange(period)
+    difference_P = np.where(index_P < key_length, index_P, index_P - period)
+    return _skew(self._look_up(difference_P), query_length, key_length)[None]
+
+  def row(self, query_position, key_length: int):
+    """Returns float32 [1, H, 1, S] for one query position, which may be traced."""
+    return self._look_up(jnp.arange(key_length) - query_position)[None, :, None, :]
+
+  def _look_up(self, difference_N):
+    bucket_N = relative_position_bucket(
+      difference_N, bidirectional=self.bidirectional,
+      num_buckets=self.config.relpos_num_buckets, max_distance=self.config.relpos_max_distance,
+    )
+    # NumPy parameters cannot be indexed by traced buckets.
+    return jnp.asarray(self.rel_embedding)[:, bucket_N]

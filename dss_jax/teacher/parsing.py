@@ -1,0 +1,92 @@
+"""From a completion to (rationale, label), or a reason why not.
+
+`parse_strict` follows the dataset's `CompletionFormat` and knows no dataset by name;
+`released.parse_released` is the released code's behaviour.
+"""
+
+from collections.abc import Callable
+
+from dss_jax import datasets
+from dss_jax.teacher import labels, parsed, released
+
+NO_TEACHER = 'no_teacher'
+REASONS = {  # every parse_status but 'ok'
+    NO_TEACHER: 'no teacher was asked (--client=none)',
+    'empty_completion': 'the teacher wrote nothing',
+    'no_answer_phrase': 'the answer phrase does not occur before the end marker',
+    'truncated': 'the completion stops before its answer is complete',
+    'empty_rationale': 'nothing before the answer phrase',
+    'empty_label': 'nothing after the answer phrase',
+    'unknown_choice': 'the answer names none of the choices',
+    'unknown_label': 'the answer is not in the label set',
+    'ambiguous_label': 'the answer names several labels, or its letter and text disagree',
+    'not_an_equation': 'the answer is not arithmetic that can be evaluated',
+    released.BLANK: 'the released code reads a blank rationale or label',
+    released.RAISES: 'the released code stops with an exception',
+}
+
+
+def parse_strict(
+    completion: str, example: datasets.Example, dataset: datasets.Dataset
+) -> parsed.Parsed:
+  """Reads rationale and label; a failure has a reason, and then both are ''.
+
+  >>> parse_strict('Both smell. So the answer is (a) perfume or (b) soap.\\n\\nQ:', example, cqa)
+  Parsed(rationale='Both smell.', label='perfume', status='ok')
+
+  The text before the end marker is cut at the first answer phrase (a later one belongs to
+  another question), in another case only if it does not occur as it is written; the label is
+  read from the line after it, see `labels.READERS` for each `label_kind`.
+  """
+  form = dataset.completion
+  if not completion.strip():
+    return parsed.failed('empty_completion')
+  body, ended = completion, ''
+  if form.end_marker:
+    body, ended, _ = completion.partition(form.end_marker)
+  halves = _split(body, form.answer_phrase)
+  if halves is None:
+    stopped = not ended and completion.rstrip()[-1] not in '.!?"\')'
+    return parsed.failed('truncated' if stopped else 'no_answer_phrase')
+  rationale, answer = halves[0].strip().rstrip(',').rstrip(), _first_line(halves[1])
+  if not rationale:
+    return parsed.failed('empty_rationale')
+  if not answer:
+    return parsed.failed('empty_label')
+  try:
+    return parsed.Parsed(rationale, labels.READERS[form.label_kind](answer, example, dataset))
+  except labels.Unreadable as error:
+    return parsed.failed(error.reason)
+
+
+def _released(
+    completion: str, example: datasets.Example, dataset: datasets.Dataset
+) -> parsed.Parsed:
+  del example  # The released code looks at the completion alone.
+  return released.parse_released(completion, dataset)
+
+
+Parser = Callable[[str, datasets.Example, datasets.Dataset], parsed.Parsed]
+PARSERS: dict[str, Parser] = {'strict': parse_strict, 'released': _released}
+
+
+def _split(body: str, phrase: str) -> tuple[str, str] | None:
+  """Before the first answer phrase, and from there to the next one."""
+  text = body
+  if phrase not in body:  # "It ended in 1982, so the answer is contradiction."
+    phrase, text = phrase.lower(), _lower(body)
+  start = text.find(phrase)
+  if start < 0:
+    return None
+  end = text.find(phrase, start + len(phrase))
+  return body[:start], body[start + len(phrase):end if end >= 0 else None]
+
+
+def _lower(text: str) -> str:
+  """Lower case of the same length, so that positions agree ('İ'.lower() has two characters)."""
+  return ''.join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def _first_line(text: str) -> str:
+  lines = text.strip(' \t\r\n:').splitlines()
+  return lines[0].strip() if lines else ''

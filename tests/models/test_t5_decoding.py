@@ -1,0 +1,119 @@
+"""Greedy decoding over the cache against a loop without one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from dss_jax import models
+
+LENGTH = 8
+
+
+def naive_greedy(model, params, inputs, eos_id):
+  """The whole decoder again for every token; returns tokens and the steps it took."""
+  apply = jax.jit(lambda d: model.apply({'params': params}, inputs, d))
+  tokens = np.zeros((len(inputs), LENGTH), np.int32)
+  ended = ~np.any(inputs > 0, axis=1)
+  steps = 0
+  while steps < LENGTH and not np.all(ended):
+    decoder_inputs = np.pad(tokens, ((0, 0), (1, 0)))[:, :LENGTH]
+    next_tokens = np.asarray(apply(decoder_inputs))[:, steps].argmax(-1)
+    tokens[:, steps] = np.where(ended, 0, next_tokens)
+    ended |= tokens[:, steps] == eos_id
+    steps += 1
+  return tokens, steps
+
+
+@pytest.mark.parametrize('scanned', [False, True])
+@pytest.mark.parametrize('version', ['1.0', '1.1'])
+def test_cached_greedy_equals_the_naive_loop(tiny, random_params, ragged, version, scanned):
+  model = models.Transformer(tiny(version, scan_layers=scanned, num_decoder_layers=2))
+  params = random_params(tiny(version, num_decoder_layers=2), seed=1)
+  params = models.stack_layers(params) if scanned else params
+  inputs = ragged[0]
+  free, steps = naive_greedy(model, params, inputs, eos_id=-1)
+  assert steps == LENGTH
+  assert len({tuple(row) for row in free}) == len(free)  # The rows tell something apart.
+  decode = jax.jit(lambda p, x, eos: models.greedy_search(model, p, x, LENGTH, eos))
+  result = decode(params, inputs, -1)
+  np.testing.assert_array_equal(result.tokens, free)
+  # Some token that the first row writes at its third step ends rows at different times.
+  eos_id = int(free[0, 2])
+  expected, steps = naive_greedy(model, params, inputs, eos_id)
+  result = decode(params, inputs, eos_id)
+  assert result.tokens.dtype == jnp.int32
+  np.testing.assert_array_equal(result.tokens, expected)
+  assert int(result.steps) == steps
+  assert np.any(expected != free)
+
+
+def test_the_loop_stops_when_every_row_has_ended(tiny, random_params, ragged):
+  config = tiny('1.1')
+  model, params = models.Transformer(config), random_params(config)
+  decode = jax.jit(lambda x, eos: models.greedy_search(model, params, x, 30, eos))
+  inputs = ragged[0][:2].copy()
+  inputs[1] = 0  # A row that only fills up the batch must not keep the loop going.
+  free = decode(inputs, -1)
+  assert int(free.steps) == 30
+  eos_id = int(free.tokens[0, 2])
+  first = np.asarray(free.tokens[0]).tolist().index(eos_id)
+  result = decode(inputs, eos_id)
+  assert int(result.steps) == first + 1 <= 3
+  np.testing.assert_array_equal(result.tokens[0, :first + 1], free.tokens[0, :first + 1])
+  assert not np.any(result.tokens[0, first + 1:])
+  assert not np.any(result.tokens[1])
+  tokens = jax.jit(lambda x: models.greedy_decode(model, params, x, 30, eos_id))(inputs)
+  np.testing.assert_array_equal(tokens, result.tokens)
+  nothing = decode(np.zeros_like(inputs), 1)
+  assert int(nothing.steps) == 0
+
+
+@pytest.mark.parametrize('scanned, dtype, tolerance', [
+  (False, 'float32', 1e-5), (True, 'bfloat16', 0.15),
+])
+def test_steps_give_the_logits_of_the_whole_sequence(
+    tiny, random_params, ragged, scanned, dtype, tolerance):
+  config = tiny('1.1', scan_layers=scanned, dtype=dtype)
+  model, params = models.Transformer(config), random_params(config)
+  inputs, decoder_inputs, _, _ = ragged
+  whole = jax.jit(model.apply)({'params': params}, inputs, decoder_inputs)
+  cache = jax.jit(lambda x: models.init_cache(model, params, x, decoder_inputs.shape[1]))(inputs)
+  assert {x.dtype for x in jax.tree.leaves(cache.self_attention)} == {jnp.dtype(dtype)}
+  step = jax.jit(lambda tokens, cache: models.decode_step(model, params, tokens, cache))
+  for t in range(decoder_inputs.shape[1]):
+    logits, cache = step(decoder_inputs[:, t], cache)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, whole[:, t], rtol=tolerance, atol=tolerance)
+  assert int(cache.index) == decoder_inputs.shape[1]
+
+
+def test_the_encoded_inputs_are_projected_once(tiny, random_params, ragged):
+  config = tiny('1.1', num_decoder_layers=2)
+  model, params = models.Transformer(config), random_params(config)
+  projected = []
+
+  def record(next_function, args, kwargs, context):
+    path = '/'.join(context.module.path)
+    if context.method_name == '__call__' and path.endswith(
+        ('encoder_decoder_attention/key', 'encoder_decoder_attention/value')):
+      projected.append(path)
+    return next_function(*args, **kwargs)
+
+  def first_step(inputs):
+    cache = models.init_cache(model, params, inputs, LENGTH)
+    assert len(projected) == 2 * config.num_decoder_layers
+    logits, after = models.decode_step(model, params, np.zeros(4, np.int32), cache)
+    assert after.cross_attention is cache.cross_attention
+    return logits
+
+  with nn.intercept_methods(record):
+    jax.eval_shape(first_step, ragged[0])
+  assert len(projected) == 2 * config.num_decoder_layers
+
+
+def test_a_length_below_one_is_refused(tiny, random_params, ragged):
+  config = tiny('1.1')
+  with pytest.raises(ValueError, match='max_decode_length is 0'):
+    models.greedy_decode(models.Transformer(config), random_params(config), ragged[0], 0)
