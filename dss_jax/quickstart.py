@@ -24,7 +24,7 @@ METHODS = {  # gin file of each method
     'DSS': 'gin/native/dss_toy.gin',
 }
 NUM_FACTS = 20
-TRAIN_INPUTS = 400
+TRAIN_INPUTS = 800
 FRACTIONS = (0.25, 0.5, 1.0)
 SEEDS = (0, 1, 2)
 SPLITS = {'train': (TRAIN_INPUTS, 1), 'validation': (200, 2), 'test': (500, 3)}  # rows, data seed
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--out', default='quickstart', metavar='DIR',
                       help='where everything is written (default: ./quickstart)')
-  parser.add_argument('--steps', type=int, default=400, help='steps of each run (default: 400)')
+  parser.add_argument('--steps', type=int, default=300, help='steps of each run (default: 300)')
   parser.add_argument('--processes', type=int, default=min(4, os.cpu_count() or 1), metavar='N',
                       help='runs at a time (default: the number of cores, at most 4)')
   return parser

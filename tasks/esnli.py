@@ -17,6 +17,6 @@ DATASET = data.register(
     read_row=read_row,
     labels=nli.LABELS,
     completion=datasets.CompletionFormat(
-        end_marker='Premise', answer_phrase='Answer:', label_kind='class'),
+        end_marker='Premise:', answer_phrase='Answer:', label_kind='class'),
     holdout=None,
     source='TFDS esnli; Camburu et al. 2018')

@@ -36,21 +36,22 @@ def measure(name: str, split: str, sample: int = SAMPLE) -> list[TaskLengths]:
     examples = task.get_dataset(None, split=split, shuffle=False, num_epochs=1).take(sample)
     rows = [(len(ex['inputs']), len(ex['targets'])) for ex in examples.as_numpy_iterator()]
     if not rows:
-      raise errors.UserError(
-          f'task {task.name!r} has no rows in split {split!r} of {settings.records_dir()}: '
-          f'{_why_empty(task, split)}')
+      raise no_rows(task, split)
     measured.append(TaskLengths(task.name, *np.array(rows).T))
   return measured
 
 
-def _why_empty(task: seqio.Task, split: str) -> str:
+def no_rows(task: seqio.Task, split: str) -> errors.UserError:
+  """The error to raise for a task without rows; says what its records hold instead."""
   said = []
   for found in task.source.record_sets(split):
     status = ', '.join(f'{count:,} {key}' for key, count in found.entry['parse_status'].items())
     said.append(f'{found.name} holds {found.num_records:,} records ({status})')
   fraction = settings.current().train_fraction
   suffix = f'; TRAIN_FRACTION is {fraction}' if split == 'train' and fraction < 1 else ''
-  return '; '.join(said) + f', none of which this task can use{suffix}'
+  return errors.UserError(
+      f'task {task.name!r} has no rows in split {split!r} of {settings.records_dir()}: '
+      f"{'; '.join(said)}, none of which this task can use{suffix}")
 
 
 def check_lengths(measured: list[TaskLengths], lengths: Mapping[str, int]) -> list[str]:

@@ -12,8 +12,6 @@ from dss_jax.data import preprocessors as prep
 from dss_jax.data import source as source_lib
 from dss_jax.data import vocabularies
 
-SHUFFLE_BUFFER = 10_000  # examples; small enough to travel in a checkpoint of the data position
-
 
 def _alternate(
     tasks: Sequence[tf.data.Dataset], rates: Sequence[float], seed: int | None
@@ -123,4 +121,4 @@ def _add_task(dataset, task_name, preprocessors, metric_fns=(), postprocess_fn=N
       preprocessors=preprocessors,
       postprocess_fn=postprocess_fn,
       metric_fns=list(metric_fns),
-      shuffle_buffer_size=SHUFFLE_BUFFER)
+      shuffle_buffer_size=None)  # The source shuffles.

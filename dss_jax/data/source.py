@@ -9,6 +9,11 @@ import tensorflow as tf
 from dss_jax import datasets, records
 from dss_jax.data import settings
 
+# Records; most training sets fit, so that every epoch is a permutation of its own. They are
+# shuffled before SeqIO repeats them: a buffer behind `repeat` would mix epochs. The buffer
+# travels in every checkpoint of the data position.
+SHUFFLE_BUFFER = 16_384
+
 
 class RecordsSource(seqio.DataSource):
   """Reads `<dataset>-<split>` record sets; elements are dicts of the record's fields.
@@ -18,7 +23,7 @@ class RecordsSource(seqio.DataSource):
   """
 
   def __init__(self, dataset: datasets.Dataset):
-    super().__init__(splits=datasets.SPLITS)
+    super().__init__(splits=datasets.SPLITS, performs_internal_shuffling=True)
     self._dataset = dataset
 
   @property
@@ -57,9 +62,12 @@ class RecordsSource(seqio.DataSource):
     files = tf.data.Dataset.from_tensor_slices(paths)
     if shuffle:
       files = files.shuffle(len(paths), seed=seed)
-    rows = tf.data.TFRecordDataset(files).map(
-        lambda data: tf.io.parse_single_example(data, records.FEATURE_DESCRIPTION),
-        num_parallel_calls=tf.data.AUTOTUNE)
+    serialized = tf.data.TFRecordDataset(files)
+    if shuffle:
+      serialized = serialized.shuffle(SHUFFLE_BUFFER, seed=seed)
+    rows = serialized.batch(128).map(
+        lambda batch: tf.io.parse_example(batch, records.FEATURE_DESCRIPTION),
+        num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     chosen = settings.current()
     if split == 'train' and chosen.train_fraction < 1.0:
       rows = take_fraction(rows, all_paths, chosen.train_fraction, chosen.train_fraction_seed)

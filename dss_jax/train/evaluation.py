@@ -1,5 +1,6 @@
 """Evaluation: greedy decoding scored by `seqio.Evaluator`, and teacher-forced losses."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import seqio
 
 from dss_jax import models, objective
-from dss_jax.data import feature_converter, pipeline
+from dss_jax.data import checks, feature_converter, pipeline
 from dss_jax.train import config as config_lib
 from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import step as step_lib
@@ -42,6 +43,9 @@ class Evaluator:
         config.data.mixture_or_task, feature_converter.DssFeatureConverter(pack=False), split,
         sequence_length=None, num_examples=limit, async_compute_metrics=False,
         logger_cls=[seqio.JSONLogger] if log_dir else [], log_dir=log_dir or None)
+    for task in self._seqio.eval_tasks:
+      if self._seqio.cached_task_datasets[task.name].cardinality() == 0:
+        raise checks.no_rows(task, split)
     self._decode = sharding.jit(
         lambda params, tokens, max_length: models.greedy_decode(model, params, tokens, max_length),
         static_argnums=2)
@@ -49,7 +53,11 @@ class Evaluator:
 
   def __call__(self, params: Any, step: int) -> dict[str, float]:
     """Metrics by name: `loss`, `label_loss`, ..., and the label task's (e.g. `accuracy`)."""
-    metrics = self.losses(params)
+    return self.losses(params) | self.scores(params, step)
+
+  def scores(self, params: Any, step: int) -> dict[str, float]:
+    """Metrics of the decoded text, e.g. {'accuracy': 71.2}; {} where no task has any."""
+    metrics = {}
     if self._seqio.eval_tasks:
       with_text, _ = self._seqio.evaluate(
           compute_metrics=True, step=step,
@@ -60,15 +68,20 @@ class Evaluator:
 
   def losses(self, params: Any) -> dict[str, float]:
     """Objective and per-task losses over the split, exact: sums first, division last."""
-    data = self._config.data
     total = None
-    for batch in pipeline.eval_batches(
-        data.mixture_or_task, self._split, data.feature_lengths, batch_size=data.batch_size,
-        pack=data.pack, num_examples=self._config.evaluation.num_examples):
+    for batch in self._loss_batches:
       sums = self._eval_step(params, self._sharding.put(batch))
       total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     summary = objective.summarize(total, self._config.alpha)
     return {name: float(value) for name, value in summary.items() if not name.endswith('_tokens')}
+
+  @functools.cached_property
+  def _loss_batches(self) -> list[pipeline.Batch]:
+    """Read once: a validation split is small, and it is needed at every evaluation."""
+    data = self._config.data
+    return list(pipeline.eval_batches(
+        data.mixture_or_task, self._split, data.feature_lengths, batch_size=data.batch_size,
+        pack=data.pack, num_examples=self._config.evaluation.num_examples))
 
   def predict(
       self, params: Any, examples: Sequence[tuple[int, dict[str, np.ndarray]]]

@@ -122,7 +122,7 @@ class Run:
         return json.loads(f.read())['metrics']
     if not self.config.evaluation.test_at_end or not self._has('test'):
       return {}
-    metrics = self._evaluator('test')(params, step)
+    metrics = self._evaluator('test').scores(params, step)
     with tf.io.gfile.GFile(path, 'w') as f:
       f.write(json.dumps({'step': step, 'metrics': metrics}, indent=2) + '\n')
     return metrics
@@ -131,7 +131,6 @@ class Run:
     return pipeline.has_split(self.config.data.mixture_or_task, split)
 
   def _evaluator(self, split: str) -> evaluation.Evaluator:
-    checks.measure(self.config.data.mixture_or_task, split, sample=1)
     log_dir = os.path.join(self.config.model_dir, 'predictions', split)
     tf.io.gfile.makedirs(log_dir)
     return evaluation.Evaluator(self.config, split, self.model, self.sharding, log_dir)

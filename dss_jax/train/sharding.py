@@ -106,7 +106,8 @@ class Sharding:
   @contextlib.contextmanager
   def rules(self):
     """Inside, logical axes of activations mean mesh axes."""
-    with self.mesh, nn.logical_axis_rules(LOGICAL_RULES):
+    # `with mesh:` would make the constraints of Flax do nothing, without a word.
+    with jax.set_mesh(self.mesh), nn.logical_axis_rules(LOGICAL_RULES):
       yield
 
   def jit(self, fn: Callable, **options) -> Callable:

@@ -1,0 +1,53 @@
+"""What all tests share: the device environment and small record sets of the toy data."""
+
+import os
+import pathlib
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+# Eight virtual devices, so that meshes are tested everywhere; set before JAX starts.
+os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+
+import pytest
+
+REPO = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='session')
+def real_data() -> pathlib.Path:
+  """The folder of real teacher outputs; skips where it is absent."""
+  folder = pathlib.Path(os.environ.get('DSS_TEST_DATA', REPO.parent / 'shared' / 'data'))
+  if not (folder / 'cqa').is_dir():
+    pytest.skip(f'real teacher outputs are not at {folder}; set DSS_TEST_DATA')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def toy_records(tmp_path_factory) -> pathlib.Path:
+  """Record sets toy-{train,validation,test} of 96, 16 and 16 rows, as the teacher job writes."""
+  import dss_jax.tasks  # noqa: F401
+  from dss_jax.tasks import toy
+  from dss_jax.teacher import clients, job
+  folder = tmp_path_factory.mktemp('toy') / 'records'
+  for split, rows, seed in (('train', 96, 1), ('validation', 16, 2), ('test', 16, 3)):
+    job.run(toy.DATASET, split, list(toy.make_examples(rows, seed, 12)),
+            clients.ScriptedClient(toy.teacher), 'strict', str(folder), num_shards=2,
+            holdout='none')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def toy_vocabulary(toy_records) -> str:
+  """A word vocabulary of the toy records."""
+  from dss_jax import vocab
+  path = str(toy_records.parent / 'words.model')
+  vocab.train(str(toy_records), path, vocab_size=128, model_type='word')
+  return path
+
+
+@pytest.fixture
+def toy_data(toy_records, toy_vocabulary):
+  """The toy records and vocabulary as what the tasks read."""
+  from dss_jax import data
+  return data.configure(records_dir=str(toy_records), vocabulary=toy_vocabulary)

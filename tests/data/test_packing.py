@@ -1,0 +1,83 @@
+"""Packing: every example once, whole, in a row that has room for it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dss_jax.data import packing
+
+MAX_INPUTS, MAX_TARGETS = 16, 9
+examples_st = st.lists(
+    st.tuples(st.integers(1, MAX_INPUTS), st.integers(1, MAX_TARGETS), st.sampled_from([1, 2])),
+    min_size=1, max_size=60)
+
+
+def window(spec):
+  """Examples whose tokens are all different, so that none can stand for another."""
+  counter = iter(range(1, 10_000))
+  return [(np.array([next(counter) for _ in range(n)]), np.array([next(counter) for _ in range(m)]),
+           task) for n, m, task in spec]
+
+
+def pack(examples):
+  return packing.pack_window(
+      np.concatenate([e[0] for e in examples]), np.array([len(e[0]) for e in examples]),
+      np.concatenate([e[1] for e in examples]), np.array([len(e[1]) for e in examples]),
+      np.concatenate([np.full(len(e[1]), e[2]) for e in examples]), MAX_INPUTS, MAX_TARGETS)
+
+
+def unpack(arrays):
+  """Back to a set of (inputs, targets, task) tuples, by segment id."""
+  inputs, in_segments, in_positions, targets, segments, positions, tasks = arrays
+  found = set()
+  for row in range(len(inputs)):
+    for segment in range(1, segments[row].max() + 1):
+      source, target = in_segments[row] == segment, segments[row] == segment
+      np.testing.assert_array_equal(in_positions[row][source], np.arange(source.sum()))
+      np.testing.assert_array_equal(positions[row][target], np.arange(target.sum()))
+      assert np.all(np.diff(np.flatnonzero(source)) == 1)  # Contiguous.
+      assert np.all(np.diff(np.flatnonzero(target)) == 1)
+      task, = set(tasks[row][target])
+      found.add((tuple(inputs[row][source]), tuple(targets[row][target]), int(task)))
+    for segment_ids, tokens in ((in_segments, inputs), (segments, targets)):
+      np.testing.assert_array_equal(segment_ids[row] > 0, tokens[row] > 0)
+  return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(examples_st)
+def test_every_example_comes_back_once_and_whole(spec):
+  examples = window(spec)
+  found = unpack(pack(examples))
+  assert found == {(tuple(map(int, e[0])), tuple(map(int, e[1])), e[2]) for e in examples}
+
+
+@settings(max_examples=100, deadline=None)
+@given(examples_st)
+def test_first_fit_leaves_no_row_that_an_earlier_one_had_room_for(spec):
+  inputs, targets = np.array([s[0] for s in spec]), np.array([s[1] for s in spec])
+  rows = packing.assign_rows(inputs, targets, MAX_INPUTS, MAX_TARGETS)
+  assert rows.max() + 1 == len(set(rows))  # No gaps.
+  for i, row in enumerate(rows):
+    for earlier in range(row):
+      before = (rows[:i] == earlier)
+      assert (inputs[:i][before].sum() + inputs[i] > MAX_INPUTS
+              or targets[:i][before].sum() + targets[i] > MAX_TARGETS)
+
+
+def test_the_docstring_example():
+  rows = packing.assign_rows(np.array([5, 4, 3]), np.array([2, 2, 2]), 8, 4)
+  assert rows.tolist() == [0, 1, 0]
+
+
+def test_a_too_long_example_is_refused():
+  with pytest.raises(ValueError, match='17 / 1 tokens does not fit a row of 16 / 9'):
+    packing.assign_rows(np.array([17]), np.array([1]), MAX_INPUTS, MAX_TARGETS)
+
+
+def test_rows_are_well_filled():
+  rng = np.random.default_rng(0)
+  inputs, targets = rng.integers(20, 90, packing.WINDOW), rng.integers(2, 30, packing.WINDOW)
+  rows = packing.assign_rows(inputs, targets, 1024, 512)
+  assert inputs.sum() / ((rows.max() + 1) * 1024) > 0.95

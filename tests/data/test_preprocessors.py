@@ -1,0 +1,103 @@
+"""From a record to tokens, with literal rows."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dss_jax import data, objective, records
+from dss_jax.data import preprocessors as prep
+from dss_jax.data import vocabularies
+
+ROW = records.RationaleRecord(
+    id='7', input='Where do birds live?', label='nest', teacher_label='tree',
+    rationale='Birds build nests.', split='train')
+
+
+def rows(*changes):
+  """A dataset of ROW with some fields changed."""
+  made = [dataclasses.asdict(dataclasses.replace(ROW, **change)) for change in changes or ({},)]
+  return tf.data.Dataset.from_tensor_slices({key: [m[key] for m in made] for key in made[0]})
+
+
+def texts(dataset):
+  return [(ex['inputs'].decode(), ex['targets'].decode(), int(ex['objective']))
+          for ex in dataset.as_numpy_iterator()]
+
+
+@pytest.fixture(autouse=True)
+def byte_vocabulary():
+  data.configure(records_dir='unused', vocabulary='bytes')
+
+
+def test_label_and_rationale_share_the_input_and_differ_in_the_prefix():
+  assert texts(prep.map_rows(rows(), prep.label_example)) == [
+      ('[label] Where do birds live?', 'nest', objective.LABEL)]
+  assert texts(prep.map_rows(rows(), prep.rationale_example)) == [
+      ('[rationale] Where do birds live?', 'Birds build nests.', objective.RATIONALE)]
+
+
+def test_the_released_prefixes_are_a_setting():
+  data.configure(vocabulary='bytes', label_prefix='predict: ', rationale_prefix='explain: ')
+  assert texts(prep.map_rows(rows(), prep.label_example))[0][0] == 'predict: Where do birds live?'
+  assert texts(prep.map_rows(rows(), prep.rationale_example))[0][0].startswith('explain: ')
+
+
+def test_baselines_have_no_prefix():
+  assert texts(prep.map_rows(rows(), prep.plain_example)) == [
+      ('Where do birds live?', 'nest', objective.LABEL)]
+
+
+def test_teacher_labels_replace_gold_on_train_only():
+  made = rows({}, {'split': 'validation'}, {'split': 'validation', 'label': ''})
+  examples = prep.map_rows(made, lambda row: prep.plain_example(row, teacher=True))
+  targets = [target for _, target, _ in texts(examples)]
+  assert targets == ['tree', 'nest', 'tree']
+
+
+def test_a_failed_row_keeps_its_gold_label_and_nothing_else():
+  failed = {'parse_status': 'no_answer_phrase', 'teacher_label': '', 'rationale': ''}
+  made = rows({}, {'id': '8', **failed})
+  def kept(keep):
+    return [r['id'].decode() for r in keep(made).as_numpy_iterator()]
+  assert kept(prep.keep_with_gold_label) == ['7', '8']
+  assert kept(prep.keep_parsed) == ['7']
+  assert kept(prep.keep_with_teacher_label) == ['7']
+  assert kept(prep.keep_for_rationale_then_label) == ['7']
+
+
+def test_rows_without_gold_labels_are_for_the_teacher_tasks():
+  made = rows({'label': ''})
+  assert not list(prep.keep_with_gold_label(made))
+  assert len(list(prep.keep_with_teacher_label(made))) == 1
+
+
+def test_rationale_then_label_and_back():
+  phrase = 'So the answer is'
+  made = prep.map_rows(
+      rows(), lambda r: prep.rationale_then_label_example(r, answer_phrase=phrase))
+  assert texts(made)[0][1] == 'Birds build nests. So the answer is nest'
+  assert prep.label_after(phrase, 'A. So the answer is b? So the answer is nest ') == 'nest'
+  assert prep.label_after(phrase, 'no phrase here') == ''
+
+
+def tokenized(text):
+  features = {side: type('F', (), {'vocabulary': vocabularies.VOCABULARY})
+              for side in ('inputs', 'targets')}
+  made = tf.data.Dataset.from_tensor_slices(
+      {'inputs': [text, 'other'], 'targets': ['ab', ''], 'objective': [2, 1]})
+  return list(prep.tokenize(made, features).as_numpy_iterator())[0]
+
+
+def test_the_marker_becomes_the_eos_id():
+  ids = tokenized('ab</s>c')['inputs']
+  a = 3 + ord('a')
+  assert ids.tolist() == [a, a + 1, 1, a + 2] and ids.dtype == np.int32
+  assert tokenized('ab')['inputs'].tolist() == [a, a + 1]
+
+
+def test_every_target_token_carries_its_task():
+  spread, = prep.spread_objective(tf.data.Dataset.from_tensors(
+      {'targets': [5, 6, 1], 'objective': 2})).as_numpy_iterator()
+  assert spread['objective'].tolist() == [2, 2, 2]

@@ -1,0 +1,98 @@
+"""The objective against the formula in plain NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dss_jax import objective
+
+VOCAB = 11
+
+
+def released_loss(labels, rationales, alpha):
+  """The formula, on ragged lists of (logits [t, V], targets [t]) pairs: NumPy, float64."""
+  def mean_cross_entropy(pairs):
+    terms = []
+    for logits, targets in pairs:
+      logits = np.asarray(logits, np.float64)
+      log_z = np.log(np.exp(logits).sum(-1))
+      terms += list(log_z - logits[np.arange(len(targets)), targets])
+    return np.mean(terms) if terms else 0.0
+  return alpha * mean_cross_entropy(labels) + (1 - alpha) * mean_cross_entropy(rationales)
+
+
+def padded(pairs_by_task, length):
+  """The same pairs as arrays [B, length], with junk logits on the padding."""
+  rng = np.random.default_rng(0)
+  rows = [(pair, task) for task, pairs in pairs_by_task for pair in pairs]
+  logits = rng.normal(size=(len(rows), length, VOCAB)).astype(np.float32) * 5
+  targets = np.zeros((len(rows), length), np.int32)
+  tasks = np.zeros((len(rows), length), np.int32)
+  for row, ((values, ids), task) in enumerate(rows):
+    logits[row, :len(ids)], targets[row, :len(ids)], tasks[row, :len(ids)] = values, ids, task
+  return logits, targets, tasks
+
+
+def pairs(seed, lengths):
+  rng = np.random.default_rng(seed)
+  return [(rng.normal(size=(n, VOCAB)).astype(np.float32), rng.integers(1, VOCAB, n))
+          for n in lengths]
+
+
+lengths = st.lists(st.integers(1, 9), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths, lengths, st.sampled_from([0.0, 0.2, 0.5, 1.0]), st.integers(0, 99))
+def test_equals_the_formula_on_ragged_pairs(label_lengths, rationale_lengths, alpha, seed):
+  if not label_lengths and not rationale_lengths:
+    return
+  labels, rationales = pairs(seed, label_lengths), pairs(seed + 100, rationale_lengths)
+  logits, targets, tasks = padded(
+      [(objective.LABEL, labels), (objective.RATIONALE, rationales)], length=9)
+  loss, sums = objective.weighted_loss(
+      logits, targets, tasks, objective.count_tokens(tasks), alpha)
+  expected = released_loss(labels, rationales, alpha)
+  np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(objective.summarize(sums, alpha)['loss'], expected, rtol=1e-5,
+                             atol=1e-6)
+  assert sums.tokens.tolist() == [sum(label_lengths), sum(rationale_lengths)]
+
+
+def test_rationales_do_not_outweigh_labels_by_their_length():
+  labels, rationales = pairs(1, [2, 2]), pairs(2, [9, 9])
+  arrays = padded([(objective.LABEL, labels), (objective.RATIONALE, rationales)], 9)
+  _, sums = objective.weighted_loss(*arrays, objective.count_tokens(arrays[2]), 0.5)
+  token_sum_loss = float(sums.cross_entropy.sum() / sums.tokens.sum())
+  assert abs(token_sum_loss - released_loss(labels, rationales, 0.5)) > 1e-2
+
+
+@pytest.mark.parametrize('task', [objective.LABEL, objective.RATIONALE])
+def test_an_absent_side_contributes_nothing_and_its_weight_is_not_given_away(task):
+  only = pairs(3, [4, 2])
+  arrays = padded([(task, only)], 5)
+  loss, _ = objective.weighted_loss(*arrays, objective.count_tokens(arrays[2]), 0.5)
+  np.testing.assert_allclose(loss, 0.5 * released_loss(only, [], 1.0), rtol=1e-5)
+
+
+def test_padding_has_no_gradient():
+  arrays = padded([(objective.LABEL, pairs(4, [3])), (objective.RATIONALE, pairs(5, [5]))], 7)
+  counts = objective.count_tokens(arrays[2])
+  gradient = jax.grad(lambda logits: objective.weighted_loss(logits, *arrays[1:], counts, 0.5)[0])(
+      jnp.asarray(arrays[0]))
+  assert np.all(np.asarray(gradient)[np.asarray(arrays[2]) == objective.PADDING] == 0)
+  assert np.all(np.abs(np.asarray(gradient)[np.asarray(arrays[2]) > 0]).sum(-1) > 0)
+
+
+def test_bfloat16_logits_are_summed_in_float32():
+  arrays = padded([(objective.LABEL, pairs(6, [9] * 40)), (objective.RATIONALE, [])], 9)
+  logits = jnp.asarray(arrays[0], jnp.bfloat16)
+  loss, sums = objective.weighted_loss(
+      logits, *arrays[1:], objective.count_tokens(arrays[2]), 1.0)
+  assert loss.dtype == sums.cross_entropy.dtype == jnp.float32
+  exact, _ = objective.weighted_loss(
+      logits.astype(jnp.float32), *arrays[1:], objective.count_tokens(arrays[2]), 1.0)
+  np.testing.assert_allclose(loss, exact, rtol=1e-6)
