@@ -1,5 +1,6 @@
 """`dss <verb>`: the console command, and how every main turns a UserError into one line."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -48,13 +49,19 @@ def import_quietly(*modules: str) -> None:
     try:
       for module in modules:
         _import(module)
-      importlib.import_module('tensorflow').config.set_visible_devices([], 'GPU')
+      _hide_gpus_from_tensorflow()
     finally:
       os.dup2(kept_fd, 2)
       os.close(kept_fd)
       captured.seek(0)
       sys.stderr.writelines(line for line in captured
                             if not line.startswith(_BANNER) and _NO_CUDA not in line)
+
+
+def _hide_gpus_from_tensorflow() -> None:
+  # Inside a program that has used TensorFlow already, its choice stands.
+  with contextlib.suppress(RuntimeError):
+    importlib.import_module('tensorflow').config.set_visible_devices([], 'GPU')
 
 
 def _import(module: str) -> None:

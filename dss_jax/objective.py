@@ -90,11 +90,11 @@ def summarize(sums: TaskSums, alpha: float) -> dict[str, jax.Array]:
   """Metrics of a batch or a whole split, from its summed `TaskSums`.
 
   Returns: `loss` (the formula above), `label_loss` and `rationale_loss` (nats per token),
-    `label_token_accuracy`, `rationale_token_accuracy` (0 to 1), `label_tokens`,
+    `label_token_accuracy`, `rationale_token_accuracy` (percent), `label_tokens`,
     `rationale_tokens`; 0 for a task without tokens.
   """
   means = sums.cross_entropy / jnp.maximum(sums.tokens, 1.0)
-  accuracy = sums.correct / jnp.maximum(sums.tokens, 1.0)
+  accuracy = 100.0 * sums.correct / jnp.maximum(sums.tokens, 1.0)
   return {
       'loss': alpha * means[0] + (1.0 - alpha) * means[1],
       'label_loss': means[0],

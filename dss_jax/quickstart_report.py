@@ -46,7 +46,7 @@ def plot(accuracy: Mapping[Any, float], steps: int, path: str) -> None:
   axes.axhline(50, color='grey', lw=1, ls=':', label='chance')
   axes.set(xlabel='training inputs', ylabel='test accuracy (%)', ylim=(40, 102), xticks=sizes,
            title=f'Toy task, {steps} steps, mean and every seed')
-  axes.legend(loc='lower right', frameon=False)
+  figure.legend(loc='outside lower center', ncol=3, frameon=False)
   axes.spines[['top', 'right']].set_visible(False)
   figure.savefig(path, dpi=150)
   pyplot.close(figure)

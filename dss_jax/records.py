@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 import tqdm
 
-from dss_jax import errors
+from dss_jax import atomic, errors
 
 SCHEMA_VERSION = 1
 MANIFEST = 'manifest.json'
@@ -220,28 +220,13 @@ def _write_aside(path: str, name: str, records: Sequence[RationaleRecord]) -> Sh
   with tf.io.TFRecordWriter(path) as writer:
     for record in records:
       writer.write(to_bytes(record))
-  _fsync(path)
+  atomic.fsync(path)
   return Shard(name, len(records), tf.io.gfile.stat(path).length, _sha256(path))
 
 
 def _write_manifest(records_dir: str, sets: Mapping[str, Any]) -> None:
-  _replace(os.path.join(records_dir, MANIFEST),
-           json.dumps({'sets': sets}, indent=2, sort_keys=True) + '\n')
-
-
-def _replace(path: str, text: str) -> None:
-  aside = f'{path}.writing-{os.getpid()}'
-  with tf.io.gfile.GFile(aside, 'w') as f:
-    f.write(text)
-  _fsync(aside)
-  tf.io.gfile.rename(aside, path, overwrite=True)
-
-
-def _fsync(path: str) -> None:
-  if '://' in path:  # An object store keeps an object whole once it is closed.
-    return
-  with open(path, 'rb') as f:
-    os.fsync(f.fileno())
+  atomic.write(os.path.join(records_dir, MANIFEST),
+               json.dumps({'sets': sets}, indent=2, sort_keys=True) + '\n')
 
 
 @contextlib.contextmanager

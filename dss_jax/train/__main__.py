@@ -85,12 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _summary(config, result) -> str:
+  from dss_jax.train import reporting
   lines = [f'done: {result.step} steps of {config.data.mixture_or_task} in {config.model_dir}']
   if result.best_step is not None:
-    scores = ', '.join(f'{name} {value:.4g}' for name, value in result.validation.items())
-    lines.append(f'best validation at step {result.best_step}: {scores}')
+    lines.append(f'best validation at step {result.best_step}: '
+                 f'{reporting.as_text(result.validation)}')
   if result.test:
-    lines.append('test: ' + ', '.join(f'{name} {v:.4g}' for name, v in result.test.items()))
+    lines.append(f'test: {reporting.as_text(result.test)}')
   return '\n'.join(lines)
 
 

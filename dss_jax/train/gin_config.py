@@ -41,9 +41,7 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> config_lib.TrainConf
     _bind(binding, known)
   try:
     return _TrainConfig()
-  except errors.UserError:
-    raise
-  except (ValueError, TypeError, RuntimeError) as error:
+  except (errors.UserError, ValueError, TypeError, RuntimeError) as error:
     raise errors.UserError(_explain(error)) from error
 
 
@@ -98,9 +96,6 @@ def _literal(value: str) -> str:
 
 
 def _explain(error: Exception) -> str:
-  """gin's message in one line, without its stack of scopes."""
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  text = ' '.join(lines[:3])
-  if 'REQUIRED' in text or 'Required bindings' in text:
-    return f'a required setting has no value: {text}'
-  return text
+  """The message in one line, without the trace of calls that gin appends."""
+  text = str(error).partition('In call to configurable')[0]
+  return ' '.join(text.split())

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import tensorflow as tf
 
+from dss_jax import atomic, models
 from dss_jax import data as data_lib
-from dss_jax import models
 from dss_jax.data import checks, pipeline
 from dss_jax.train import checkpoints as checkpoints_lib
 from dss_jax.train import config as config_lib
@@ -123,8 +123,7 @@ class Run:
     if not self.config.evaluation.test_at_end or not self._has('test'):
       return {}
     metrics = self._evaluator('test').scores(params, step)
-    with tf.io.gfile.GFile(path, 'w') as f:
-      f.write(json.dumps({'step': step, 'metrics': metrics}, indent=2) + '\n')
+    atomic.write(path, json.dumps({'step': step, 'metrics': metrics}, indent=2) + '\n')
     return metrics
 
   def _has(self, split: str) -> bool:

@@ -12,6 +12,8 @@ import tensorflow as tf
 import tqdm
 from clu import metric_writers
 
+from dss_jax import atomic
+
 METRICS_FILE = 'metrics.jsonl'
 
 
@@ -25,8 +27,7 @@ class JsonLinesWriter(metric_writers.MetricWriter):
   def __init__(self, model_dir: str, resume_step: int):
     self._path = os.path.join(model_dir, METRICS_FILE)
     kept = [line for line in self._lines() if line['step'] <= resume_step]
-    with tf.io.gfile.GFile(self._path, 'w') as f:
-      f.write(''.join(json.dumps(line) + '\n' for line in kept))
+    atomic.write(self._path, ''.join(json.dumps(line) + '\n' for line in kept))
     self._file = tf.io.gfile.GFile(self._path, 'a')
 
   def _lines(self) -> list[dict[str, Any]]:
@@ -61,6 +62,12 @@ class JsonLinesWriter(metric_writers.MetricWriter):
 def _plain(value: Any) -> float | int:
   number = np.asarray(value)
   return int(number) if np.issubdtype(number.dtype, np.integer) else round(float(number), 7)
+
+
+def as_text(metrics: Mapping[str, float]) -> str:
+  """{'loss': 3.98251, 'accuracy': 41.2} -> 'loss 3.983, accuracy 41.20 %'."""
+  return ', '.join(f'{name} {value:.2f} %' if name.endswith('accuracy') else f'{name} {value:.4g}'
+                   for name, value in metrics.items())
 
 
 class Reporter:
@@ -106,7 +113,7 @@ class Reporter:
     self._flush_pending()
     self._writer.write_scalars(step, {f'{split}/{key}': value for key, value in metrics.items()})
     self._writer.flush()
-    self.say(f'step {step} {split}: ' + ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
+    self.say(f'step {step} {split}: {as_text(metrics)}')
     self._since = (time.monotonic(), step)  # The evaluation's time is not the steps'.
 
   def say(self, line: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from dss_jax import errors
+from dss_jax import atomic, errors
 from dss_jax.data import pipeline
 from dss_jax.train import config as config_lib
 
@@ -59,9 +59,7 @@ def claim(model_dir: str, described: Mapping[str, Any]) -> bool:
   path = os.path.join(model_dir, RUN_FILE)
   if not tf.io.gfile.exists(path):
     tf.io.gfile.makedirs(model_dir)
-    with tf.io.gfile.GFile(path + '.writing', 'w') as f:
-      f.write(json.dumps(described, indent=2, sort_keys=True) + '\n')
-    tf.io.gfile.rename(path + '.writing', path, overwrite=True)
+    atomic.write(path, json.dumps(described, indent=2, sort_keys=True) + '\n')
     return True
   with tf.io.gfile.GFile(path) as f:
     earlier = json.loads(f.read())

@@ -1,0 +1,190 @@
+"""The trainer end to end on the toy records: a run, its resumption, and what it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from dss_jax import cli, errors
+from dss_jax.train import __main__ as train_main
+
+SETTINGS = {
+    'TRAIN_STEPS': 6, 'EVAL_PERIOD': 3, 'CHECKPOINT_PERIOD': 2, 'KEEP_CHECKPOINTS': 5,
+    'LOG_PERIOD': 1, 'PACK': True, 'BATCH_SIZE': 8, 'EVAL_BATCH_SIZE': 16, 'DROPOUT_RATE': 0.1,
+    'TASK_FEATURE_LENGTHS': "{'inputs': 64, 'targets': 24}", 'WARMUP_STEPS': 0,
+}
+
+
+def arguments(model_dir, records, vocabulary, gin_file='gin/native/dss_toy.gin', **settings):
+  chosen = {**SETTINGS, 'MODEL_DIR': model_dir, 'RECORDS_DIR': records, 'VOCABULARY': vocabulary,
+            **settings}
+  return [f'--gin_file={gin_file}', *(f'--gin.{name}={value}' for name, value in chosen.items())]
+
+
+@pytest.fixture(scope='module')
+def finished(toy_records, toy_vocabulary, tmp_path_factory):
+  """The MODEL_DIR of a run of six steps."""
+  model_dir = tmp_path_factory.mktemp('run') / 'dss_toy'
+  assert train_main.main(arguments(model_dir, toy_records, toy_vocabulary)) == 0
+  return model_dir
+
+
+def metrics(model_dir):
+  return [json.loads(line) for line in (model_dir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def final_params(model_dir):
+  with ocp.CheckpointManager(model_dir / 'checkpoints') as manager:
+    return manager.restore(6, args=ocp.args.Composite(
+        state=ocp.args.StandardRestore())).state['params']
+
+
+def leaves(tree):
+  return ([leaf for value in tree.values() for leaf in leaves(value)] if isinstance(tree, dict)
+          else [np.asarray(tree)])
+
+
+def test_a_run_leaves_what_the_readme_says(finished):
+  assert {p.name for p in finished.iterdir()} >= {
+      'run.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'best', 'predictions',
+      'test_metrics.json'}
+  lines = metrics(finished)
+  assert [line['step'] for line in lines if 'train/loss' in line] == [1, 2, 3, 4, 5, 6]
+  validation = [line for line in lines if 'validation/accuracy' in line]
+  assert [line['step'] for line in validation] == [3, 6]
+  for line in validation:
+    assert 0 <= line['validation/accuracy'] <= 100
+    assert line['validation/loss'] == pytest.approx(
+        (line['validation/label_loss'] + line['validation/rationale_loss']) / 2, rel=1e-5)
+  best = int(next((finished / 'best').iterdir()).name)
+  scores = {line['step']: line['validation/accuracy'] for line in validation}
+  assert scores[best] == max(scores.values())
+  test = json.loads((finished / 'test_metrics.json').read_text())
+  assert test['step'] == best and 0 <= test['metrics']['accuracy'] <= 100
+
+
+def test_predictions_are_kept_as_text(finished):
+  files = list((finished / 'predictions' / 'validation').glob('*toy_label*3.jsonl'))
+  rows = [json.loads(line) for line in files[0].read_text().splitlines()]
+  assert len(rows) == 16
+  assert {row['target'] for row in rows} <= {'left', 'right'}
+  assert all(isinstance(row['prediction'], str) for row in rows)
+
+
+def test_run_json_is_complete(finished, toy_records):
+  run = json.loads((finished / 'run.json').read_text())
+  assert run['config']['optimizer']['beta2'] == 0.98
+  assert run['config']['model']['emb_dim'] == 32
+  assert run['records']['toy-train']['num_records'] == 96
+  assert run['versions']['jax'] and run['versions']['seqio']
+  assert "MIXTURE_OR_TASK_NAME = 'dss_toy'" in '\n'.join(run['gin'])
+
+
+def test_resuming_gives_the_uninterrupted_run(finished, toy_records, toy_vocabulary, tmp_path,
+                                               capsys):
+  interrupted = tmp_path / 'run'
+  shutil.copytree(finished, interrupted)
+  for step in (4, 6):
+    shutil.rmtree(interrupted / 'checkpoints' / str(step))
+  shutil.rmtree(interrupted / 'best')
+  (interrupted / 'test_metrics.json').unlink()
+  with (interrupted / 'metrics.jsonl').open('a') as f:
+    f.write('{"step": 7, "train/lo')  # A torn last line.
+  assert train_main.main(arguments(interrupted, toy_records, toy_vocabulary)) == 0
+  assert 'at step 2' in capsys.readouterr().out
+  for resumed, whole in zip(leaves(final_params(interrupted)), leaves(final_params(finished)),
+                            strict=True):
+    np.testing.assert_array_equal(resumed, whole)
+  def comparable(model_dir):
+    return [{k: v for k, v in line.items() if k != 'train/steps_per_second'}
+            for line in metrics(model_dir)]
+  assert comparable(interrupted) == comparable(finished)
+
+
+def test_a_finished_run_only_reports(finished, toy_records, toy_vocabulary, capsys):
+  before = (finished / 'metrics.jsonl').read_bytes()
+  assert train_main.main(arguments(finished, toy_records, toy_vocabulary)) == 0
+  assert 'done: 6 steps of dss_toy' in capsys.readouterr().out
+  assert (finished / 'metrics.jsonl').read_bytes() == before
+
+
+@pytest.mark.parametrize(('settings', 'message'), [
+    ({'DSS_ALPHA': 0.3}, r'MODEL_DIR=.* other settings: alpha was 0.5, is 0.3'),
+    ({'DSS_ALHPA': 0.3}, "--gin.DSS_ALHPA: .*did you mean 'DSS_ALPHA'"),
+    ({'MIXTURE_OR_TASK_NAME': 'dss_tyo'}, "'dss_tyo': did you mean 'dss_toy'"),
+    ({'OPTIMIZER': 'adamv'}, "OPTIMIZER='adamv': did you mean 'adamw'"),
+    ({'VOCAB_SIZE': 16}, 'has .* ids, the model only 16'),
+    ({'TASK_FEATURE_LENGTHS': "{'inputs': 64, 'targets': 6}"}, 'all would be cut; raise it'),
+    ({'TASK_FEATURE_LENGTHS': "{'input': 64}"}, 'TASK_FEATURE_LENGTHS='),
+    ({'BATCH_SIZE': 12}, 'BATCH_SIZE=12 must be a multiple of 8'),
+    ({'MICROBATCHES': 3}, 'cannot be split into MICROBATCHES=3'),
+    ({'MESH_MODEL': 3}, 'MESH_MODEL=3: the product must be the number of devices, 8'),
+    ({'RECORDS_DIR': 'nowhere'}, 'nowhere/manifest.json does not exist'),
+    ({'VOCABULARY': 'no.model'}, 'VOCABULARY=no.model'),
+    ({'MODEL_DIR': ''}, 'MODEL_DIR is not set'),
+    ({'TRAIN_FRACTION': 0.0}, r'TRAIN_FRACTION=0.0'),
+    ({'T5Config.remat': 'some'}, 'remat'),
+    ({'T5Config.depth': 3}, 'depth'),
+])
+def test_bad_settings_get_one_line(finished, toy_records, toy_vocabulary, settings, message):
+  before = sorted(p for p in finished.rglob('*'))
+  with pytest.raises(errors.UserError, match=message) as caught:
+    train_main.main(arguments(finished, toy_records, toy_vocabulary, **settings))
+  assert '\n' not in str(caught.value)
+  assert sorted(p for p in finished.rglob('*')) == before
+
+
+def test_a_missing_gin_file_suggests_the_nearest():
+  with pytest.raises(errors.UserError, match="did you mean 'gin/native/dss_toy.gin'"):
+    train_main.main(['--gin_file=gin/native/dss_tyo.gin'])
+
+
+def damage(folder, how):
+  shard = sorted(folder.glob('toy-train.tfrecord-*'))[1]
+  data = bytearray(shard.read_bytes())
+  if how == 'flip':
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+  elif how == 'cut':
+    shard.write_bytes(data[:-20])
+  else:
+    shard.unlink()
+  return shard.name
+
+
+@pytest.mark.parametrize(('how', 'message'), [
+    ('flip', 'sha256'), ('cut', 'incomplete'), ('remove', 'is missing')])
+def test_damaged_records_are_named_before_anything_is_written(
+    toy_records, toy_vocabulary, tmp_path, how, message):
+  shutil.copytree(toy_records, tmp_path / 'records')
+  name = damage(tmp_path / 'records', how)
+  with pytest.raises(errors.UserError, match=f'(?s){name}.*{message}|{message}.*{name}'):
+    train_main.main(arguments(tmp_path / 'run', tmp_path / 'records', toy_vocabulary))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_changed_records_are_noticed_on_resuming(finished, toy_vocabulary, tmp_path):
+  from dss_jax.tasks import toy
+  from dss_jax.teacher import clients, job
+  for split in ('train', 'validation'):
+    job.run(toy.DATASET, split, list(toy.make_examples(32, 9, 12)),
+            clients.ScriptedClient(toy.teacher), 'strict', str(tmp_path), holdout='none')
+  with pytest.raises(errors.UserError, match='the records have changed'):
+    train_main.main(arguments(finished, tmp_path, toy_vocabulary))
+
+
+def test_help_teaches(capsys):
+  with pytest.raises(SystemExit):
+    train_main.main(['--help'])
+  said = capsys.readouterr().out
+  assert 'gin/native/dss_cqa.gin' in said and 'DSS_ALPHA' in said
+
+
+def test_the_console_command_dispatches(capsys):
+  assert cli.main(['--help']) == 0
+  said = capsys.readouterr().out
+  assert all(f'\n  {verb} ' in said for verb in cli.VERBS)
+  with pytest.raises(errors.UserError, match="did you mean 'train'"):
+    cli.main(['trian'])
