@@ -7,6 +7,7 @@ with lambda = (1 - alpha) / alpha; as the released code's alpha). Pure JAX, so t
 engines, the benchmarks and the tests call the same functions.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -104,6 +105,12 @@ def summarize(sums: TaskSums, alpha: float) -> dict[str, jax.Array]:
       'label_tokens': sums.tokens[0],
       'rationale_tokens': sums.tokens[1],
   }
+
+
+def only_present(summary: Mapping[str, float]) -> dict[str, float]:
+  """A summary fetched from the device, without the tasks that had no tokens."""
+  absent = tuple(f'{task}_' for task in ('label', 'rationale') if not summary[f'{task}_tokens'])
+  return {name: float(value) for name, value in summary.items() if not name.startswith(absent)}
 
 
 def _per_task(objective_BxT: jax.Array, values_BxT: jax.Array) -> jax.Array:

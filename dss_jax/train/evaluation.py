@@ -72,8 +72,8 @@ class Evaluator:
     for batch in self._loss_batches:
       sums = self._eval_step(params, self._sharding.put(batch))
       total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    summary = objective.summarize(total, self._config.alpha)
-    return {name: float(value) for name, value in summary.items() if not name.endswith('_tokens')}
+    summary = objective.only_present(objective.summarize(total, self._config.alpha))
+    return {name: value for name, value in summary.items() if not name.endswith('_tokens')}
 
   @functools.cached_property
   def _loss_batches(self) -> list[pipeline.Batch]:

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tqdm
 from clu import metric_writers
 
-from dss_jax import atomic
+from dss_jax import atomic, objective
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -99,14 +99,14 @@ class Reporter:
       return
     step, metrics = self._pending
     self._pending = None
-    values = {key: float(value) for key, value in jax.device_get(dict(metrics)).items()}
+    values = objective.only_present(jax.device_get(dict(metrics)))
     then, since = self._since
     self._since = (now := time.monotonic(), step)
     values['steps_per_second'] = (step - since) / max(now - then, 1e-9)
     self._writer.write_scalars(step, {f'train/{key}': value for key, value in values.items()})
-    self._bar.set_postfix_str(
-        f"loss {values['loss']:.3f} (label {values['label_loss']:.3f}, "
-        f"rationale {values['rationale_loss']:.3f})", refresh=False)
+    self._bar.set_postfix_str(', '.join(
+        f'{name} {values[name]:.3f}' for name in ('loss', 'label_loss', 'rationale_loss')
+        if name in values), refresh=False)
 
   def evaluated(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes an evaluation and shows it above the progress bar."""

@@ -1,0 +1,56 @@
+"""The layering of docs/architecture.md: who may import whom."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+REPO = pathlib.Path(__file__).parents[1]
+
+PURE = ('errors', 'datasets', 'metrics', 'equations')
+NO_TENSORFLOW = {'tensorflow', 'seqio', 'gin', 't5x', 'tensorflow_datasets', 'clu'}
+FORBIDDEN = {  # folder or file of dss_jax -> parts of dss_jax that it must not import
+    'records.py': ('teacher', 'data', 'train', 'models', 'tasks'),
+    'teacher': ('data', 'train', 'models', 'tasks'),
+    'data': ('teacher', 'train', 'models', 'tasks'),
+    'models': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks'),
+    'objective.py': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'models'),
+    'train': ('teacher', 'tasks', 'experiments'),
+}
+
+
+def imports(path):
+  """Dotted names that a file imports."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def files(part):
+  path = REPO / 'dss_jax' / part
+  return sorted(path.rglob('*.py')) if path.is_dir() else [path]
+
+
+@pytest.mark.parametrize('part', FORBIDDEN)
+def test_imports_go_one_way(part):
+  for path in files(part):
+    for name in imports(path):
+      for other in FORBIDDEN[part]:
+        assert not f'{name}.'.startswith(f'dss_jax.{other}.'), f'{path} imports {name}'
+
+
+@pytest.mark.parametrize('part', [*(f'{name}.py' for name in PURE), 'objective.py', 'models',
+                                  'train/step.py', 'train/state.py', 'train/__init__.py'])
+def test_the_computation_needs_no_tensorflow(part):
+  for path in files(part):
+    assert not {name.split('.')[0] for name in imports(path)} & NO_TENSORFLOW, path
+
+
+def test_models_objective_and_step_load_no_tensorflow_seqio_gin_or_t5x():
+  code = ('import sys, dss_jax.models, dss_jax.objective, dss_jax.train.step; '
+          "assert not {'tensorflow', 'seqio', 'gin', 't5x'} & set(sys.modules)")
+  subprocess.run([sys.executable, '-c', code], check=True, timeout=120)

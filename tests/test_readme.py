@@ -1,0 +1,96 @@
+"""Every command of the README runs, in order, on small files with the README's names."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+REPO = pathlib.Path(__file__).parents[1]
+
+# What a machine without network, accelerator and time adds to a README command.
+SMALL = ['--gin.TRAIN_STEPS=2', '--gin.EVAL_PERIOD=2', '--gin.CHECKPOINT_PERIOD=2']
+ADAPTED = {
+    'dss inspect --task=dss_cqa': ['--vocabulary=bytes', '--rows=1'],
+    'dss vocab': ['--vocab_size=300'],
+    'dss train --gin_file=gin/native/dss_cqa.gin --gin.RECORDS_DIR': ['--print_config'],
+    'dss train --gin_file=gin/native/dss_cqa.gin --gin_file=gin/native/tiny.gin': SMALL,
+    'dss train --import=my_tasks': SMALL,
+    'dss teacher': [],
+}
+INSTALL = '.venv/bin/pip install'  # The two commands of `## Start` are .ci/run's own.
+
+
+def blocks(language):
+  return re.findall(rf'```{language}\n(.*?)```', (REPO / 'README.md').read_text(), re.DOTALL)
+
+
+def commands():
+  """All shell commands of the README, one string each."""
+  text = '\n'.join(blocks('sh')).replace('\\\n', ' ')
+  return [' '.join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+def cqa_row(i):
+  return {'id': f'q{i}', 'question': f'What is {i}?', 'choices': ['one', 'two', 'many'],
+          'answer': 'many'}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A working folder with the files that the README's commands name."""
+  folder = tmp_path_factory.mktemp('readme')
+  (folder / 'palm').mkdir()
+  (folder / 'cqa_train.json').write_text(
+      '\n'.join(json.dumps(cqa_row(i)) for i in range(40)) + '\n')
+  for part in range(2):
+    (folder / 'palm' / f'train_CoT_{part}.json').write_text(json.dumps(
+        [f'{i} is a number. So the answer is (c) many.\n\nQ: next' for i in range(20)]))
+  (folder / 'tickets.jsonl').write_text('\n'.join(json.dumps(
+      {'id': f't{i}', 'input': f'Ticket {i} crashes.', 'label': 'bug'}) for i in range(40)))
+  (folder / 'answers.jsonl').write_text('\n'.join(json.dumps(
+      {'id': f't{i}', 'completion': 'It crashes. So the answer is bug.'}) for i in range(40)))
+  (folder / 'my_tasks.py').write_text(next(b for b in blocks('python') if 'my_tasks.py' in b))
+  return folder
+
+
+def test_the_two_commands_are_those_of_ci():
+  install = [c for c in commands() if INSTALL in c]
+  assert len(install) == 2
+  ci = (REPO / '.ci' / 'run').read_text()
+  assert install[0].endswith('python -m dss_jax.quickstart') and '-m dss_jax.quickstart' in ci
+  assert install[1].endswith('python -m pytest') and '"$py" -m pytest\n' in ci
+  assert "pip install -e '.[test]'" in install[1] and "install --quiet -e '.[test]'" in ci
+
+
+@pytest.mark.slow
+def test_every_other_command_runs(folder):
+  ran = 0
+  for command in commands():
+    if INSTALL in command:
+      continue
+    extra = next((flags for start, flags in ADAPTED.items() if command.startswith(start)), None)
+    assert extra is not None, f'the README has a command that is not tested: {command}'
+    words = shlex.split(command)
+    assert words[0] == 'dss'
+    done = subprocess.run(
+        [sys.executable, '-m', 'dss_jax.cli', *words[1:], *extra], cwd=folder, text=True,
+        capture_output=True, timeout=600,
+        env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=1'})
+    assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
+    ran += 1
+  assert ran == 7
+  assert json.loads((folder / 'runs' / 'tiny' / 'run.json').read_text())
+  assert json.loads((folder / 'runs' / 'tickets' / 'run.json').read_text())
+
+
+def test_every_gin_file_and_path_that_the_docs_name_exists():
+  for name in ('README.md', 'docs/architecture.md'):
+    text = (REPO / name).read_text()
+    for path in re.findall(r'`((?:gin|dss_jax|tasks|docs)/[\w./]+\.(?:gin|py|md))`', text):
+      path = path.replace('_D.gin', '_cqa.gin')
+      assert (REPO / path).exists(), f'{name} names {path}'
