@@ -64,7 +64,7 @@ def test_sizes_are_those_of_the_models_package(file, tmp_path):
 
 
 def test_the_papers_settings(tmp_path):
-  config = gin_config.parse(['gin/native/dss_anli.gin'], [f'MODEL_DIR={tmp_path}'])
+  config = gin_config.parse(['gin/native/dss_cqa.gin'], [f'MODEL_DIR={tmp_path}'])
   assert config.data.feature_lengths == {'inputs': 1024, 'targets': 256}
   assert (config.steps, config.alpha) == (10_000, 0.5)
   optimizer = config.optimizer
