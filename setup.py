@@ -30,7 +30,8 @@ CORE = [
     'tqdm>=4.66',
 ]
 EXTRAS = {
-    'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'safetensors>=0.5', 'setuptools>=77'],
+    'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.15',
+             'safetensors>=0.5', 'setuptools>=77'],
     'hf': ['safetensors>=0.5', 'transformers>=5,<6'],
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],

@@ -76,8 +76,7 @@ def _value(node: ast.expr, depth: int) -> float:
   if depth == 0:
     raise ValueError(f'nested more than {MAX_DEPTH} levels deep')
   match node:
-    # `type(...) in` and not isinstance: `...` is a Constant too.
-    case ast.Constant(value=number) if type(number) in (int, float):
+    case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
       value = float(number)
     case ast.UnaryOp(op=ast.USub(), operand=operand):
       value = -_value(operand, depth - 1)

@@ -67,7 +67,7 @@ def _records(task: str, split: str, rows: int) -> list[Any]:
 
   from dss_jax import records
   from dss_jax.data import pipeline, settings
-  found = []
+  found: list[Any] = []
   for one in pipeline.record_sets(task, split, verify=True):
     dataset, _, _ = one.name.rpartition('-')
     found += itertools.islice(

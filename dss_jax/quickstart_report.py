@@ -71,6 +71,6 @@ def _scores(accuracy: Mapping[Any, float], method: str, size: int) -> list[float
 
 
 def _winner(means: Mapping[str, float]) -> str:
-  best, second = sorted(means, key=means.get, reverse=True)[:2]
+  best, second = sorted(means, key=lambda method: means[method], reverse=True)[:2]
   margin = means[best] - means[second]
   return f'{best} (+{margin:.1f})' if margin >= 0.05 else 'neither'

@@ -31,7 +31,7 @@ def _sources(name: str) -> list[source_lib.RecordsSource]:
 
 def record_sets(name: str, split: str, *, verify: bool = False) -> list[records.RecordSet]:
   """The record sets that a task or mixture reads, each once; see `records.find_set`."""
-  found = {}
+  found: dict[str, records.RecordSet] = {}
   for source in _sources(name):
     if not set(source.set_names(split)) <= set(found):
       found |= {one.name: one for one in source.record_sets(split, verify=verify)}

@@ -157,10 +157,10 @@ class TrainConfig:
     log_every: steps between two lines of metrics.
   """
 
-  model_dir: str = _free('')
+  model_dir: str = dataclasses.field(metadata=_FREE)
+  data: DataConfig
   steps: int = 10_000
   model: models.T5Config = models.T5Config()
-  data: DataConfig | None = None
   optimizer: OptimizerConfig = OptimizerConfig()
   mesh: MeshConfig = _free(MeshConfig())
   evaluation: EvalConfig = EvalConfig()
@@ -196,7 +196,7 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
 
 def identity(config: Any, prefix: str = '') -> dict[str, Any]:
   """Flat {'optimizer.learning_rate': 5e-5, ...} of the fields that define the run."""
-  found = {}
+  found: dict[str, Any] = {}
   for field in dataclasses.fields(config):
     if field.metadata.get('free'):
       continue

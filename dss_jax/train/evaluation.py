@@ -57,7 +57,7 @@ class Evaluator:
 
   def scores(self, params: Any, step: int) -> dict[str, float]:
     """Metrics of the decoded text, e.g. {'accuracy': 71.2}; {} where no task has any."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     if self._seqio.eval_tasks:
       with_text, _ = self._seqio.evaluate(
           compute_metrics=True, step=step,
@@ -68,11 +68,12 @@ class Evaluator:
 
   def losses(self, params: Any) -> dict[str, float]:
     """Objective and per-task losses over the split, exact: sums first, division last."""
-    total = None
+    total: Any = None
     for batch in self._loss_batches:
       sums = self._eval_step(params, self._sharding.put(batch))
       total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    summary = objective.only_present(objective.summarize(total, self._config.alpha))
+    fetched = jax.device_get(objective.summarize(total, self._config.alpha))
+    summary = objective.only_present(fetched)
     return {name: value for name, value in summary.items() if not name.endswith('_tokens')}
 
   @functools.cached_property

@@ -75,8 +75,8 @@ class Sharding:
 
   def state(
       self, model: models.Transformer, optimizer: optax.GradientTransformation
-  ) -> state_lib.TrainState:
-    """Of the whole TrainState: optimizer statistics lie where their parameters do.
+  ) -> Any:
+    """Of the whole TrainState, in its place: optimizer statistics lie where their parameters do.
 
     Statistics of another shape than their parameter (Adafactor's factored ones are vectors)
     are replicated.
@@ -88,7 +88,8 @@ class Sharding:
         lambda leaf, param, sharding: sharding if leaf.shape == param.shape else self.replicated,
         abstract.opt_state, abstract.params, params,
         transform_non_params=lambda _: self.replicated)
-    return state_lib.TrainState(self.replicated, params, opt_state)
+    replicated: Any = self.replicated
+    return state_lib.TrainState(replicated, params, opt_state)
 
   def check_batch(self, batch_size: int, microbatches: int) -> None:
     """UserError unless every device gets whole rows of every microbatch."""

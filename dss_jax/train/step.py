@@ -35,9 +35,9 @@ def batch_loss(
     alpha: weight of the label loss.
     dropout_key: for dropout, or None.
   """
-  logits_BxTxV = model.apply(
-      {'params': params}, **{name: batch[name] for name in _MODEL_INPUTS if name in batch},
-      deterministic=dropout_key is None,
+  inputs: Any = {name: batch[name] for name in _MODEL_INPUTS if name in batch}
+  logits_BxTxV: Any = model.apply(
+      {'params': params}, **inputs, deterministic=dropout_key is None,
       rngs=None if dropout_key is None else {'dropout': dropout_key})
   return objective.weighted_loss(
       logits_BxTxV, batch['decoder_target_tokens'], batch['decoder_objective'], counts, alpha)
