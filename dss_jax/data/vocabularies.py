@@ -1,6 +1,7 @@
 """One vocabulary object for all tasks, resolved from the settings when it is first used."""
 
 import functools
+import hashlib
 
 import seqio
 import tensorflow as tf
@@ -32,6 +33,14 @@ def load(spec: str) -> seqio.Vocabulary:
         f'VOCABULARY={spec}: not a readable SentencePiece model ({_one_line(error)}); give the '
         "path of a .model file, 'bytes', or train one with `python -m dss_jax.vocab`") from error
   return vocabulary
+
+
+def fingerprint(spec: str) -> str:
+  """sha256 of the model file, or 'bytes': whether two runs read the same vocabulary."""
+  if spec == settings.BYTES:
+    return settings.BYTES
+  with tf.io.gfile.GFile(spec, 'rb') as f:
+    return hashlib.sha256(f.read()).hexdigest()
 
 
 def _one_line(error: Exception) -> str:

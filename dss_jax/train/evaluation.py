@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import seqio
+import tqdm
 
 from dss_jax import models, objective
 from dss_jax.data import checks, feature_converter, pipeline
@@ -89,19 +90,17 @@ class Evaluator:
   ) -> list[tuple[int, list[int]]]:
     """Greedy decoding of SeqIO's enumerated examples -> (index, token ids).
 
-    Sorted by length into batches, so that short inputs are not padded to the longest. As many
-    tokens are decoded as the longest target has (EOS included): an answer that runs on has
-    lost already, and a cut one lacks its EOS, so it cannot equal a target by being cut.
+    Sorted by length into batches, so that short inputs are not padded to the longest.
     """
     lengths = self._config.data.feature_lengths
-    max_target = max(int(np.sum(ex['decoder_target_tokens'] > 0)) for _, ex in examples)
-    max_target = min(_round_up(max_target, 8), lengths['targets'])
+    max_target = self._decode_length([ex for _, ex in examples])
     inputs = [(index, ex['encoder_input_tokens'][ex['encoder_input_tokens'] > 0])
               for index, ex in examples]
     inputs = sorted(inputs, key=lambda item: len(item[1]))
     rows = _round_up(self._config.evaluation.batch_size, self._shards())
     predictions = []
-    for first in range(0, len(inputs), rows):
+    for first in tqdm.trange(0, len(inputs), rows, desc=f'decoding {self._split}', unit='batch',
+                             delay=3, leave=False, disable=jax.process_index() != 0):
       chunk = inputs[first:first + rows]
       width = min(_round_up(len(chunk[-1][1]), LENGTH_BUCKET), lengths['inputs'])
       tokens = np.zeros((rows, width), np.int32)
@@ -111,6 +110,18 @@ class Evaluator:
       predictions += [(index, row.tolist())
                       for (index, _), row in zip(chunk, np.asarray(decoded))]
     return predictions
+
+  def _decode_length(self, examples: Sequence[dict[str, np.ndarray]]) -> int:
+    """As many tokens as the longest target has (EOS included), at most the targets' length.
+
+    An answer that runs on has lost already, and a cut one lacks its EOS, so it cannot equal a
+    target by being cut. Where the answer stands behind a rationale, it may take all tokens.
+    """
+    limit = self._config.data.feature_lengths['targets']
+    if any(task.postprocessor for task in self._seqio.eval_tasks):
+      return limit
+    longest = max(int(np.sum(ex['decoder_target_tokens'] > 0)) for ex in examples)
+    return min(_round_up(longest, 8), limit)
 
   def _shards(self) -> int:
     return math.prod(self._sharding.mesh.shape[axis] for axis in ('data', 'fsdp'))

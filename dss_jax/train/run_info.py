@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from dss_jax import atomic, errors
-from dss_jax.data import pipeline
+from dss_jax.data import pipeline, vocabularies
 from dss_jax.train import config as config_lib
 
 RUN_FILE = 'run.json'
@@ -25,6 +25,7 @@ def describe(config: config_lib.TrainConfig, gin_text: str = '') -> dict[str, An
       'config': config_lib.as_dict(config),
       'gin': gin_text.splitlines(),
       'records': _records_used(config),
+      'vocabulary_sha256': vocabularies.fingerprint(config.data.vocabulary),
       'versions': {'python': platform.python_version(), **_versions()},
   }
 
@@ -69,10 +70,11 @@ def claim(model_dir: str, described: Mapping[str, Any]) -> bool:
     raise errors.UserError(
         f'MODEL_DIR={model_dir} holds a run with other settings: {"; ".join(changed)}. Use '
         'another MODEL_DIR, or the settings of its run.json to continue it')
-  if earlier['records'] != now['records']:
-    raise errors.UserError(
-        f'MODEL_DIR={model_dir}: the records have changed since this run began (see "records" in '
-        'its run.json); use another MODEL_DIR')
+  for key, what in (('records', 'the records have'), ('vocabulary_sha256', 'the vocabulary has')):
+    if earlier[key] != now[key]:
+      raise errors.UserError(
+          f'MODEL_DIR={model_dir}: {what} changed since this run began (see "{key}" in its '
+          'run.json); use another MODEL_DIR')
   return False
 
 

@@ -175,6 +175,17 @@ def test_changed_records_are_noticed_on_resuming(finished, toy_vocabulary, tmp_p
     train_main.main(arguments(finished, tmp_path, toy_vocabulary))
 
 
+def test_a_changed_vocabulary_is_noticed_on_resuming(toy_records, toy_vocabulary, tmp_path):
+  from dss_jax import vocab
+  path = tmp_path / 'words.model'
+  shutil.copy(toy_vocabulary, path)
+  settings = {'TRAIN_STEPS': 1, 'EVAL_PERIOD': 0}
+  assert train_main.main(arguments(tmp_path / 'run', toy_records, path, **settings)) == 0
+  vocab.train(str(toy_records), str(path), vocab_size=60, model_type='char')
+  with pytest.raises(errors.UserError, match='the vocabulary has changed'):
+    train_main.main(arguments(tmp_path / 'run', toy_records, path, **settings))
+
+
 def test_help_teaches(capsys):
   with pytest.raises(SystemExit):
     train_main.main(['--help'])
