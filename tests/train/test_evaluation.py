@@ -57,6 +57,7 @@ def test_every_example_is_decoded_in_its_place(config):
     row['encoder_input_tokens'] = row['encoder_input_tokens'] * keep
   predictions = dict(evaluator.predict(params, rows))
   assert sorted(predictions) == list(range(16))
+  assert len(set(map(tuple, predictions.values()))) > 4  # Else a mix-up would not show.
   length = len(predictions[0])
   for index, row in rows:
     alone = models.greedy_decode(
