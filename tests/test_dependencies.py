@@ -1,0 +1,32 @@
+"""Every core dependency imports beside the others, at a version inside its bounds.
+
+Importing, not `pip check`: protobuf's generated code and runtimes can disagree although all
+metadata is satisfied.
+"""
+
+import importlib
+import importlib.metadata
+
+import pytest
+from packaging.requirements import Requirement
+
+MODULES = {  # distribution -> what we import of it, where the names differ
+    'absl-py': 'absl.logging', 'clu': 'clu.metric_writers', 'gin-config': 'gin',
+    'ml-collections': 'ml_collections', 'orbax-checkpoint': 'orbax.checkpoint',
+    'tensorflow-cpu': 'tensorflow', 'tensorflow-datasets': 'tensorflow_datasets',
+    'tensorflow-text': 'tensorflow_text', 'flax': 'flax.linen',
+}
+CORE = [requirement for requirement in map(Requirement, importlib.metadata.requires('dss_jax'))
+        if requirement.marker is None]
+
+
+def test_the_list_is_read():
+  assert {'jax', 'flax', 'optax', 'orbax-checkpoint', 'seqio', 'tensorflow-cpu', 'gin-config',
+          'clu'} <= {requirement.name for requirement in CORE}
+
+
+@pytest.mark.parametrize('requirement', CORE, ids=lambda requirement: requirement.name)
+def test_imports_within_its_bounds(requirement):
+  version = importlib.metadata.version(requirement.name)
+  assert requirement.specifier.contains(version, prereleases=True), version
+  importlib.import_module(MODULES.get(requirement.name, requirement.name))
