@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dss_jax import cli, errors
+from dss_jax import cli, errors, objective
 
 _EPILOG = """\
 example:
@@ -95,14 +95,14 @@ def _packed(task, split, rows, lengths, vocabulary) -> Iterator[str]:
         f'{side} {count}/{lengths[side]} tokens' for side, count in filled.items()))
     for segment in range(1, segments + 1):
       inside = row['decoder_segment_ids'] == segment
-      objective = int(row['decoder_objective'][inside][0])
+      task_id = int(row['decoder_objective'][inside][0])
       source = row['encoder_input_tokens'][row['encoder_segment_ids'] == segment]
       target = row['decoder_target_tokens'][inside]
-      yield (f'{segment:>5} {_OBJECTIVES[objective]:<9} {vocabulary.decode(source.tolist())!r} -> '
+      yield (f'{segment:>5} {_OBJECTIVES[task_id]:<9} {vocabulary.decode(source.tolist())!r} -> '
              f'{vocabulary.decode(target.tolist())!r}')
 
 
-_OBJECTIVES = {1: 'label', 2: 'rationale'}
+_OBJECTIVES = {objective.LABEL: 'label', objective.RATIONALE: 'rationale'}
 
 
 def _pieces(vocabulary, ids) -> str:
