@@ -24,7 +24,7 @@ class RecordsSource(seqio.DataSource):
 
   def __init__(self, dataset: datasets.Dataset):
     super().__init__(splits=datasets.SPLITS, performs_internal_shuffling=True)
-    self._dataset = dataset
+    self.dataset = dataset
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -32,12 +32,12 @@ class RecordsSource(seqio.DataSource):
 
   def set_names(self, split: str) -> list[str]:
     """['svamp-train', 'asdiv-train']: the record sets that make up `split`."""
-    return [f'{name}-{split}' for name in self._dataset.record_sets(split)]
+    return [f'{name}-{split}' for name in self.dataset.record_sets(split)]
 
   def record_sets(self, split: str, *, verify: bool = False) -> list[records.RecordSet]:
     """The sets that make up `split`; UserError if one is absent, incomplete or (verify) damaged."""
     return [records.find_set(settings.records_dir(), name, split, verify=verify)
-            for name in self._dataset.record_sets(split)]
+            for name in self.dataset.record_sets(split)]
 
   def list_shards(self, split: str) -> Sequence[str]:
     return [path for found in self.record_sets(split) for path in found.paths]

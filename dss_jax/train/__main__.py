@@ -21,12 +21,16 @@ examples:
   python -m dss_jax.train --gin_file=gin/native/dss_cqa.gin --gin_file=gin/native/tiny.gin \\
       --gin.RECORDS_DIR=records --gin.VOCABULARY=cqa.model --gin.MODEL_DIR=runs/tiny
 
+  # From public weights that you downloaded (also a T5X checkpoint, or gs://):
+  python -m dss_jax.train ... --gin.INITIAL_CHECKPOINT_PATH=t5-v1_1-base
+
   # The baselines: standard fine-tuning, standard distillation.
   python -m dss_jax.train --gin_file=gin/native/finetune_cqa.gin ...
   python -m dss_jax.train --gin_file=gin/native/distill_cqa.gin ...
 
 settings (--gin.NAME=VALUE; --print_config shows all with their values):
   MODEL_DIR, RECORDS_DIR, VOCABULARY   folders and the SentencePiece model (or bytes)
+  INITIAL_CHECKPOINT_PATH              pretrained T5 to start from: Hugging Face, T5X or native
   MIXTURE_OR_TASK_NAME                 what to train on: dss_cqa, dss_cqa_teacher, cqa_finetune, ...
   TRAIN_STEPS, BATCH_SIZE, TASK_FEATURE_LENGTHS, PACK, MICROBATCHES
   DSS_ALPHA                            weight of the label loss, 0.5 in the paper

@@ -154,6 +154,8 @@ class TrainConfig:
       1.0 for the single-task baselines.
     microbatches: parts that a batch is computed in, one after the other; same update.
     seed: initial parameters and dropout.
+    initial_checkpoint_path: parameters to start from: a run's or a converted folder, a Hugging
+      Face folder or a T5X checkpoint, local or `gs://`; '' starts from scratch.
     log_every: steps between two lines of metrics.
   """
 
@@ -168,6 +170,7 @@ class TrainConfig:
   alpha: float = 0.5
   microbatches: int = _free(1)
   seed: int = 0
+  initial_checkpoint_path: str = ''
   log_every: int = _free(10)
 
   def __post_init__(self):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from dss_jax import data as data_lib
 from dss_jax.data import checks, pipeline
 from dss_jax.train import checkpoints as checkpoints_lib
 from dss_jax.train import config as config_lib
-from dss_jax.train import evaluation, reporting, run_info
+from dss_jax.train import evaluation, initial, reporting, run_info, student_files
 from dss_jax.train import optimizer as optimizer_lib
 from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import state as state_lib
@@ -78,7 +79,10 @@ class Run:
     self.sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config.mesh))
     self.sharding.check_batch(config.data.batch_size, config.microbatches)
     checkpoints_lib.check_model_dir(config.model_dir)
-    run_info.claim(config.model_dir, run_info.describe(config, gin_text))
+    if not run_info.exists(config.model_dir):
+      initial.check(config)
+    if run_info.claim(config.model_dir, run_info.describe(config, gin_text)):
+      student_files.write(config)
 
     self.model = models.Transformer(config.model)
     schedule = optimizer_lib.make_schedule(config.optimizer, config.steps)
@@ -103,9 +107,18 @@ class Run:
       return state_lib.init_state(self.model, self.optimizer, self.config.seed)
     step = self.checkpoints.latest_step()
     if step is None:
-      return self.sharding.jit(init, out_shardings=self.state_sharding)(), iterator, 0
+      return self._first_state(init), iterator, 0
     abstract = checkpoints_lib.abstract(jax.eval_shape(init), self.state_sharding)
     return self.checkpoints.restore(abstract, iterator), iterator, step
+
+  def _first_state(self, init: Callable[[], state_lib.TrainState]) -> state_lib.TrainState:
+    """Fresh parameters, or those of INITIAL_CHECKPOINT_PATH under a fresh optimizer."""
+    state = self.sharding.jit(init, out_shardings=self.state_sharding)()
+    path = self.config.initial_checkpoint_path
+    if not path:
+      return state
+    return state.replace(params=initial.load_params(
+        path, self.config.model, self.state_sharding.params))
 
   def finish(self, state: state_lib.TrainState) -> Result:
     """Test, once, with the parameters that validation chose (the last ones without it)."""

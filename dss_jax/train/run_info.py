@@ -49,6 +49,11 @@ def _records_used(config: config_lib.TrainConfig) -> dict[str, Any]:
       for found in pipeline.record_sets(config.data.mixture_or_task, 'train')}
 
 
+def exists(model_dir: str) -> bool:
+  """Whether MODEL_DIR holds a run."""
+  return tf.io.gfile.exists(os.path.join(model_dir, RUN_FILE))
+
+
 def claim(model_dir: str, described: Mapping[str, Any]) -> bool:
   """Writes run.json into a new MODEL_DIR, or checks that it is of the same run.
 
@@ -58,7 +63,7 @@ def claim(model_dir: str, described: Mapping[str, Any]) -> bool:
     UserError: MODEL_DIR holds a run with other settings or other records; lists them.
   """
   path = os.path.join(model_dir, RUN_FILE)
-  if not tf.io.gfile.exists(path):
+  if not exists(model_dir):
     tf.io.gfile.makedirs(model_dir)
     atomic.write(path, json.dumps(described, indent=2, sort_keys=True) + '\n')
     return True

@@ -1,0 +1,176 @@
+"""`python -m dss_jax.convert`: checkpoints between Hugging Face, T5X and this project."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import tqdm
+from etils import epath
+
+from dss_jax import cli, errors, student_info
+from dss_jax.convert import hugging_face, model_card, native, t5x, tokenizer_files
+from dss_jax.convert import open as open_lib
+from dss_jax.convert import weights as weights_lib
+
+_DESCRIPTION = """\
+Convert a T5 checkpoint. The input's format is found out; --to says the output's:
+
+  native   params/ in Orbax, student.json, vocabulary.model
+  hf       config.json, safetensors, tokenizer and model card, for transformers
+  t5x      checkpoint_<step>/ for T5X
+
+Tensors are converted one at a time, so a model larger than half of the memory fits.
+"""
+_EPILOG = """\
+examples:
+  # A public model, downloaded, as the start of a run:
+  python -m dss_jax.convert --input=t5-v1_1-base --output=t5_1_1_base --to=native
+  python -m dss_jax.train ... --gin.INITIAL_CHECKPOINT_PATH=t5_1_1_base
+
+  # What you trained, for transformers (its best checkpoint, with tokenizer and model card):
+  python -m dss_jax.convert --input=runs/dss_cqa --output=export --to=hf
+
+  # For T5X, in bfloat16:
+  python -m dss_jax.convert --input=runs/dss_cqa --output=t5x --to=t5x --dtype=bfloat16
+
+A run's folder means its best checkpoint; name one step as runs/dss_cqa/checkpoints/200.
+Paths may be gs://.
+"""
+_DTYPES = ('float32', 'bfloat16')
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog=cli.program('convert'), description=_DESCRIPTION, epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--input', required=True, metavar='DIR', help='the checkpoint to read')
+  parser.add_argument('--output', required=True, metavar='DIR', help='a new folder')
+  parser.add_argument('--to', required=True, choices=list(open_lib.FORMATS))
+  parser.add_argument('--dtype', choices=_DTYPES, help="of the output (default: the input's)")
+  parser.add_argument('--scan_layers', action=argparse.BooleanOptionalAction,
+                      help='native and t5x: store all layers of a stack in one tensor (default: '
+                           "as the input; T5X's scalable_t5 reads that, its t5 example does not)")
+  parser.add_argument('--vocabulary', metavar='FILE',
+                      help="SentencePiece model, or 'bytes' (default: the input folder's)")
+  parser.add_argument('--step', type=int, default=0, help='t5x: the step in checkpoint_<step>')
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Parses the command line and converts."""
+  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  weights = open_lib.open_weights(args.input)
+  info = open_lib.find_info(args.input, weights)
+  info = dataclasses.replace(info, training=model_card.describe_run(weights.path) or info.training)
+  info, vocabulary = _vocabulary(args, info)
+  convert(weights, args.output, args.to, info=info, vocabulary=vocabulary, dtype=args.dtype,
+          scan_layers=args.scan_layers, step=args.step)
+  if not info.vocabulary:
+    print(f'warning: no vocabulary in {args.input}; give --vocabulary=FILE to put one beside the '
+          'weights', file=sys.stderr)
+  if args.to == 'hf' and vocabulary and tokenizer_files.why_not(vocabulary):
+    print("warning: no tokenizer for transformers, whose T5Tokenizer cannot read the vocabulary: "
+          f'{tokenizer_files.why_not(vocabulary)}', file=sys.stderr)
+  count = sum(int(np.prod(spec.shape)) for spec in weights.specs.values())
+  print(f'{args.output}: {count / 1e6:,.1f}M parameters from {weights.path} as {args.to}')
+  return 0
+
+
+def _vocabulary(args, info: student_info.StudentInfo):
+  """What goes beside the weights: the info with its vocabulary, and the model's bytes."""
+  if args.vocabulary == student_info.BYTES:
+    return dataclasses.replace(info, vocabulary=student_info.BYTES), None
+  if args.vocabulary:
+    if not epath.Path(args.vocabulary).exists():
+      raise errors.UserError(f'--vocabulary={args.vocabulary} does not exist')
+    data = epath.Path(args.vocabulary).read_bytes()
+  else:
+    data = open_lib.find_vocabulary(args.input, info)
+  if data is not None:
+    info = dataclasses.replace(info, vocabulary=student_info.VOCABULARY_FILE)
+  return info, data
+
+
+def convert(
+    weights: weights_lib.Weights,
+    output: str,
+    to: str,
+    *,
+    info: student_info.StudentInfo,
+    vocabulary: bytes | None = None,
+    dtype: str | None = None,
+    scan_layers: bool | None = None,
+    step: int = 0,
+) -> None:
+  """Writes a new folder, whole or absent.
+
+  Args:
+    weights: open for reading.
+    output: the folder; must not exist.
+    to: a key of `open.FORMATS`.
+    info: what is known of the student; its network becomes that of the weights.
+    vocabulary: contents of the SentencePiece model, if there is one.
+    dtype: 'float32', 'bfloat16', or None for the weights' own.
+    scan_layers: how native and T5X store layers; None for as the weights have them.
+    step: for T5X's folder name.
+
+  Raises:
+    UserError: the output exists, or cannot hold this student.
+  """
+  folder = epath.Path(output)
+  if folder.exists():
+    raise errors.UserError(f'--output={output} exists: give a new folder, or remove it')
+  scanned = weights.config.scan_layers if scan_layers is None else scan_layers
+  info = dataclasses.replace(info, model=dataclasses.replace(info.model, scan_layers=scanned))
+  numpy_dtype = None if dtype is None else weights_lib.to_dtype(dtype)
+  # An object store cannot rename a folder: there student.json, written last, marks a whole one.
+  aside = folder.parent / f'{folder.name}.writing-{os.getpid()}' if _is_local(output) else folder
+  aside.mkdir(parents=True)
+  try:
+    with WithProgress(weights, f'writing {output}') as read:
+      if to == 'hf':
+        hugging_face.write_hugging_face(str(aside), read, dtype=numpy_dtype)
+        tokenizer_files.write(str(aside), info, vocabulary)
+      elif to == 't5x':
+        t5x.write_t5x(str(aside), read, step=step, dtype=numpy_dtype, scan_layers=scanned)
+      else:
+        native.write_params(str(aside), read, scan_layers=scanned, dtype=numpy_dtype)
+    if vocabulary is not None and not (aside / hugging_face.TOKENIZER_FILE).exists():
+      (aside / student_info.VOCABULARY_FILE).write_bytes(vocabulary)
+    (aside / model_card.FILE).write_text(model_card.text(info, to))
+    (aside / student_info.FILE).write_text(info.as_json())
+    if aside != folder:
+      aside.rename(folder)
+  except BaseException:
+    aside.rmtree(missing_ok=True)
+    raise
+
+
+def _is_local(path: str) -> bool:
+  return '://' not in path
+
+
+class WithProgress(weights_lib.Weights):
+  """Weights with a progress bar over their tensors."""
+
+  def __init__(self, weights: weights_lib.Weights, what: str):
+    self._weights = weights
+    self.path, self.config, self.specs = weights.path, weights.config, weights.specs
+    self._bar = tqdm.tqdm(total=len(weights.specs), desc=what, unit='tensor', delay=2, leave=False)
+
+  def read(self, name: str) -> np.ndarray:
+    self._bar.update()
+    return self._weights.read(name)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self._bar.close()
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,230 @@
+"""Hugging Face folders of T5: the table of names, reading and writing.
+
+A folder holds config.json, model.safetensors (or model.safetensors.index.json with its shards)
+and spiece.model.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from dss_jax import errors
+from dss_jax.convert import hugging_face_config as config_lib
+from dss_jax.convert import safetensors_file
+from dss_jax.convert import weights as weights_lib
+
+CONFIG_FILE = 'config.json'
+TOKENIZER_FILE = 'spiece.model'
+_ONE_FILE = 'model.safetensors'
+_INDEX_FILE = 'model.safetensors.index.json'
+
+# Our name -> Hugging Face's. PyTorch keeps a linear layer as [out, in] and the position biases
+# as [buckets, heads]: kernels and rel_embedding are transposed.
+NAMES = {
+    'token_embedder/embedding': 'shared',
+    'decoder/logits_dense/kernel': 'lm_head',
+
+    'encoder/relpos_bias/rel_embedding':
+        'encoder.block.0.layer.0.SelfAttention.relative_attention_bias',
+    'encoder/layers_{i}/pre_attention_layer_norm/scale': 'encoder.block.{i}.layer.0.layer_norm',
+    'encoder/layers_{i}/attention/query/kernel': 'encoder.block.{i}.layer.0.SelfAttention.q',
+    'encoder/layers_{i}/attention/key/kernel': 'encoder.block.{i}.layer.0.SelfAttention.k',
+    'encoder/layers_{i}/attention/value/kernel': 'encoder.block.{i}.layer.0.SelfAttention.v',
+    'encoder/layers_{i}/attention/out/kernel': 'encoder.block.{i}.layer.0.SelfAttention.o',
+    'encoder/layers_{i}/pre_mlp_layer_norm/scale': 'encoder.block.{i}.layer.1.layer_norm',
+    'encoder/layers_{i}/mlp/wi/kernel': 'encoder.block.{i}.layer.1.DenseReluDense.wi',
+    'encoder/layers_{i}/mlp/wi_0/kernel': 'encoder.block.{i}.layer.1.DenseReluDense.wi_0',
+    'encoder/layers_{i}/mlp/wi_1/kernel': 'encoder.block.{i}.layer.1.DenseReluDense.wi_1',
+    'encoder/layers_{i}/mlp/wo/kernel': 'encoder.block.{i}.layer.1.DenseReluDense.wo',
+    'encoder/encoder_norm/scale': 'encoder.final_layer_norm',
+
+    'decoder/relpos_bias/rel_embedding':
+        'decoder.block.0.layer.0.SelfAttention.relative_attention_bias',
+    'decoder/layers_{i}/pre_self_attention_layer_norm/scale':
+        'decoder.block.{i}.layer.0.layer_norm',
+    'decoder/layers_{i}/self_attention/query/kernel': 'decoder.block.{i}.layer.0.SelfAttention.q',
+    'decoder/layers_{i}/self_attention/key/kernel': 'decoder.block.{i}.layer.0.SelfAttention.k',
+    'decoder/layers_{i}/self_attention/value/kernel': 'decoder.block.{i}.layer.0.SelfAttention.v',
+    'decoder/layers_{i}/self_attention/out/kernel': 'decoder.block.{i}.layer.0.SelfAttention.o',
+    'decoder/layers_{i}/pre_cross_attention_layer_norm/scale':
+        'decoder.block.{i}.layer.1.layer_norm',
+    'decoder/layers_{i}/encoder_decoder_attention/query/kernel':
+        'decoder.block.{i}.layer.1.EncDecAttention.q',
+    'decoder/layers_{i}/encoder_decoder_attention/key/kernel':
+        'decoder.block.{i}.layer.1.EncDecAttention.k',
+    'decoder/layers_{i}/encoder_decoder_attention/value/kernel':
+        'decoder.block.{i}.layer.1.EncDecAttention.v',
+    'decoder/layers_{i}/encoder_decoder_attention/out/kernel':
+        'decoder.block.{i}.layer.1.EncDecAttention.o',
+    'decoder/layers_{i}/pre_mlp_layer_norm/scale': 'decoder.block.{i}.layer.2.layer_norm',
+    'decoder/layers_{i}/mlp/wi/kernel': 'decoder.block.{i}.layer.2.DenseReluDense.wi',
+    'decoder/layers_{i}/mlp/wi_0/kernel': 'decoder.block.{i}.layer.2.DenseReluDense.wi_0',
+    'decoder/layers_{i}/mlp/wi_1/kernel': 'decoder.block.{i}.layer.2.DenseReluDense.wi_1',
+    'decoder/layers_{i}/mlp/wo/kernel': 'decoder.block.{i}.layer.2.DenseReluDense.wo',
+    'decoder/decoder_norm/scale': 'decoder.final_layer_norm',
+}
+_COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')  # of the embedding
+# A table in old files that T5 never reads.
+_UNUSED = 'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
+_SHARED, _HEAD = 'shared.weight', 'lm_head.weight'
+_HEAD_NAME = 'decoder/logits_dense/kernel'
+
+
+def their_name(name: str) -> str:
+  """'encoder/layers_3/mlp/wo/kernel' -> 'encoder.block.3.layer.1.DenseReluDense.wo.weight'."""
+  match = re.search(r'/layers_(\d+)/', name)
+  if not match:
+    return f'{NAMES[name]}.weight'
+  template = NAMES[name.replace(match[0], '/layers_{i}/')]
+  return f'{template.format(i=match[1])}.weight'
+
+
+def _is_transposed(name: str) -> bool:
+  return name.endswith(('/kernel', '/rel_embedding'))
+
+
+def is_hugging_face(path: str) -> bool:
+  return (epath.Path(path) / CONFIG_FILE).exists()
+
+
+class HuggingFaceWeights(weights_lib.Weights):
+  """A folder open for reading; see `weights.Weights`.
+
+  Raises:
+    UserError: not a T5 that this project has, missing files or shards, names or shapes that do
+      not fit config.json.
+  """
+
+  def __init__(self, path: str):
+    self.path = path
+    hf_config = _read_json(epath.Path(path) / CONFIG_FILE)
+    self._files = _open_files(epath.Path(path))
+    self._file_of = {name: file for file in self._files for name in file.specs}
+    self.config = config_lib.to_t5_config(hf_config, f'{path}/{CONFIG_FILE}')
+    self._names = {name: their_name(name) for name in weights_lib.expected_specs(self.config)}
+    if self._names.get(_HEAD_NAME) not in self._file_of and _HEAD_NAME in self._names:
+      # transformers 5 saves one array where an unscaled head is still equal to the embedding.
+      self._names[_HEAD_NAME] = _SHARED
+    self.specs = self._specs()
+    weights_lib.check(self.specs, self.config, path)
+    for name in (*_COPIES, *([_HEAD] if self.config.logits_via_embedding else [])):
+      self._check_equals_embedding(name)
+
+  def read(self, name: str) -> np.ndarray:
+    theirs = self._names[name]
+    array = self._file_of[theirs].read(theirs)
+    return np.ascontiguousarray(array.T) if _is_transposed(name) else array
+
+  def _specs(self) -> dict[str, jax.ShapeDtypeStruct]:
+    found = {}
+    for name, theirs in self._names.items():
+      if theirs in self._file_of:
+        spec = self._file_of[theirs].specs[theirs]
+        shape = spec.shape[::-1] if _is_transposed(name) else spec.shape
+        found[name] = jax.ShapeDtypeStruct(shape, spec.dtype)
+    unknown = set(self._file_of) - set(self._names.values()) - {*_COPIES, _UNUSED, _HEAD}
+    for theirs in sorted(unknown):
+      found[theirs] = self._file_of[theirs].specs[theirs]
+    return found
+
+  def _check_equals_embedding(self, name: str) -> None:
+    if name not in self._file_of:
+      return
+    copy, shared = (self._file_of[one].read(one) for one in (name, _SHARED))
+    if not np.array_equal(copy.view(np.uint8), shared.view(np.uint8)):
+      fix = ''
+      if name == _HEAD:
+        fix = (', and config.json ties the head to the embedding and scales it (T5 v1.0); if it is '
+               'a v1.1 model, set "tie_word_embeddings": false and "scale_decoder_outputs": false')
+      raise errors.UserError(f'{self.path}: {name} differs from {_SHARED}{fix}')
+
+
+def _read_json(path: epath.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise errors.UserError(f'{path}: {error}; is the folder complete?') from error
+
+
+def _open_files(folder: epath.Path) -> list[safetensors_file.SafetensorsFile]:
+  if (folder / _INDEX_FILE).exists():
+    names = sorted(set(_read_json(folder / _INDEX_FILE)['weight_map'].values()))
+  else:
+    names = [_ONE_FILE]
+  missing = [name for name in names if not (folder / name).exists()]
+  if missing:
+    others = sorted(p.name for p in folder.iterdir())
+    raise errors.UserError(
+        f'{folder} has no {missing[0]} (it has {", ".join(others)}). A folder with '
+        'pytorch_model.bin alone is converted by `T5ForConditionalGeneration.from_pretrained(DIR)'
+        '.save_pretrained(NEW_DIR)` of transformers')
+  return [safetensors_file.SafetensorsFile(str(folder / name)) for name in names]
+
+
+def write_hugging_face(
+    path: str,
+    weights: weights_lib.Weights,
+    *,
+    dtype: Any = None,
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
+  """Writes config.json and the tensors, one at a time, into an existing folder.
+
+  Args:
+    path: the folder.
+    weights: open for reading.
+    dtype: of the new file; None keeps each tensor's own.
+    max_shard_bytes: a file is closed before it grows past this (a tensor is never split).
+  """
+  folder = epath.Path(path)
+  ours = {their_name(name): name for name in weights.specs}
+  specs = {theirs: _their_spec(weights.specs[name], name, dtype) for theirs, name in ours.items()}
+  shards = _shards(specs, max_shard_bytes)
+
+  def read(theirs: str) -> np.ndarray:
+    array = weights.read(ours[theirs])
+    array = array if dtype is None else array.astype(dtype, copy=False)
+    return array.T if _is_transposed(ours[theirs]) else array
+
+  for file, names in shards.items():
+    safetensors_file.write(str(folder / file), {name: specs[name] for name in names}, read)
+  if len(shards) > 1:
+    total = sum(_num_bytes(spec) for spec in specs.values())
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    (folder / _INDEX_FILE).write_text(
+        json.dumps({'metadata': {'total_size': total}, 'weight_map': weight_map}, indent=2) + '\n')
+  stored = next(iter(specs.values())).dtype
+  (folder / CONFIG_FILE).write_text(
+      json.dumps(config_lib.from_t5_config(weights.config, stored), indent=2) + '\n')
+
+
+def _their_spec(spec: jax.ShapeDtypeStruct, name: str, dtype: Any) -> jax.ShapeDtypeStruct:
+  shape = spec.shape[::-1] if _is_transposed(name) else spec.shape
+  return jax.ShapeDtypeStruct(shape, dtype or spec.dtype)
+
+
+def _num_bytes(spec: jax.ShapeDtypeStruct) -> int:
+  return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+
+
+def _shards(
+    specs: Mapping[str, jax.ShapeDtypeStruct], max_bytes: int) -> dict[str, list[str]]:
+  """File name -> tensors, in order."""
+  groups: list[list[str]] = [[]]
+  filled = 0
+  for name, spec in specs.items():
+    if groups[-1] and filled + _num_bytes(spec) > max_bytes:
+      groups.append([])
+      filled = 0
+    groups[-1].append(name)
+    filled += _num_bytes(spec)
+  if len(groups) == 1:
+    return {_ONE_FILE: groups[0]}
+  return {f'model-{i:05d}-of-{len(groups):05d}.safetensors': names
+          for i, names in enumerate(groups, 1)}

@@ -1,0 +1,150 @@
+"""The README.md of an exported student: task, data, metrics, how it was trained, how to use it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from dss_jax import student_info
+
+FILE = 'README.md'
+_PAPER = 'https://arxiv.org/abs/2305.02301'
+
+
+def describe_run(path: str) -> dict[str, Any]:
+  """What the run in or above `path` says of itself; {} if there is none.
+
+  Args:
+    path: MODEL_DIR, or the folder of one of its steps' arrays.
+
+  Returns: `task`, `steps`, `settings`, `records`, `versions`, and, as far as they were measured
+    with these parameters, `validation` and `test` metrics with their `step`.
+  """
+  folder = epath.Path(path)
+  places = [folder, *list(folder.parents)[:3]]
+  run_dir = next((p for p in places if (p / 'run.json').exists()), None)
+  if run_dir is None:
+    return {}
+  run = json.loads((run_dir / 'run.json').read_text())
+  config = run['config']
+  found: dict[str, Any] = {
+      'task': config['data']['mixture_or_task'],
+      'settings': {
+          'steps': config['steps'], 'batch_size': config['data']['batch_size'],
+          'packed': config['data']['pack'], 'alpha': config['alpha'],
+          **{key: config['optimizer'][key] for key in ('name', 'learning_rate', 'schedule')},
+          'train_fraction': config['data']['train_fraction'], 'seed': config['seed'],
+          'initial_checkpoint': config.get('initial_checkpoint_path') or 'none (from scratch)'},
+      'records': {name: one['num_records'] for name, one in run['records'].items()},
+      'versions': {name: run['versions'][name] for name in ('dss_jax', 'jax', 'flax')}}
+  step = next((p.name for p in places if p.name.isdigit()), None)
+  return found | _metrics(run_dir, step)
+
+
+def _metrics(run_dir: epath.Path, step: str | None) -> dict[str, Any]:
+  if step is None:
+    return {}
+  found: dict[str, Any] = {'step': int(step)}
+  validation = run_dir / 'best' / step / 'metrics' / 'metrics'
+  if validation.exists():
+    found['validation'] = json.loads(validation.read_text())
+  test = run_dir / 'test_metrics.json'
+  if test.exists():
+    measured = json.loads(test.read_text())
+    if measured['step'] == int(step):
+      found['test'] = measured['metrics']
+  return found
+
+
+def text(info: student_info.StudentInfo, to: str) -> str:
+  """The card, Markdown with the front matter that model hubs read."""
+  front = ['---', f"library_name: {'transformers' if to == 'hf' else 'jax'}",
+           'pipeline_tag: text2text-generation', 'tags:', '- t5',
+           *(['- distilling-step-by-step'] if info.training else []), '---']
+  sections = [_title(info), _task(info), _metrics_table(info), _training(info), _use(info, to)]
+  return '\n'.join(front) + '\n\n' + '\n\n'.join(filter(None, sections)) + '\n'
+
+
+def _title(info: student_info.StudentInfo) -> str:
+  model = info.model
+  version = 'v1.0' if model.logits_via_embedding else 'v1.1'
+  return (f"# {info.training.get('task', 'T5')}\n\nA T5 {version} with "
+          f'{model.num_encoder_layers} + {model.num_decoder_layers} layers of width '
+          f'{model.emb_dim}, {model.vocab_size:,} vocabulary rows.')
+
+
+def _task(info: student_info.StudentInfo) -> str:
+  lines = ['## Task', '']
+  if not info.training:
+    lines += ['Converted weights; not trained by this project. The task is not known.']
+  elif info.rationale_prefix is None:
+    lines += ['Input text to label, no prefix.']
+  else:
+    lines += [f'Trained with [Distilling Step-by-Step]({_PAPER}): two tasks from the same input.',
+              '', '| write before the input | the model answers with |', '|---|---|',
+              f'| `{info.label_prefix}` | the label |',
+              f'| `{info.rationale_prefix}` | a rationale |']
+  if info.answer_phrase:
+    lines += ['', f'The label stands behind "{info.answer_phrase}" in the output.']
+  if info.labels:
+    lines += ['', 'Labels: ' + ', '.join(f'`{label}`' for label in info.labels)]
+  lines += ['', f'Inputs are cut at {info.input_length:,} tokens, outputs at '
+            f'{info.target_length:,}.']
+  return '\n'.join(lines)
+
+
+def _metrics_table(info: student_info.StudentInfo) -> str:
+  rows = [f'| {split} | {name} | {value:.4g} |'
+          for split in ('validation', 'test')
+          for name, value in sorted(info.training.get(split, {}).items())]
+  if not rows:
+    return ''
+  return '\n'.join([
+      '## Metrics', '',
+      f"At step {info.training['step']:,}. Accuracies in percent, losses in nats per token. The "
+      'checkpoint was chosen on validation; test was read once.', '',
+      '| split | metric | value |', '|---|---|---|', *rows])
+
+
+def _training(info: student_info.StudentInfo) -> str:
+  if not info.training:
+    return ''
+  records = ', '.join(f'{name} ({count:,} records)'
+                      for name, count in info.training['records'].items())
+  return '\n'.join(['## Training', '', f'Data: {records}.', '', '| setting | value |', '|---|---|',
+                    *_rows(info.training['settings']), *_rows(info.training['versions'])])
+
+
+def _rows(values: Mapping[str, Any]) -> list[str]:
+  return [f'| {name} | {value} |' for name, value in values.items()]
+
+
+_WITH_TRANSFORMERS = """\
+```python
+from transformers import AutoTokenizer, T5ForConditionalGeneration
+
+tokenizer = AutoTokenizer.from_pretrained('.')
+model = T5ForConditionalGeneration.from_pretrained('.')
+batch = tokenizer({prefix!r} + 'your input', return_tensors='pt')
+print(tokenizer.decode(model.generate(**batch, max_new_tokens={length})[0],
+                       skip_special_tokens=True))
+```
+
+`tokenizers` decides between two equally likely splits of a word differently from
+SentencePiece, which the model was trained with: of 12,970 inputs of public data sets, 23 had
+two pieces in another order. `dss_jax.load('.')` uses SentencePiece itself."""
+_WITH_DSS_JAX = """\
+```python
+import dss_jax
+
+student = dss_jax.load('.')
+print(student.predict(['your input']))
+```"""
+
+
+def _use(info: student_info.StudentInfo, to: str) -> str:
+  how = _WITH_DSS_JAX
+  if to == 'hf':
+    how = _WITH_TRANSFORMERS.format(prefix=info.label_prefix, length=info.target_length)
+  return '## Use\n\n' + how

@@ -1,0 +1,185 @@
+"""Weights by name: what every checkpoint format is read as and written from.
+
+The names are those of our unrolled parameter tree, joined by '/':
+
+  token_embedder/embedding                             [vocab, embed]
+  encoder/relpos_bias/rel_embedding                    [heads, buckets]
+  encoder/layers_0/attention/query/kernel              [embed, heads * head_dim]
+  decoder/layers_0/encoder_decoder_attention/out/kernel
+  decoder/layers_0/mlp/wi_0/kernel                     (v1.0: mlp/wi/kernel)
+  decoder/decoder_norm/scale
+  decoder/logits_dense/kernel                          (not where the head is tied)
+
+One tensor is read at a time, so a model larger than half of the memory can be converted.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from dss_jax import errors, models
+
+Specs = Mapping[str, jax.ShapeDtypeStruct]
+_LAYER = re.compile(r'^(encoder|decoder)/layers_(\d+)/(.*)$')
+_MOST_LISTED = 8
+
+
+class Weights(Protocol):
+  """A checkpoint that is open for reading.
+
+  Attributes:
+    path: where it is, for messages.
+    config: shape of the network. `scan_layers` is how the checkpoint is stored; names and
+      shapes are the unrolled ones either way.
+    specs: shape and stored dtype by name.
+  """
+
+  path: str
+  config: models.T5Config
+  specs: Specs
+
+  def read(self, name: str) -> np.ndarray:
+    """One tensor in host memory, in its stored dtype."""
+    ...
+
+
+@functools.cache
+def expected_specs(config: models.T5Config) -> Specs:
+  """Unrolled names and shapes of a network's parameters; float32, as in training."""
+  unrolled = dataclasses.replace(config, scan_layers=False)
+  tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+  tree = jax.eval_shape(models.Transformer(unrolled).init, jax.random.key(0), tokens, tokens)
+  flat = traverse_util.flatten_dict(nn.unbox(tree['params']), sep='/')
+  return {name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for name, leaf in flat.items()}
+
+
+def check(found: Specs, config: models.T5Config, where: str) -> None:
+  """Compares a checkpoint with a network.
+
+  Raises:
+    UserError: lists the parameters that are missing, not wanted, or of another shape, with
+      what was expected and what was found.
+  """
+  expected = expected_specs(config)
+  lines = [f'{name}: expected {spec.shape}, found {found[name].shape}'
+           for name, spec in expected.items()
+           if name in found and found[name].shape != spec.shape]
+  lines += [f'{name}: expected {spec.shape}, not found'
+            for name, spec in expected.items() if name not in found]
+  lines += [f'{name}: not a parameter of this network, found {spec.shape}'
+            for name, spec in found.items() if name not in expected]
+  if lines:
+    more = f'\n  ... and {len(lines) - _MOST_LISTED} more' if len(lines) > _MOST_LISTED else ''
+    raise errors.UserError(
+        f'{where} does not fit the network ({len(lines)} parameters differ; set the model size, '
+        'version and VOCAB_SIZE to those of the checkpoint):\n  '
+        + '\n  '.join(lines[:_MOST_LISTED]) + more)
+
+
+def infer_config(specs: Specs, **overrides: Any) -> models.T5Config:
+  """The network's shape from its parameters' shapes, for checkpoints that carry no config.
+
+  Shapes do not tell the dropout rate and relpos_max_distance: T5's 0.1 and 128. One input
+  projection of the MLP means v1.0's ReLU, two mean v1.1's gated GELU.
+
+  Raises:
+    KeyError: a parameter that every T5 has is missing.
+  """
+  heads, buckets = specs['encoder/relpos_bias/rel_embedding'].shape
+  vocab_size, emb_dim = specs['token_embedder/embedding'].shape
+  gated = 'encoder/layers_0/mlp/wi_0/kernel' in specs
+  first = 'encoder/layers_0/mlp/wi_0/kernel' if gated else 'encoder/layers_0/mlp/wi/kernel'
+  return models.T5Config(**{
+      'vocab_size': vocab_size, 'emb_dim': emb_dim, 'num_heads': heads,
+      'head_dim': specs['encoder/layers_0/attention/query/kernel'].shape[1] // heads,
+      'num_encoder_layers': _depth(specs, 'encoder'),
+      'num_decoder_layers': _depth(specs, 'decoder'),
+      'mlp_dim': specs[first].shape[1],
+      'mlp_activations': ('gelu', 'linear') if gated else ('relu',),
+      'logits_via_embedding': 'decoder/logits_dense/kernel' not in specs,
+      'relpos_num_buckets': buckets,
+      **overrides})
+
+
+def _depth(specs: Iterable[str], side: str) -> int:
+  found = {int(m[2]) for name in specs if (m := _LAYER.match(name)) and m[1] == side}
+  return max(found) + 1 if found else 0
+
+
+def layer_of(name: str) -> tuple[str, int] | None:
+  """'encoder/layers_3/mlp/wo/kernel' -> ('encoder/layers/mlp/wo/kernel', 3); else None."""
+  match = _LAYER.match(name)
+  return (f'{match[1]}/layers/{match[3]}', int(match[2])) if match else None
+
+
+def is_stack(name: str) -> bool:
+  """Whether a stored tensor holds all layers: 'encoder/layers/mlp/wo/kernel'."""
+  return '/layers/' in name
+
+
+def tensor_groups(names: Iterable[str], *, scanned: bool) -> dict[str, list[str]]:
+  """Names as stored -> the unrolled names that each is made of, in layer order.
+
+  With `scanned`, the tensors of all layers are stacked along axis 0 under `layers/`.
+  """
+  groups: dict[str, list[tuple[int, str]]] = {}
+  for name in names:
+    stored, index = (layer_of(name) if scanned else None) or (name, 0)
+    groups.setdefault(stored, []).append((index, name))
+  return {stored: [name for _, name in sorted(parts)] for stored, parts in groups.items()}
+
+
+def read_group(weights: Weights, stored: str, parts: list[str], dtype: Any = None) -> np.ndarray:
+  """The tensor of one group, [layers, ...] for a stack, cast to `dtype`.
+
+  Layers are written into their place one by one: memory is the result and one layer.
+  """
+  if not is_stack(stored):
+    return _cast(weights.read(parts[0]), dtype)
+  spec = weights.specs[parts[0]]
+  stacked = np.empty((len(parts), *spec.shape), dtype or spec.dtype)
+  for index, name in enumerate(parts):
+    stacked[index] = weights.read(name)
+  return stacked
+
+
+def to_dtype(name: str) -> np.dtype:
+  """'bfloat16' -> its NumPy dtype."""
+  return np.dtype(jnp.dtype(name))
+
+
+def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
+  return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def load_params(
+    weights: Weights,
+    config: models.T5Config,
+    *,
+    dtype: Any = jnp.float32,
+    place: Callable[[str, np.ndarray], Any] = lambda name, array: array,
+) -> Any:
+  """The parameter tree of a network, read tensor by tensor.
+
+  Args:
+    weights: open for reading.
+    config: the network; its scan_layers decides the layout of the tree.
+    dtype: of the parameters.
+    place: puts a tensor (name as in the tree, '/'-joined) on its devices.
+
+  Raises:
+    UserError: see `check`.
+  """
+  check(weights.specs, config, weights.path)
+  groups = tensor_groups(weights.specs, scanned=config.scan_layers)
+  flat = {stored: place(stored, read_group(weights, stored, parts, dtype))
+          for stored, parts in groups.items()}
+  return traverse_util.unflatten_dict(flat, sep='/')

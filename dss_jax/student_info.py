@@ -1,0 +1,78 @@
+"""`student.json`: what one must know, besides the parameters, to use a student.
+
+The trainer writes it into MODEL_DIR, conversion carries it along, prediction reads it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from dss_jax import errors, models
+
+FILE = 'student.json'
+VOCABULARY_FILE = 'vocabulary.model'
+BYTES = 'bytes'
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentInfo:
+  """What a student is.
+
+  Attributes:
+    model: its network.
+    vocabulary: 'bytes', or the SentencePiece model's file in the same folder ('' if it is not
+      known).
+    label_prefix: put before an input to ask for the label; '' for the baselines.
+    rationale_prefix: put before an input to ask for the rationale; None if the student did not
+      learn to write one.
+    answer_phrase: if the label stands behind a rationale in one target, the words between them.
+    labels: the closed label set, if there is one.
+    metric: 'text' or 'equation', how a label is compared with the gold one.
+    input_length, target_length: tokens, EOS included; longer inputs are cut.
+    training: task, steps, data and scores, for the model card; {} if not trained here.
+  """
+
+  model: models.T5Config
+  vocabulary: str = ''
+  label_prefix: str = ''
+  rationale_prefix: str | None = None
+  answer_phrase: str = ''
+  labels: tuple[str, ...] = ()
+  metric: str = 'text'
+  input_length: int = 1024
+  target_length: int = 256
+  training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def as_json(self) -> str:
+    fields = dataclasses.asdict(self)
+    fields['model']['dtype'] = np.dtype(self.model.dtype).name
+    return json.dumps(fields, indent=2, sort_keys=True) + '\n'
+
+
+def from_json(text: str, where: str) -> StudentInfo:
+  """Reads what `as_json` wrote.
+
+  Raises:
+    UserError: not JSON, or fields that this version does not know.
+  """
+  try:
+    fields = json.loads(text)
+    fields['model'] = models.T5Config(**fields['model'])
+    fields['labels'] = tuple(fields['labels'])
+    return StudentInfo(**fields)
+  except (ValueError, TypeError, KeyError) as error:
+    raise errors.UserError(
+        f'{where}: not a student.json of this version of dss_jax ({error})') from error
+
+
+def find(path: str) -> StudentInfo | None:
+  """The student.json in `path`, or in the two folders above (`path` may be one step's)."""
+  folder = epath.Path(path)
+  for place in (folder, folder.parent, folder.parent.parent, folder.parent.parent.parent):
+    if (place / FILE).exists():
+      return from_json((place / FILE).read_text(), str(place / FILE))
+  return None

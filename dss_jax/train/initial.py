@@ -1,0 +1,41 @@
+"""INITIAL_CHECKPOINT_PATH: pretrained parameters, tensor by tensor onto their devices."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from flax import traverse_util
+
+from dss_jax import errors, models
+from dss_jax.convert import open as open_lib
+from dss_jax.convert import weights as weights_lib
+from dss_jax.train import config as config_lib
+
+
+def check(config: config_lib.TrainConfig) -> None:
+  """UserError, before anything is written, if the checkpoint does not fit the network."""
+  path = config.initial_checkpoint_path
+  if path:
+    try:
+      weights = open_lib.open_weights(path)
+      weights_lib.check(weights.specs, config.model, weights.path)
+    except errors.UserError as error:
+      raise errors.UserError(f'INITIAL_CHECKPOINT_PATH={path}: {error}') from error
+
+
+def load_params(path: str, config: models.T5Config, shardings: Any) -> Any:
+  """Float32 parameters in the network's layout, each laid out by its sharding.
+
+  Args:
+    path: see TrainConfig.initial_checkpoint_path.
+    config: the network.
+    shardings: NamedSharding of every parameter, a tree like the parameters.
+  """
+  flat = traverse_util.flatten_dict(shardings, sep='/')
+  with tqdm.tqdm(total=len(flat), desc=f'reading {path}', unit='tensor', delay=2, leave=False,
+                 disable=jax.process_index() != 0) as bar:
+    def place(name: str, array: np.ndarray) -> jax.Array:
+      bar.update()
+      return jax.make_array_from_callback(array.shape, flat[name], lambda index: array[index])
+    return weights_lib.load_params(open_lib.open_weights(path), config, place=place)

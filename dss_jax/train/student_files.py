@@ -1,0 +1,40 @@
+"""What a run leaves beside its parameters, so that they can be used: student.json, vocabulary."""
+
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from dss_jax import atomic, student_info
+from dss_jax.data import pipeline
+from dss_jax.train import config as config_lib
+
+
+def write(config: config_lib.TrainConfig) -> None:
+  """Writes student.json and a copy of the vocabulary into MODEL_DIR."""
+  vocabulary = config.data.vocabulary
+  if vocabulary != student_info.BYTES:
+    with tf.io.gfile.GFile(vocabulary, 'rb') as f:
+      atomic.write(os.path.join(config.model_dir, student_info.VOCABULARY_FILE), f.read())
+  atomic.write(os.path.join(config.model_dir, student_info.FILE), describe(config).as_json())
+
+
+def describe(config: config_lib.TrainConfig) -> student_info.StudentInfo:
+  """How to ask the student that this run trains, from the tasks of its mixture."""
+  data = config.data
+  uses_bytes = data.vocabulary == student_info.BYTES
+  info: dict[str, Any] = {
+      'model': config.model,
+      'vocabulary': student_info.BYTES if uses_bytes else student_info.VOCABULARY_FILE,
+      'input_length': data.feature_lengths['inputs'],
+      'target_length': data.feature_lengths['targets']}
+  for task, dataset in pipeline.tasks_with_datasets(data.mixture_or_task):
+    name = dataset.name
+    info |= {'metric': dataset.metric, 'labels': dataset.labels or ()}
+    if task in (f'dss_{name}_label', f'dss_{name}_teacher_label'):
+      info['label_prefix'] = data.label_prefix
+    elif task == f'dss_{name}_rationale':
+      info['rationale_prefix'] = data.rationale_prefix
+    elif task == f'{name}_rationale_then_label':
+      info['answer_phrase'] = dataset.completion.answer_phrase
+  return student_info.StudentInfo(**info)

@@ -1,0 +1,149 @@
+"""Our network against `transformers` (PyTorch): same weights through convert, same logits."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dss_jax import errors, models
+from dss_jax.convert import __main__ as convert_main
+from dss_jax.convert import open as open_lib
+from dss_jax.convert import weights as weights_lib
+
+WHY = "parity with PyTorch: pip install -e '.[parity]'"
+torch = pytest.importorskip('torch', reason=WHY)
+transformers = pytest.importorskip('transformers', reason=WHY)
+
+TINY = {'vocab_size': 96, 'emb_dim': 32, 'num_heads': 4, 'head_dim': 6, 'mlp_dim': 48,
+        'num_encoder_layers': 3, 'num_decoder_layers': 2}
+REAL = [('1.0', 'small'), ('1.1', 'small'), ('1.1', 'base')]
+
+
+def save_random_model(folder, config, seed=0, **options):
+  """A Hugging Face folder with random weights of T5's own scale, the head not tied for v1.1."""
+  from dss_jax.convert import hugging_face_config
+  torch.manual_seed(seed)
+  fields = hugging_face_config.from_t5_config(config, np.float32)
+  del fields['dtype'], fields['architectures']
+  hf_config = transformers.T5Config(**fields)
+  model = transformers.T5ForConditionalGeneration(hf_config).eval()
+  if not config.logits_via_embedding:  # transformers 5 ties every fresh T5.
+    head = torch.randn(config.vocab_size, config.emb_dim) * config.emb_dim ** -0.5
+    model.lm_head.weight = torch.nn.Parameter(head)
+  model.save_pretrained(folder, **options)
+  return model
+
+
+def make_batch(vocab_size, seed=0, batch=3, inputs=40, targets=24):
+  """Ragged rows, longer than the first distance whose bias buckets are shared."""
+  rng = np.random.default_rng(seed)
+  source = rng.integers(2, vocab_size, (batch, inputs))
+  target = rng.integers(2, vocab_size, (batch, targets))
+  for row in range(1, batch):
+    source[row, inputs - 7 * row:] = 0
+  return source.astype(np.int32), target.astype(np.int32)
+
+
+def their_logits(model, source, target):
+  decoder_inputs = np.pad(target, ((0, 0), (1, 0)))[:, :-1]
+  with torch.no_grad():
+    return model(
+        input_ids=torch.from_numpy(source).long(),
+        attention_mask=torch.from_numpy((source > 0).astype(np.int64)),
+        decoder_input_ids=torch.from_numpy(decoder_inputs).long()).logits.numpy()
+
+
+def our_logits(folder, source, target, scanned=False):
+  weights = open_lib.open_weights(str(folder))
+  config = dataclasses.replace(weights.config, scan_layers=scanned)
+  params = weights_lib.load_params(weights, config)
+  decoder_inputs = np.pad(target, ((0, 0), (1, 0)))[:, :-1]
+  return np.asarray(jax.jit(models.Transformer(config).apply)(
+      {'params': params}, jnp.asarray(source), jnp.asarray(decoder_inputs)))
+
+
+def read_bytes(folder):
+  """{tensor name: (dtype, shape, bytes)} of all safetensors files of a folder."""
+  from safetensors.torch import load_file
+  found = {}
+  for file in sorted(folder.glob('*.safetensors')):
+    for name, tensor in load_file(file).items():
+      found[name] = (tensor.dtype, tuple(tensor.shape),
+                     tensor.contiguous().view(torch.uint8).numpy().tobytes())
+  return found
+
+
+def run(*flags):
+  assert convert_main.main(list(flags)) == 0
+
+
+@pytest.mark.parametrize(('version', 'size'), [
+    *(pytest.param(*one, marks=pytest.mark.slow) for one in REAL), ('1.0', 'tiny'),
+    ('1.1', 'tiny')])
+def test_logits_and_round_trip(version, size, tmp_path, capsys):
+  """float32 logits within 1e-4 through both directions; HF -> native -> HF to the last bit."""
+  config = models.t5_config(version, 'small', **TINY) if size == 'tiny' else (
+      models.t5_config(version, size))
+  hf, native, back = (tmp_path / name for name in ('hf', 'native', 'back'))
+  theirs = save_random_model(hf, config)
+  run(f'--input={hf}', f'--output={native}', '--to=native', '--scan_layers')
+  run(f'--input={native}', f'--output={back}', '--to=hf')
+  source, target = make_batch(config.vocab_size)
+  expected = their_logits(theirs, source, target)
+  difference = np.abs(our_logits(hf, source, target) - expected).max()
+  scanned = np.abs(our_logits(native, source, target, scanned=True) - expected).max()
+  reloaded = transformers.T5ForConditionalGeneration.from_pretrained(back).eval()
+  back_difference = np.abs(their_logits(reloaded, source, target) - expected).max()
+  with capsys.disabled():
+    print(f'\nT5 v{version} {size}: max |logit difference| {difference:.1e} unrolled, '
+          f'{scanned:.1e} scanned, {back_difference:.1e} reloaded; logits in '
+          f'[{expected.min():.2f}, {expected.max():.2f}], std {expected.std():.2f}')
+  assert max(difference, scanned) <= 1e-4
+  assert back_difference == 0
+  assert read_bytes(hf) == read_bytes(back)
+
+
+def test_the_untied_head_stays_untied(tmp_path):
+  config = models.t5_config('1.1', 'small', **TINY)
+  save_random_model(tmp_path / 'hf', config)
+  run(f'--input={tmp_path / "hf"}', f'--output={tmp_path / "out"}', '--to=hf')
+  loaded = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / 'out')
+  assert not torch.equal(loaded.lm_head.weight, loaded.shared.weight)
+
+
+def test_an_encoder_with_an_embedding_of_its_own_is_refused(tmp_path):
+  """transformers 5 makes one if the flag is set before the model is built."""
+  config = transformers.T5Config(vocab_size=96, d_model=32, d_kv=6, d_ff=48, num_layers=1,
+                                 num_heads=4, feed_forward_proj='gated-gelu')
+  config.tie_word_embeddings = False
+  transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+  with pytest.raises(errors.UserError, match='encoder.embed_tokens.weight differs from shared'):
+    open_lib.open_weights(str(tmp_path))
+
+
+def test_sharded_folders(tmp_path):
+  """Theirs in shards reads as ours; ours in shards loads in transformers."""
+  from dss_jax.convert import hugging_face
+  config = models.t5_config('1.1', 'small', **TINY)
+  theirs = save_random_model(tmp_path / 'hf', config, max_shard_size='20KB')
+  assert len(list((tmp_path / 'hf').glob('*.safetensors'))) > 2
+  source, target = make_batch(config.vocab_size)
+  expected = their_logits(theirs, source, target)
+  np.testing.assert_allclose(our_logits(tmp_path / 'hf', source, target), expected, atol=1e-4)
+  out = tmp_path / 'out'
+  out.mkdir()
+  weights = open_lib.open_weights(str(tmp_path / 'hf'))
+  hugging_face.write_hugging_face(str(out), weights, max_shard_bytes=20_000)
+  assert len(list(out.glob('*.safetensors'))) > 2
+  reloaded = transformers.T5ForConditionalGeneration.from_pretrained(out).eval()
+  assert np.array_equal(their_logits(reloaded, source, target), expected)
+
+
+def test_bfloat16_is_theirs_to_the_bit(tmp_path):
+  config = models.t5_config('1.1', 'small', **TINY)
+  theirs = save_random_model(tmp_path / 'hf', config)
+  run(f'--input={tmp_path / "hf"}', f'--output={tmp_path / "out"}', '--to=hf', '--dtype=bfloat16')
+  theirs.to(torch.bfloat16).save_pretrained(tmp_path / 'bf16')
+  assert read_bytes(tmp_path / 'out') == read_bytes(tmp_path / 'bf16')

@@ -1,0 +1,101 @@
+"""INITIAL_CHECKPOINT_PATH: a run starts from weights of any of the three formats."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from dss_jax import errors, models, student_info
+from dss_jax.convert import __main__ as convert_main
+from dss_jax.convert import open as open_lib
+from dss_jax.train import __main__ as train_main
+from dss_jax.train import config as config_lib
+from dss_jax.train import initial
+from dss_jax.train import sharding as sharding_lib
+
+SETTINGS = {
+    'TRAIN_STEPS': 1, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 1, 'PACK': True, 'BATCH_SIZE': 8,
+    'DROPOUT_RATE': 0.0, 'TASK_FEATURE_LENGTHS': "{'inputs': 64, 'targets': 24}",
+    'WARMUP_STEPS': 0, 'EvalConfig.test_at_end': False,
+}
+
+
+@pytest.fixture(scope='module')
+def train(toy_records, toy_vocabulary):
+  """Runs the trainer for a step in a folder."""
+  def run(model_dir, **settings):
+    chosen = {**SETTINGS, 'MODEL_DIR': model_dir, 'RECORDS_DIR': toy_records,
+              'VOCABULARY': toy_vocabulary, **settings}
+    flags = [f'--gin.{name}={value}' for name, value in chosen.items()]
+    return train_main.main(['--gin_file=gin/native/dss_toy.gin', *flags])
+  return run
+
+
+@pytest.fixture(scope='module')
+def pretrained(train, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('pretrained')
+  assert train(folder / 'run') == 0
+  for to in ('hf', 'native', 't5x'):
+    assert convert_main.main(
+        [f'--input={folder / "run"}', f'--output={folder / to}', f'--to={to}']) == 0
+  return folder
+
+
+@pytest.mark.parametrize(('source', 'scan_layers', 'mesh'), [
+    ('run', False, (8, 1, 1)), ('hf', True, (2, 2, 2)), ('native', False, (1, 8, 1)),
+    ('t5x', True, (4, 1, 2))])
+def test_parameters_are_laid_out_over_the_mesh(pretrained, source, scan_layers, mesh):
+  """The same values from every format, in either layout, each where its sharding says."""
+  expected = open_lib.open_weights(str(pretrained / 'run'))
+  config = dataclasses.replace(expected.config, scan_layers=scan_layers)
+  sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(*mesh)))
+  places = sharding.params(models.Transformer(config))
+  params = initial.load_params(str(pretrained / source), config, places)
+  assert jax.tree.all(jax.tree.map(lambda x, place: x.sharding == place, params, places))
+  unrolled = models.unstack_layers(params) if scan_layers else params
+  found = traverse_util.flatten_dict(unrolled, sep='/')
+  assert set(found) == set(expected.specs)
+  for name, x in found.items():
+    assert np.array_equal(x, expected.read(name)), name
+
+
+def test_a_run_starts_with_the_checkpoints_parameters(pretrained, train, tmp_path):
+  """At learning rate 0 they are what it saves; a finished or resumed run needs it no more."""
+  shutil.copytree(pretrained / 'hf', tmp_path / 'hf')
+  settings = {'INITIAL_CHECKPOINT_PATH': tmp_path / 'hf', 'LEARNING_RATE': 0.0, 'SEED': 5}
+  assert train(tmp_path / 'run', **settings) == 0
+  expected, found = (open_lib.open_weights(str(p)) for p in (pretrained / 'run', tmp_path / 'run'))
+  for name in expected.specs:
+    assert np.array_equal(found.read(name), expected.read(name)), name
+  shutil.rmtree(tmp_path / 'hf')
+  assert train(tmp_path / 'run', **settings) == 0
+
+
+def test_another_size_is_refused_before_anything_is_written(pretrained, train, tmp_path):
+  with pytest.raises(errors.UserError) as caught:
+    train(tmp_path / 'run', INITIAL_CHECKPOINT_PATH=pretrained / 'hf', VOCAB_SIZE=256)
+  message = str(caught.value)
+  assert 'INITIAL_CHECKPOINT_PATH' in message
+  assert 'token_embedder/embedding: expected (256, 32), found (128, 32)' in message
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_path_without_a_checkpoint_is_refused(train, tmp_path):
+  with pytest.raises(errors.UserError, match=r'INITIAL_CHECKPOINT_PATH=.*does not exist'):
+    train(tmp_path / 'run', INITIAL_CHECKPOINT_PATH=tmp_path / 'nowhere')
+
+
+def test_run_and_conversion_carry_vocabulary_and_prompts(pretrained, toy_vocabulary):
+  for folder in ('run', 'hf', 'native', 't5x'):
+    info = student_info.find(str(pretrained / folder))
+    assert (info.label_prefix, info.rationale_prefix) == ('[label] ', '[rationale] ')
+    assert info.labels == ('left', 'right') and info.input_length == 64
+    data = open_lib.find_vocabulary(str(pretrained / folder), info)
+    with open(toy_vocabulary, 'rb') as f:
+      assert data == f.read()
+    if folder != 'run':
+      assert info.training['task'] == 'dss_toy'
+      assert info.training['records'] == {'toy-train': 96}
