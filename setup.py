@@ -13,6 +13,7 @@ VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'dss_jax/__init__.py').read
 CORE = [
     'absl-py>=2.1',
     'clu>=0.0.12',
+    'etils[epath]>=1.10',
     'flax>=0.12.8,<0.13',
     'gin-config>=0.5.0',
     'jax>=0.10.2,<0.13',
@@ -26,13 +27,14 @@ CORE = [
     'tensorflow-cpu>=2.21,<2.22',
     'tensorflow-datasets>=4.9.10,<5',
     'tensorflow-text>=2.21,<2.22',
+    'tensorstore>=0.1.71',
     'matplotlib>=3.9',
     'tqdm>=4.66',
 ]
 EXTRAS = {
     'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.15',
              'safetensors>=0.5', 'setuptools>=77'],
-    'hf': ['safetensors>=0.5', 'transformers>=5,<6'],
+    'parity': ['torch==2.13.0', 'transformers>=5,<6'],  # tests against PyTorch
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     'gpu': ['jax[cuda13]>=0.10.2,<0.13'],

@@ -2,20 +2,18 @@
 
 import os
 
-import tensorflow as tf
+from etils import epath
 
 
 def write(path: str, data: bytes | str) -> None:
   """Writes aside, fsyncs, renames: a kill or a full disk leaves the earlier file intact."""
-  aside = f'{path}.writing-{os.getpid()}'
+  aside = epath.Path(f'{path}.writing-{os.getpid()}')
   try:
-    with tf.io.gfile.GFile(aside, 'w' if isinstance(data, str) else 'wb') as f:
-      f.write(data)
-    fsync(aside)
-    tf.io.gfile.rename(aside, path, overwrite=True)
+    aside.write_bytes(data.encode('utf-8') if isinstance(data, str) else data)
+    fsync(str(aside))
+    aside.replace(path)
   finally:
-    if tf.io.gfile.exists(aside):
-      tf.io.gfile.remove(aside)
+    aside.unlink(missing_ok=True)
 
 
 def fsync(path: str) -> None:

@@ -45,9 +45,12 @@ def equation_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dic
   }
 
 
+BY_NAME = {'text': text_accuracy, 'equation': equation_accuracy}
+
+
 def for_dataset(dataset: datasets.Dataset) -> list[MetricFn]:
   """The metric functions that `dataset.metric` names; each has 'accuracy'."""
-  return [{'text': text_accuracy, 'equation': equation_accuracy}[dataset.metric]]
+  return [BY_NAME[dataset.metric]]
 
 
 def _check(targets: Sequence[str], predictions: Sequence[str]) -> None:

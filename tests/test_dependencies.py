@@ -14,7 +14,7 @@ MODULES = {  # distribution -> what we import of it, where the names differ
     'absl-py': 'absl.logging', 'clu': 'clu.metric_writers', 'gin-config': 'gin',
     'ml-collections': 'ml_collections', 'orbax-checkpoint': 'orbax.checkpoint',
     'tensorflow-cpu': 'tensorflow', 'tensorflow-datasets': 'tensorflow_datasets',
-    'tensorflow-text': 'tensorflow_text', 'flax': 'flax.linen',
+    'tensorflow-text': 'tensorflow_text', 'flax': 'flax.linen', 'etils': 'etils.epath',
 }
 CORE = [requirement for requirement in map(Requirement, importlib.metadata.requires('dss_jax'))
         if requirement.marker is None]

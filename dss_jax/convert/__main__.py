@@ -52,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--dtype', choices=_DTYPES, help="of the output (default: the input's)")
   parser.add_argument('--scan_layers', action=argparse.BooleanOptionalAction,
                       help='native and t5x: store all layers of a stack in one tensor (default: '
-                           "as the input; T5X's scalable_t5 reads that, its t5 example does not)")
+                           "native as the input, t5x no: scanned is for T5X's scalable_t5, which "
+                           'trains a position bias for every layer and cannot come back)')
   parser.add_argument('--vocabulary', metavar='FILE',
                       help="SentencePiece model, or 'bytes' (default: the input folder's)")
   parser.add_argument('--step', type=int, default=0, help='t5x: the step in checkpoint_<step>')
@@ -114,7 +115,8 @@ def convert(
     info: what is known of the student; its network becomes that of the weights.
     vocabulary: contents of the SentencePiece model, if there is one.
     dtype: 'float32', 'bfloat16', or None for the weights' own.
-    scan_layers: how native and T5X store layers; None for as the weights have them.
+    scan_layers: how native and T5X store layers; None for as the weights have them (native)
+      or unrolled (T5X).
     step: for T5X's folder name.
 
   Raises:
@@ -123,7 +125,8 @@ def convert(
   folder = epath.Path(output)
   if folder.exists():
     raise errors.UserError(f'--output={output} exists: give a new folder, or remove it')
-  scanned = weights.config.scan_layers if scan_layers is None else scan_layers
+  as_before = weights.config.scan_layers and to == 'native'
+  scanned = as_before if scan_layers is None else scan_layers
   info = dataclasses.replace(info, model=dataclasses.replace(info.model, scan_layers=scanned))
   numpy_dtype = None if dtype is None else weights_lib.to_dtype(dtype)
   # An object store cannot rename a folder: there student.json, written last, marks a whole one.

@@ -8,10 +8,11 @@ from dss_jax import errors, student_info
 from dss_jax.convert import hugging_face, native, t5x
 from dss_jax.convert import weights as weights_lib
 
+# T5X first: what it writes with Orbax looks native but for the names of the parameters.
 FORMATS: dict[str, tuple[Callable[[str], bool], Callable[[str], weights_lib.Weights]]] = {
+    't5x': (t5x.is_t5x_checkpoint, t5x.T5XWeights),
     'native': (native.is_native, native.NativeWeights),
     'hf': (hugging_face.is_hugging_face, hugging_face.HuggingFaceWeights),
-    't5x': (t5x.is_t5x_checkpoint, t5x.T5XWeights),
 }
 _VOCABULARIES = (student_info.VOCABULARY_FILE, hugging_face.TOKENIZER_FILE)
 

@@ -91,6 +91,9 @@ class RelativePositionBias(nn.Module):
 
   def __call__(self, query_length: int, key_length: int):
     """Returns float32 [1, H, T, S] for queries 0..T-1 and keys 0..S-1."""
+    if not isinstance(query_length, int):  # A symbolic length, in `jax.export`: no reshapes.
+      difference_TxS = jnp.arange(key_length)[None, :] - jnp.arange(query_length)[:, None]
+      return self._look_up(difference_TxS)[None]
     period = query_length + key_length
     index_P = np.arange(period)
     difference_P = np.where(index_P < key_length, index_P, index_P - period)
@@ -100,10 +103,11 @@ class RelativePositionBias(nn.Module):
     """Returns float32 [1, H, 1, S] for one query position, which may be traced."""
     return self._look_up(jnp.arange(key_length) - query_position)[None, :, None, :]
 
-  def _look_up(self, difference_N):
-    bucket_N = relative_position_bucket(
-      difference_N, bidirectional=self.bidirectional,
+  def _look_up(self, difference):
+    """int of any shape -> float32 [H, *shape]."""
+    bucket = relative_position_bucket(
+      difference, bidirectional=self.bidirectional,
       num_buckets=self.config.relpos_num_buckets, max_distance=self.config.relpos_max_distance,
     )
     # NumPy parameters cannot be indexed by traced buckets.
-    return jnp.asarray(self.rel_embedding)[:, bucket_N]
+    return jnp.asarray(self.rel_embedding)[:, bucket]

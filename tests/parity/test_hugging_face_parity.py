@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import make_batch, save_random_model, their_logits
 
 from dss_jax import errors, models
 from dss_jax.convert import __main__ as convert_main
@@ -19,40 +20,6 @@ transformers = pytest.importorskip('transformers', reason=WHY)
 TINY = {'vocab_size': 96, 'emb_dim': 32, 'num_heads': 4, 'head_dim': 6, 'mlp_dim': 48,
         'num_encoder_layers': 3, 'num_decoder_layers': 2}
 REAL = [('1.0', 'small'), ('1.1', 'small'), ('1.1', 'base')]
-
-
-def save_random_model(folder, config, seed=0, **options):
-  """A Hugging Face folder with random weights of T5's own scale, the head not tied for v1.1."""
-  from dss_jax.convert import hugging_face_config
-  torch.manual_seed(seed)
-  fields = hugging_face_config.from_t5_config(config, np.float32)
-  del fields['dtype'], fields['architectures']
-  hf_config = transformers.T5Config(**fields)
-  model = transformers.T5ForConditionalGeneration(hf_config).eval()
-  if not config.logits_via_embedding:  # transformers 5 ties every fresh T5.
-    head = torch.randn(config.vocab_size, config.emb_dim) * config.emb_dim ** -0.5
-    model.lm_head.weight = torch.nn.Parameter(head)
-  model.save_pretrained(folder, **options)
-  return model
-
-
-def make_batch(vocab_size, seed=0, batch=3, inputs=40, targets=24):
-  """Ragged rows, longer than the first distance whose bias buckets are shared."""
-  rng = np.random.default_rng(seed)
-  source = rng.integers(2, vocab_size, (batch, inputs))
-  target = rng.integers(2, vocab_size, (batch, targets))
-  for row in range(1, batch):
-    source[row, inputs - 7 * row:] = 0
-  return source.astype(np.int32), target.astype(np.int32)
-
-
-def their_logits(model, source, target):
-  decoder_inputs = np.pad(target, ((0, 0), (1, 0)))[:, :-1]
-  with torch.no_grad():
-    return model(
-        input_ids=torch.from_numpy(source).long(),
-        attention_mask=torch.from_numpy((source > 0).astype(np.int64)),
-        decoder_input_ids=torch.from_numpy(decoder_inputs).long()).logits.numpy()
 
 
 def our_logits(folder, source, target, scanned=False):

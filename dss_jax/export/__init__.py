@@ -1,0 +1,1 @@
+"""A student as StableHLO, for machines that have jax and nothing of this project."""

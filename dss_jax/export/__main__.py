@@ -1,0 +1,136 @@
+"""`python -m dss_jax.export`: a student as StableHLO that runs with jax alone."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import traverse_util
+from jax import export as jax_export
+
+from dss_jax import cli, errors, models, student_info
+from dss_jax.convert import open as open_lib
+from dss_jax.export import loader
+
+_DESCRIPTION = """\
+Write a student's decoding as StableHLO (jax.export), for any batch size and input length, with
+its parameters and a small loader. The folder needs jax and numpy, and sentencepiece for text.
+"""
+_EPILOG = """\
+example:
+  python -m dss_jax.export --model_dir=runs/dss_cqa --output=portable
+  python portable/student.py 'Where do birds live? ...'
+
+For transformers (PyTorch) write a Hugging Face folder instead: python -m dss_jax.convert.
+"""
+PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
+FUNCTION_FILE, PARAMS_FILE, INFO_FILE, LOADER_FILE = (
+    'decode.jaxexport', 'params.npz', 'export.json', 'student.py')
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog=cli.program('export'), description=_DESCRIPTION, epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  add = parser.add_argument
+  add('--model_dir', required=True, metavar='DIR',
+      help='a run, or a converted, Hugging Face or T5X folder')
+  add('--output', required=True, metavar='DIR', help='a new folder')
+  add('--platforms', default='cpu,cuda,tpu', metavar='A,B',
+      help='what the code is lowered for (default: cpu,cuda,tpu)')
+  add('--max_target_length', type=int, help="tokens to decode (default: the student's)")
+  add('--dtype', choices=('float32', 'bfloat16'), help='of parameters and activations')
+  add('--vocabulary', metavar='FILE',
+      help="SentencePiece model, or 'bytes', if there is none in the folder")
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Parses the command line and exports."""
+  import dss_jax
+  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  platforms = tuple(args.platforms.split(','))
+  unknown = [name for name in platforms if name not in PLATFORMS]
+  if unknown:
+    raise errors.UserError(
+        f'--platforms: unknown {unknown[0]!r}; {errors.did_you_mean(unknown[0], PLATFORMS)}')
+  folder = epath.Path(args.output)
+  if folder.exists():
+    raise errors.UserError(f'--output={args.output} exists: give a new folder, or remove it')
+  student = dss_jax.load(args.model_dir, dtype=args.dtype, vocabulary=args.vocabulary)
+  length = args.max_target_length or student.info.target_length
+  exported = export_decoding(student.model, student.params, length, platforms)
+  aside = folder.parent / f'{folder.name}.writing-{os.getpid()}'
+  try:
+    _write(aside, student, exported, args, length)
+    aside.rename(folder)
+  finally:
+    aside.rmtree(missing_ok=True)
+  print(f'{args.output}: StableHLO for {", ".join(platforms)}, any batch size and input length, '
+        f'{length} tokens at most; try: python {args.output}/{LOADER_FILE} TEXT')
+  return 0
+
+
+def export_decoding(
+    model: models.Transformer, params: Any, length: int, platforms: Sequence[str]
+) -> jax_export.Exported:
+  """Greedy decoding as a function of flat parameters and tokens, both dimensions symbolic.
+
+  Args:
+    model: the network.
+    params: its parameters; only shapes and dtypes are used.
+    length: tokens to decode at most.
+    platforms: to lower for.
+
+  Returns: (parameters by '/'-joined name, int32 [b, s]) -> (int32 [b, length], float32 [b]).
+  """
+  def decode(flat, tokens):
+    tree = traverse_util.unflatten_dict(flat, sep='/')
+    result = models.greedy_search(model, tree, tokens, length)
+    return result.tokens, result.log_probs
+
+  shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _flat(params).items()}
+  tokens = jax.ShapeDtypeStruct(jax_export.symbolic_shape('b, s'), jnp.int32)
+  return jax_export.export(jax.jit(decode), platforms=platforms)(shapes, tokens)
+
+
+def _flat(params: Any) -> dict[str, Any]:
+  return traverse_util.flatten_dict(params, sep='/')
+
+
+def _write(folder: epath.Path, student, exported: jax_export.Exported, args, length: int) -> None:
+  folder.mkdir(parents=True)
+  (folder / FUNCTION_FILE).write_bytes(bytes(exported.serialize()))
+  arrays = {name: np.asarray(x) for name, x in _flat(student.params).items()}
+  dtype = next(iter(arrays.values())).dtype
+  if dtype == jnp.bfloat16:  # npz does not know it.
+    arrays = {name: x.view(np.uint16) for name, x in arrays.items()}
+  with (folder / PARAMS_FILE).open('wb') as f:
+    np.savez(f, **arrays)
+  vocabulary = _vocabulary(args, student.info)
+  if vocabulary is not None:
+    (folder / student_info.VOCABULARY_FILE).write_bytes(vocabulary)
+  info = student.info
+  (folder / INFO_FILE).write_text(json.dumps({
+      'dtype': dtype.name, 'vocabulary': info.vocabulary, 'label_prefix': info.label_prefix,
+      'rationale_prefix': info.rationale_prefix, 'input_length': info.input_length,
+      'target_length': length, 'platforms': exported.platforms, 'jax': jax.__version__},
+      indent=2) + '\n')
+  with open(loader.__file__, encoding='utf-8') as f:
+    (folder / LOADER_FILE).write_text(f.read())
+
+
+def _vocabulary(args, info: student_info.StudentInfo) -> bytes | None:
+  if args.vocabulary and args.vocabulary != student_info.BYTES:
+    return epath.Path(args.vocabulary).read_bytes()
+  return open_lib.find_vocabulary(args.model_dir, info)
+
+
+if __name__ == '__main__':
+  cli.run(main)

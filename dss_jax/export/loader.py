@@ -1,0 +1,97 @@
+"""Runs an exported student with jax and numpy alone; text in and out also takes sentencepiece.
+
+    python student.py 'an input' 'another'
+
+`python -m dss_jax.export` puts this file into the folder it writes, as student.py.
+"""
+
+import json
+import math
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from jax import export
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+BYTE_OFFSET = 3  # of the bytes vocabulary
+EOS_MARKER = '</s>'
+
+
+class Student:
+  """The folder's student.
+
+  Args:
+    folder: decode.jaxexport, params.npz, export.json, and vocabulary.model unless the
+      vocabulary is bytes.
+  """
+
+  def __init__(self, folder=pathlib.Path(__file__).parent):
+    folder = pathlib.Path(folder)
+    self.info = json.loads((folder / 'export.json').read_text())
+    self._decode = jax.jit(export.deserialize((folder / 'decode.jaxexport').read_bytes()).call)
+    with np.load(folder / 'params.npz') as arrays:
+      self._params = {name: jax.device_put(self._read(arrays[name])) for name in arrays.files}
+    self._pieces = None
+    if self.info['vocabulary'] != 'bytes':
+      self._pieces = folder / 'vocabulary.model'
+
+  def _read(self, array):
+    # npz has no bfloat16: its two bytes are stored as uint16.
+    return array.view(jax.numpy.bfloat16) if self.info['dtype'] == 'bfloat16' else array
+
+  def predict_tokens(self, tokens):
+    """int32 [b, s], EOS at the end, 0-padded -> (int32 [b, length], float32 [b] log probability).
+
+    Any b and s; each new shape is compiled once.
+    """
+    return self._decode(self._params, np.asarray(tokens, np.int32))
+
+  def predict(self, texts, prefix=None):
+    """Texts -> [(label, probability)].
+
+    Args:
+      texts: inputs as in training.
+      prefix: before every input; by default the one that asks for the label.
+    """
+    prefix = self.info['label_prefix'] if prefix is None else prefix
+    limit = self.info['input_length']
+    rows = [[*self.encode(prefix + text)[:limit - 1], EOS_ID] for text in texts]
+    width = -(-max(map(len, rows)) // 32) * 32  # Few shapes, few compilations.
+    tokens = np.zeros((len(rows), width), np.int32)
+    for i, row in enumerate(rows):
+      tokens[i, :len(row)] = row
+    ids, log_probs = jax.device_get(self.predict_tokens(tokens))
+    return [(self.decode(row), math.exp(p)) for row, p in zip(ids.tolist(), log_probs)]
+
+  def encode(self, text):
+    """Ids without the EOS at the end; `</s>` becomes EOS."""
+    parts = [[*self._encode(part), EOS_ID] for part in text.split(EOS_MARKER)]
+    return [i for part in parts for i in part][:-1]
+
+  def _encode(self, text):
+    if self._pieces is None:
+      return [b + BYTE_OFFSET for b in text.encode('utf-8')]
+    return self._processor().encode(text)
+
+  def decode(self, ids):
+    """Text up to the first EOS."""
+    ids = ids[:ids.index(EOS_ID)] if EOS_ID in ids else ids
+    ids = [i for i in ids if i != PAD_ID]
+    if self._pieces is None:
+      values = [i - BYTE_OFFSET for i in ids]
+      return bytes(v for v in values if 0 <= v < 256).decode('utf-8', errors='ignore')
+    known = self._processor().vocab_size()
+    return self._processor().decode([i if i < known else UNK_ID for i in ids])
+
+  def _processor(self):
+    if isinstance(self._pieces, pathlib.Path):
+      import sentencepiece
+      self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(self._pieces))
+    return self._pieces
+
+
+if __name__ == '__main__':
+  for label, probability in Student().predict(sys.argv[1:]):
+    print(f'{probability:.4f}\t{label}')

@@ -1,0 +1,175 @@
+"""`python -m dss_jax.predict`: a trained student's answers to a file of inputs."""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from etils import epath
+
+from dss_jax import cli, datasets, errors, metrics
+from dss_jax.predict import options as options_lib
+from dss_jax.predict import stream
+
+_DESCRIPTION = """\
+Predict labels (and rationales) for a file of inputs. The same command again goes on where a
+killed one stopped.
+"""
+_EPILOG = """\
+examples:
+  python -m dss_jax.predict --model_dir=runs/dss_cqa --input=new.jsonl --output=answers.jsonl
+
+  # With the rationale, and five sampled answers:
+  python -m dss_jax.predict ... --rationale --samples=5 --temperature=0.7
+
+  # A closed label set: score every label instead of decoding.
+  python -m dss_jax.predict ... --rank --labels=entailment,neutral,contradiction
+
+input:   JSON lines with `input` (as in training, no prefix), and optionally `id`, `label` (gold)
+         and `labels` (the choices of --rank); rows of a registered dataset with --dataset=cqa
+output:  {"id": ..., "predicted_label": ..., "probability": ..., "label": ...}, and `rationale`,
+         `samples`, `scores` where asked for; in the input's order
+"""
+WINDOW_BATCHES = 16
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog=cli.program('predict'), description=_DESCRIPTION, epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  add = parser.add_argument
+  add('--model_dir', required=True, metavar='DIR',
+      help="a run (its best checkpoint), one step's folder, or a converted, Hugging Face or T5X "
+           'folder')
+  add('--input', required=True, metavar='FILE', help='JSON lines or a JSON list; may be gs://')
+  add('--output', required=True, metavar='FILE', help='JSON lines; must not exist')
+  add('--dataset', metavar='NAME', help="read the input as this dataset's raw rows")
+  add('--import', dest='modules', action='append', default=[], metavar='MODULE',
+      help='import a module that registers datasets of your own; may be repeated')
+  add('--rationale', action='store_true', help='also write the rationale')
+  add('--rank', action='store_true', help='score every allowed label, no decoding')
+  add('--labels', metavar='A,B,C',
+      help="the labels of --rank for rows that have none (default: the student's)")
+  add('--beams', type=int, default=1, help='beam search over so many (default: 1, greedy)')
+  add('--length_penalty', type=float, default=1.0, help='of the beam search (default: 1.0)')
+  add('--samples', type=int, default=0, metavar='N', help='also draw N answers')
+  add('--temperature', type=float, default=1.0, help='of the samples (default: 1.0)')
+  add('--top_k', type=int, default=0, help='sample among the K likeliest tokens (default: all)')
+  add('--top_p', type=float, default=1.0, help='sample among the likeliest tokens that have '
+                                               'probability P together (default: 1.0)')
+  add('--seed', type=int, default=0, help='of the samples')
+  add('--batch_size', type=int, default=64, help='rows at a time (default: 64)')
+  add('--max_input_length', type=int, help="tokens (default: the student's)")
+  add('--max_target_length', type=int, help="tokens (default: the student's)")
+  add('--dtype', choices=('float32', 'bfloat16'), help='of parameters and activations')
+  add('--mesh_model', type=int, default=1, help='devices that share one copy of the model')
+  add('--vocabulary', metavar='FILE',
+      help="SentencePiece model, or 'bytes', if there is none in the folder")
+  add('--label_prefix', help="before every input (default: the student's)")
+  add('--rationale_prefix', help="likewise with --rationale (default: the student's)")
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Parses the command line, predicts, prints what was done."""
+  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  names = [field.name for field in dataclasses.fields(options_lib.Options)]
+  options = options_lib.Options(**{name: getattr(args, name) for name in names})
+  if not epath.Path(args.input).exists():
+    raise errors.UserError(f'--input={args.input} does not exist')
+  read = _reader(args)
+  student = _load(args)
+  common = tuple(args.labels.split(',')) if args.labels else student.info.labels
+  began = time.perf_counter()
+
+  def predict(rows: Sequence[stream.Row], first: int) -> list[dict[str, Any]]:
+    examples = [read(row, first + i) for i, row in enumerate(rows)]
+    labels = [e.choices or common for e in examples] if args.rank else ()
+    predictions = student.predict([e.input for e in examples], labels=labels, first_row=first,
+                                  **dataclasses.asdict(options))
+    return [output_row(e, p) for e, p in zip(examples, predictions)]
+
+  count = stream.run(args.input, args.output, predict, settings=_settings(args, student),
+                     window=WINDOW_BATCHES * options.batch_size)
+  print(f'{args.output}: {count:,} rows in {time.perf_counter() - began:.1f} s by {student.path}')
+  print(_score(args.output, student.info.metric), end='')
+  return 0
+
+
+def _load(args):
+  import dss_jax
+  from dss_jax.train import config
+  changes = {name: getattr(args, name) for name in ('label_prefix', 'rationale_prefix')
+             if getattr(args, name) is not None}
+  return dss_jax.load(args.model_dir, dtype=args.dtype, vocabulary=args.vocabulary,
+                      mesh=config.MeshConfig(model=args.mesh_model), **changes)
+
+
+def _settings(args, student) -> dict[str, Any]:
+  """What the output depends on."""
+  ignored = ('output', 'modules', 'mesh_model')
+  return {name: value for name, value in vars(args).items() if name not in ignored} | {
+      'parameters': student.path, 'input_bytes': epath.Path(args.input).stat().length}
+
+
+def _reader(args) -> Callable[[stream.Row, int], datasets.Example]:
+  """(row, its number) -> Example."""
+  if args.dataset or args.modules:
+    cli.import_quietly('dss_jax.tasks', *args.modules)
+  read_row = datasets.get(args.dataset).read_row if args.dataset else read_input_row
+
+  def read(row: stream.Row, number: int) -> datasets.Example:
+    try:
+      return read_row(row, number)
+    except KeyError as error:
+      raise errors.UserError(
+          f'--input={args.input}, row {number + 1}: no field {error} (it has: {", ".join(row)}); '
+          'give rows with `input`, or name the dataset they are of with --dataset') from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+      raise errors.UserError(f'--input={args.input}, row {number + 1}: {error}') from error
+  return read
+
+
+def read_input_row(row: stream.Row, number: int) -> datasets.Example:
+  """{'input': ..., 'id': ..., 'label': ..., 'labels': [...]}; all but `input` may be missing."""
+  if not isinstance(row['input'], str):
+    raise ValueError(f'`input` is {row["input"]!r}, not a text')
+  label = row.get('label')
+  return datasets.Example(
+      id=str(row.get('id', number)), input=row['input'],
+      label='' if label is None else str(label),
+      choices=tuple(str(one) for one in row.get('labels') or ()))
+
+
+def output_row(
+    example: datasets.Example, prediction: options_lib.Prediction) -> dict[str, Any]:
+  """One line of the output."""
+  row: dict[str, Any] = {'id': example.id, 'predicted_label': prediction.label,
+                         'probability': prediction.probability}
+  if example.label:
+    row['label'] = example.label
+  if prediction.rationale is not None:
+    row['rationale'] = prediction.rationale
+  if prediction.samples:
+    row['samples'] = [{name: value for name, value in dataclasses.asdict(sample).items()
+                       if value is not None} for sample in prediction.samples]
+  if prediction.scores is not None:
+    row['scores'] = prediction.scores
+  return row
+
+
+def _score(path: str, metric: str) -> str:
+  """Accuracy over the rows that have a gold label, as a line; '' if none has."""
+  right = count = 0
+  scorer = metrics.BY_NAME[metric]
+  for row, _ in stream.read_rows(path):
+    if 'label' in row:
+      count += 1
+      right += scorer([row['label']], [row['predicted_label']])['accuracy'] > 0
+  return f'accuracy {100 * right / count:.2f} % of {count:,} rows with a label\n' if count else ''
+
+
+if __name__ == '__main__':
+  cli.run(main)

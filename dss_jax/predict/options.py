@@ -1,0 +1,80 @@
+"""What can be asked of a student, and what it answers."""
+
+import dataclasses
+
+from dss_jax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How to decode.
+
+  Attributes:
+    rationale: also write the rationale.
+    beams: 1 is greedy; more is beam search.
+    length_penalty: of the beam search: log probability is divided by length ** this.
+    samples: so many sampled answers besides, 0 for none.
+    temperature, top_k, top_p: of the samples; top_k=0 and top_p=1.0 cut nothing off.
+    seed: of the samples. A row's samples depend on it and on the row's number alone.
+    rank: score each of the allowed labels instead of decoding.
+    batch_size: rows at a time.
+    max_input_length, max_target_length: tokens; None for the student's own.
+  """
+
+  rationale: bool = False
+  beams: int = 1
+  length_penalty: float = 1.0
+  samples: int = 0
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  seed: int = 0
+  rank: bool = False
+  batch_size: int = 64
+  max_input_length: int | None = None
+  max_target_length: int | None = None
+
+  def __post_init__(self):
+    checks = (
+        ('beams', self.beams >= 1, 'use 1 for greedy, or more for beam search'),
+        ('samples', self.samples >= 0, 'use 0 for none'),
+        ('temperature', self.temperature > 0, 'use a number above 0 (the label is greedy)'),
+        ('top_k', self.top_k >= 0, 'use 0 to cut nothing off'),
+        ('top_p', 0 < self.top_p <= 1, 'use a probability in (0, 1]'),
+        ('batch_size', self.batch_size >= 1, 'use at least 1'),
+        ('max_input_length', self.max_input_length is None or self.max_input_length >= 2,
+         'use at least 2 tokens'),
+        ('max_target_length', self.max_target_length is None or self.max_target_length >= 1,
+         'use at least 1 token'))
+    for name, is_right, fix in checks:
+      if not is_right:
+        raise errors.UserError(f'--{name}={getattr(self, name)}: {fix}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """One sampled answer, and the model's probability of exactly that text."""
+
+  label: str
+  probability: float
+  rationale: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """The student's answer to one input.
+
+  Attributes:
+    label: the answer.
+    probability: that the model writes exactly it; with `rank`, its share among the allowed
+      labels (they sum to 1).
+    rationale: if it was asked for.
+    samples: if any were asked for.
+    scores: with `rank`, the share of every allowed label.
+  """
+
+  label: str
+  probability: float
+  rationale: str | None = None
+  samples: tuple[Sample, ...] = ()
+  scores: dict[str, float] | None = None

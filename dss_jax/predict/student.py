@@ -1,0 +1,216 @@
+"""A trained student in use: `dss_jax.load(model_dir).predict(['an input', ...])`.
+
+No TensorFlow is imported.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import traverse_util
+
+from dss_jax import errors, models, student_info
+from dss_jax import tokenizer as tokenizer_lib
+from dss_jax.convert import open as open_lib
+from dss_jax.convert import weights as weights_lib
+from dss_jax.predict import batch_decoder
+from dss_jax.predict.options import Options, Prediction, Sample
+from dss_jax.train import config as config_lib
+from dss_jax.train import sharding as sharding_lib
+
+
+def load(
+    path: str,
+    *,
+    dtype: str | None = None,
+    vocabulary: str | None = None,
+    mesh: config_lib.MeshConfig | None = None,
+    **changes: Any,
+) -> 'Student':
+  """Loads a student: a run's MODEL_DIR, a converted folder, a Hugging Face folder, T5X.
+
+  Args:
+    path: the folder, local or `gs://`; of a run, its best checkpoint, or one step's folder.
+    dtype: 'float32' or 'bfloat16' for parameters and activations; by default float32
+      parameters and the activations of the training.
+    vocabulary: SentencePiece model, or 'bytes', if it is not beside the weights.
+    mesh: devices along data, fsdp and model; by default all along data.
+    **changes: fields of `StudentInfo` to set, such as label_prefix='[label] ' for weights that
+      carry no student.json.
+
+  Raises:
+    UserError: nothing there that can be read, no vocabulary, an unknown field.
+  """
+  weights = open_lib.open_weights(path)
+  info = open_lib.find_info(path, weights)
+  unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(info)})
+  if unknown:
+    raise errors.UserError(f'StudentInfo has no field {unknown[0]!r}')
+  info = dataclasses.replace(info, **changes)
+  if vocabulary == student_info.BYTES:
+    info = dataclasses.replace(info, vocabulary=student_info.BYTES)
+  model_bytes = (epath.Path(vocabulary).read_bytes()
+                 if vocabulary and vocabulary != student_info.BYTES
+                 else open_lib.find_vocabulary(path, info))
+  config = dataclasses.replace(
+      info.model, scan_layers=weights.config.scan_layers, dtype=dtype or info.model.dtype)
+  sharding = sharding_lib.Sharding(sharding_lib.make_mesh(mesh or config_lib.MeshConfig()))
+  model = models.Transformer(config)
+  places = traverse_util.flatten_dict(sharding.params(model), sep='/')
+  params = weights_lib.load_params(
+      weights, config, dtype=jnp.dtype(dtype or 'float32'),
+      place=lambda name, array: jax.device_put(array, places[name]))
+  tokenizer = tokenizer_lib.make(info, model_bytes, path)
+  return Student(info, model, params, tokenizer, sharding, weights.path)
+
+
+class Student:
+  """A network with its parameters, tokenizer and prompts. Made by `load`.
+
+  Attributes:
+    info: see `StudentInfo`.
+    path: of the parameters.
+    model, params: for `model.apply({'params': params}, ...)` and for export.
+    tokenizer: encodes and decodes as in training.
+  """
+
+  def __init__(
+      self, info: student_info.StudentInfo, model: models.Transformer, params: Any,
+      tokenizer: tokenizer_lib.Tokenizer, sharding: sharding_lib.Sharding, path: str):
+    self.info = info
+    self.path = path
+    self.model = model
+    self.params = params
+    self.tokenizer = tokenizer
+    self._decoder = batch_decoder.BatchDecoder(model, params, sharding)
+
+  def predict(
+      self,
+      inputs: Sequence[str],
+      *,
+      labels: Sequence[str] | Sequence[Sequence[str]] = (),
+      first_row: int = 0,
+      **options: Any,
+  ) -> list[Prediction]:
+    """Labels of inputs, in their order.
+
+      student.predict(['Where do birds live?'], rationale=True)
+      -> [Prediction(label='nest', probability=0.93, rationale='Birds build nests.')]
+
+    Args:
+      inputs: as in training, without prefix.
+      labels: for `rank`: the allowed labels of all inputs, or a list for each; by default the
+        student's own closed set.
+      first_row: number of the first input, for the samples' keys.
+      **options: fields of `Options`.
+
+    Raises:
+      UserError: what the student cannot do (no rationales learnt, no closed label set).
+    """
+    if isinstance(inputs, str):
+      raise errors.UserError('predict takes a list of inputs, not one string')
+    chosen = Options(**options)
+    self._check(chosen)
+    prompts = self._prompts(self.info.label_prefix, inputs, chosen)
+    if chosen.rank:
+      predictions = self._rank(prompts, self._allowed(labels, len(inputs)), chosen)
+    else:
+      predictions = [self._read(*answer) for answer in self._search(prompts, chosen)]
+    if chosen.rationale and not self.info.answer_phrase:
+      asked = self._prompts(self.info.rationale_prefix or '', inputs, chosen)
+      predictions = [dataclasses.replace(prediction, rationale=self.tokenizer.decode(ids))
+                     for prediction, (ids, _) in zip(predictions, self._search(asked, chosen))]
+    if chosen.samples:
+      drawn = self._sample(prompts, first_row, chosen)
+      predictions = [dataclasses.replace(prediction, samples=samples)
+                     for prediction, samples in zip(predictions, drawn)]
+    return predictions
+
+  def _check(self, options: Options) -> None:
+    info = self.info
+    if options.rationale and info.rationale_prefix is None and not info.answer_phrase:
+      raise errors.UserError(
+          f'{self.path} was not trained to write rationales (student.json has no '
+          'rationale_prefix): leave --rationale out, or name the prefix with --rationale_prefix')
+    if options.rank and info.answer_phrase:
+      raise errors.UserError('a student that writes its rationale first cannot rank labels alone: '
+                             'leave --rank out')
+
+  def _allowed(self, labels: Sequence[Any], count: int) -> list[tuple[str, ...]]:
+    """The allowed labels of each input."""
+    labels = labels or self.info.labels
+    if not labels:
+      raise errors.UserError(
+          '--rank needs a closed set of labels: give --labels=a,b,c, or a list "labels" in every '
+          'input row')
+    if isinstance(labels[0], str):
+      return [tuple(labels)] * count
+    if len(labels) != count or not all(labels):
+      raise errors.UserError(
+          '--rank: every input needs allowed labels: a list "labels" in its row, or --labels=a,b,c '
+          'for all')
+    return [tuple(one) for one in labels]
+
+  # Between text and tokens --------------------------------------------------------------------
+
+  def _prompts(self, prefix: str, inputs: Sequence[str], options: Options) -> list[list[int]]:
+    return [self._encode(prefix + text, self._input_length(options)) for text in inputs]
+
+  def _encode(self, text: str, length: int) -> list[int]:
+    return [*self.tokenizer.encode(text)[:length - 1], tokenizer_lib.EOS_ID]
+
+  def _read(self, ids: Sequence[int], log_prob: float) -> Prediction:
+    """An answer's tokens -> its label, and the rationale if that stands before it."""
+    text, phrase = self.tokenizer.decode(ids), self.info.answer_phrase
+    if not phrase:
+      return Prediction(text, math.exp(log_prob))
+    rationale, found, label = text.rpartition(phrase)
+    return Prediction(label.strip() if found else '', math.exp(log_prob),
+                      rationale=rationale.strip() if found else text)
+
+  # The three ways to answer -------------------------------------------------------------------
+
+  def _search(
+      self, prompts: batch_decoder.Prompts, options: Options) -> list[tuple[list[int], float]]:
+    return self._decoder.search(
+        prompts, options.batch_size, self._input_length(options), self._target_length(options),
+        options.beams, options.length_penalty)
+
+  def _sample(
+      self, prompts: batch_decoder.Prompts, first_row: int, options: Options
+  ) -> list[tuple[Sample, ...]]:
+    numbers = range(first_row, first_row + len(prompts))
+    drawn = self._decoder.sample(
+        prompts, numbers, options.batch_size, self._input_length(options),
+        self._target_length(options), options.samples, options.temperature, options.top_k,
+        options.top_p, options.seed)
+    read = ([self._read(*answer) for answer in answers] for answers in drawn)
+    return [tuple(Sample(p.label, p.probability, p.rationale) for p in one) for one in read]
+
+  def _rank(
+      self, prompts: batch_decoder.Prompts, allowed: Sequence[tuple[str, ...]], options: Options
+  ) -> list[Prediction]:
+    length = self._target_length(options)
+    targets = [[self._encode(label, length) for label in one] for one in allowed]
+    scores = self._decoder.score(
+        prompts, targets, options.batch_size, self._input_length(options))
+    return [_ranked(names, row) for names, row in zip(allowed, scores)]
+
+  def _input_length(self, options: Options) -> int:
+    return options.max_input_length or self.info.input_length
+
+  def _target_length(self, options: Options) -> int:
+    return options.max_target_length or self.info.target_length
+
+
+def _ranked(names: Sequence[str], log_probs: Sequence[float]) -> Prediction:
+  weights = np.exp(np.asarray(log_probs, np.float64) - max(log_probs))
+  shares = weights / weights.sum()
+  best = int(np.argmax(shares))
+  scores = {name: float(share) for name, share in zip(names, shares)}
+  return Prediction(names[best], float(shares[best]), scores=scores)

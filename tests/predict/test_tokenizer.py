@@ -1,0 +1,78 @@
+"""Prediction reads text as training did."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dss_jax import data, errors, models, student_info, tokenizer
+from dss_jax.data import pipeline, vocabularies
+
+INFO = student_info.StudentInfo(model=models.T5Config(), vocabulary='vocabulary.model')
+BYTES = student_info.StudentInfo(model=models.T5Config(), vocabulary='bytes')
+
+
+def of_file(path):
+  with open(path, 'rb') as f:
+    return tokenizer.make(INFO, f.read(), 'here')
+
+
+def fed(task, split):
+  """The encoder tokens of every row, with its text."""
+  rows = pipeline.make_dataset(task, split, {'inputs': 512, 'targets': 256}, pack=False,
+                               shuffle=False, seed=0, num_epochs=1)
+  texts = [text for text, _ in raw(task, split)]
+  return zip(texts, ([int(i) for i in row['encoder_input_tokens'] if i]
+                     for row in rows.as_numpy_iterator()), strict=True)
+
+
+def raw(task, split):
+  from dss_jax import records
+  name = task.split('_')[1]
+  for record in records.read_records(data.settings.records_dir(), name, split):
+    yield record.input, record.label
+
+
+def test_toy_inputs_are_tokenized_as_in_training(toy_data, toy_vocabulary):
+  ours = of_file(toy_vocabulary)
+  count = 0
+  for text, ids in fed('dss_toy_label', 'train'):
+    assert [*ours.encode(f'[label] {text}'), tokenizer.EOS_ID] == ids
+    count += 1
+  assert count == 96
+
+
+@given(st.text(max_size=60))
+def test_bytes_as_seqio(text):
+  theirs, ours = vocabularies.load('bytes'), tokenizer.make(BYTES, None, 'here')
+  without = text.replace(tokenizer.EOS_MARKER, '')
+  assert ours.encode(without) == list(theirs.encode(without))
+  assert ours.decode(ours.encode(without)) == without
+
+
+@given(text=st.text(max_size=60))
+def test_sentencepiece_as_seqio(text, toy_vocabulary):
+  theirs, ours = vocabularies.load(toy_vocabulary), of_file(toy_vocabulary)
+  without = text.replace(tokenizer.EOS_MARKER, '')
+  assert ours.encode(without) == list(theirs.encode(without))
+
+
+@given(ids=st.lists(st.integers(0, 400), max_size=12))
+def test_decoding_as_seqio(ids, toy_vocabulary):
+  """Up to the first EOS, padding left out, ids beyond the pieces as unknown."""
+  theirs, ours = vocabularies.load(toy_vocabulary), of_file(toy_vocabulary)
+  kept = [i for i in ids if i]
+  assert ours.decode(ids) == theirs.decode(kept)
+
+
+def test_markers_become_the_eos_id():
+  ours = tokenizer.make(BYTES, None, 'here')
+  assert ours.encode('a</s>b') == [100, 1, 101]
+  assert ours.decode(np.array([100, 0, 101, 1, 102])) == 'ab'
+
+
+def test_no_vocabulary_or_a_damaged_one():
+  with pytest.raises(errors.UserError, match='here has no vocabulary'):
+    tokenizer.make(INFO, None, 'here')
+  with pytest.raises(errors.UserError, match='here: the vocabulary is not a SentencePiece model'):
+    tokenizer.make(INFO, b'not a model', 'here')
