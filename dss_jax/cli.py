@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -24,6 +25,7 @@ VERBS = {  # verb: (module, what it does); the order is that of a project's life
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
   """Runs a main as the program; a UserError becomes `error: ...` and exit code 2."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  logging.getLogger('absl').setLevel(logging.ERROR)  # SeqIO and Orbax chatter.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Only tf.data runs: no gain, many lines.
   try:
     sys.exit(main(None) or 0)

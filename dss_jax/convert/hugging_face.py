@@ -22,6 +22,7 @@ from dss_jax.convert import weights as weights_lib
 CONFIG_FILE = 'config.json'
 TOKENIZER_FILE = 'spiece.model'
 _ONE_FILE = 'model.safetensors'
+_GENERATION_FILE = 'generation_config.json'
 _INDEX_FILE = 'model.safetensors.index.json'
 
 # Our name -> Hugging Face's. PyTorch keeps a linear layer as [out, in] and the position biases
@@ -174,7 +175,7 @@ def write_hugging_face(
     dtype: Any = None,
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
-  """Writes config.json and the tensors, one at a time, into an existing folder.
+  """Writes the configs and the tensors, one at a time, into an existing folder.
 
   Args:
     path: the folder.
@@ -200,8 +201,10 @@ def write_hugging_face(
     (folder / _INDEX_FILE).write_text(
         json.dumps({'metadata': {'total_size': total}, 'weight_map': weight_map}, indent=2) + '\n')
   stored = next(iter(specs.values())).dtype
-  (folder / CONFIG_FILE).write_text(
-      json.dumps(config_lib.from_t5_config(weights.config, stored), indent=2) + '\n')
+  config = config_lib.from_t5_config(weights.config, stored)
+  generation = {name: config[name] for name in config_lib.GENERATION}
+  for file, values in ((CONFIG_FILE, config), (_GENERATION_FILE, generation)):
+    (folder / file).write_text(json.dumps(values, indent=2) + '\n')
 
 
 def _their_spec(spec: jax.ShapeDtypeStruct, name: str, dtype: Any) -> jax.ShapeDtypeStruct:

@@ -21,6 +21,7 @@ _ACTIVATIONS = {
     'gated-relu': ('relu', 'linear'),
 }
 _NORM_EPSILON = 1e-6
+GENERATION = ('decoder_start_token_id', 'pad_token_id', 'eos_token_id')
 
 
 def to_t5_config(hf: Mapping[str, Any], where: str) -> models.T5Config:

@@ -33,7 +33,8 @@ def describe_run(path: str) -> dict[str, Any]:
       'settings': {
           'steps': config['steps'], 'batch_size': config['data']['batch_size'],
           'packed': config['data']['pack'], 'alpha': config['alpha'],
-          **{key: config['optimizer'][key] for key in ('name', 'learning_rate', 'schedule')},
+          'optimizer': config['optimizer']['name'],
+          **{key: config['optimizer'][key] for key in ('learning_rate', 'schedule')},
           'train_fraction': config['data']['train_fraction'], 'seed': config['seed'],
           'initial_checkpoint': config.get('initial_checkpoint_path') or 'none (from scratch)'},
       'records': {name: one['num_records'] for name, one in run['records'].items()},

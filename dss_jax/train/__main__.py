@@ -1,7 +1,6 @@
 """`python -m dss_jax.train --gin_file=...`: train a student, or continue where it stopped."""
 
 import argparse
-import logging as python_logging
 import re
 import sys
 from collections.abc import Sequence
@@ -75,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, trains, prints the result."""
   rest, bindings = split_bindings(sys.argv[1:] if argv is None else argv)
   args = _parser().parse_args(rest)
-  python_logging.getLogger('absl').setLevel(python_logging.ERROR)  # SeqIO and Orbax chatter.
 
   cli.import_quietly('dss_jax.tasks', *args.modules)  # They register their datasets.
   from dss_jax.train import gin_config, loop

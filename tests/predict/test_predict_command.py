@@ -1,0 +1,152 @@
+"""`python -m dss_jax.predict` and `python -m dss_jax.export`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import dss_jax
+from dss_jax import errors
+from dss_jax.export import __main__ as export_main
+from dss_jax.export import loader
+from dss_jax.predict import __main__ as predict_main
+
+ROWS = [{'id': f'r{i}', 'input': f'the {"left " * (i % 5)}ball {i}', 'label': 'left'}
+        for i in range(40)]
+
+
+@pytest.fixture
+def rows(tmp_path):
+  path = tmp_path / 'in.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in ROWS))
+  return path
+
+
+def run(folder, rows, *flags, output='out.jsonl'):
+  assert predict_main.main([f'--model_dir={folder}', f'--input={rows}',
+                            f'--output={rows.parent / output}', *flags]) == 0
+  return [json.loads(line) for line in (rows.parent / output).read_text().splitlines()]
+
+
+def test_rows_in_order_as_the_api_answers(student_folders, rows, capsys):
+  found = run(student_folders / 'native', rows, '--rationale', '--samples=2', '--seed=3')
+  expected = dss_jax.load(str(student_folders / 'native')).predict(
+      [row['input'] for row in ROWS], rationale=True, samples=2, seed=3)
+  assert [row['id'] for row in found] == [row['id'] for row in ROWS]
+  for row, prediction in zip(found, expected):
+    assert row['predicted_label'] == prediction.label
+    assert row['rationale'] == prediction.rationale
+    assert [s['label'] for s in row['samples']] == [s.label for s in prediction.samples]
+    assert row['label'] == 'left'
+  assert 'accuracy 0.00 % of 40 rows with a label' in capsys.readouterr().out
+
+
+def test_ranking_with_labels_from_flag_row_and_student(student_folders, rows, capsys):
+  native = student_folders / 'native'
+  assert set(run(native, rows, '--rank', output='a')[0]['scores']) == {'left', 'right'}
+  assert set(run(native, rows, '--rank', '--labels=x,y,z', output='b')[0]['scores']) == {
+      'x', 'y', 'z'}
+  assert 'accuracy' in capsys.readouterr().out
+  rows.write_text('{"input": "a", "labels": ["p", "q"]}\n{"input": "b"}\n')
+  found = run(native, rows, '--rank', '--labels=x,y', output='c')
+  assert [set(row['scores']) for row in found] == [{'p', 'q'}, {'x', 'y'}]
+  assert [row['id'] for row in found] == ['0', '1']
+  assert 'accuracy' not in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_registered_datasets_rows(student_folders, rows):
+  rows.write_text(json.dumps({'premise': 'It rains.', 'hypothesis': 'It is wet.', 'uid': 'u1',
+                              'label': 0}) + '\n')
+  with pytest.raises(errors.UserError, match=r"row 1: no field 'input'.*--dataset"):
+    run(student_folders / 'native', rows)
+  assert run(student_folders / 'native', rows, '--dataset=anli', output='o')[0]['label'] == (
+      'entailment')
+
+
+def test_other_flags_do_not_go_on_with_the_parts(student_folders, rows):
+  parts = rows.parent / 'out.jsonl.parts'
+  parts.mkdir()
+  (parts / 'settings.json').write_text('{"beams": 2}')
+  with pytest.raises(errors.UserError, match='beams was 2, is 1'):
+    run(student_folders / 'native', rows)
+
+
+@pytest.mark.slow
+def test_killed_three_times_gives_the_file_of_an_uninterrupted_run(student_folders, rows):
+  command = [sys.executable, '-m', 'dss_jax.predict', f'--model_dir={student_folders / "native"}',
+             f'--input={rows}', '--rationale', '--samples=2', '--batch_size=1']
+  environment = {**os.environ, 'XLA_FLAGS': ''}  # One device: rows of a batch are not split.
+  rows.write_text(rows.read_text() * 3)
+  whole, killed = rows.parent / 'whole', rows.parent / 'killed'
+  subprocess.run([*command, f'--output={whole}'], check=True, timeout=300, env=environment)
+  parts = rows.parent / 'killed.parts'
+  for _ in range(3):
+    job = subprocess.Popen([*command, f'--output={killed}'], env=environment)
+    done = len(list(parts.glob('*.jsonl'))) if parts.exists() else 0
+    while job.poll() is None and len(list(parts.glob('*.jsonl'))) <= done:
+      time.sleep(0.005)
+    assert job.poll() is None, 'finished before it was killed'
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+  subprocess.run([*command, f'--output={killed}'], check=True, timeout=300, env=environment)
+  assert killed.read_bytes() == whole.read_bytes()
+  assert not parts.exists()
+
+
+WITHOUT_DSS_JAX = '''
+import sys
+class Refuse:
+  def find_spec(self, name, path=None, target=None):
+    if name.split('.')[0] in ('dss_jax', 'flax', 'tensorflow', 'orbax', 'seqio'):
+      raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+sys.path.insert(0, sys.argv[1])
+import json, student
+found = student.Student().predict(json.loads(sys.argv[2]))
+print(json.dumps(found))
+'''
+
+
+def test_the_portable_export_answers_the_same_with_jax_alone(student_folders, tmp_path):
+  """Two batch sizes and two lengths; nothing of this project is importable."""
+  output = tmp_path / 'portable'
+  assert export_main.main([f'--model_dir={student_folders / "native"}', f'--output={output}']) == 0
+  student = dss_jax.load(str(student_folders / 'native'))
+  for texts in (['the ball is left', 'a', 'right</s>left'], ['where is it? ' * 4]):
+    printed = subprocess.run(
+        [sys.executable, '-c', WITHOUT_DSS_JAX, str(output), json.dumps(texts)], check=True,
+        capture_output=True, text=True, timeout=120).stdout
+    found, expected = json.loads(printed), student.predict(texts)
+    assert [label for label, _ in found] == [p.label for p in expected]
+    np.testing.assert_allclose(
+        [p for _, p in found], [p.probability for p in expected], rtol=1e-4)
+
+
+def test_bfloat16_parameters_survive_the_export(student_folders, tmp_path):
+  output = tmp_path / 'portable'
+  assert export_main.main([f'--model_dir={student_folders / "native"}', f'--output={output}',
+                           '--dtype=bfloat16']) == 0
+  exported = loader.Student(output)
+  student = dss_jax.load(str(student_folders / 'native'), dtype='bfloat16')
+  flat = traverse_util.flatten_dict(student.params, sep='/')
+  assert set(exported._params) == set(flat)
+  for name, x in flat.items():
+    assert exported._params[name].dtype == jnp.bfloat16
+    assert np.array_equal(exported._params[name], x), name
+  tokens = np.arange(3, 35, dtype=np.int32)[None]
+  assert exported.predict_tokens(tokens)[0].shape == (1, 12)
+
+
+def test_export_refuses(student_folders, tmp_path):
+  with pytest.raises(errors.UserError, match=r"unknown 'gpu'"):
+    export_main.main([f'--model_dir={student_folders / "native"}', '--output=x',
+                      '--platforms=gpu'])
+  with pytest.raises(errors.UserError, match='exists'):
+    export_main.main([f'--model_dir={student_folders / "native"}', f'--output={tmp_path}'])

@@ -1,0 +1,169 @@
+"""`dss_jax.load(...).predict(...)`: what it answers and what it refuses."""
+
+import functools
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import dss_jax
+from dss_jax import errors, models
+from dss_jax.train import config as config_lib
+
+INPUTS = ['the ball is left', 'a', 'where is it? ' * 3, 'right</s>left', '', 'ünï ' * 30]
+
+
+@pytest.fixture(scope='module')
+def student(student_folders):
+  return dss_jax.load(str(student_folders / 'native'))
+
+
+@pytest.fixture(scope='module')
+def predictions(student):
+  return student.predict(INPUTS)
+
+
+@functools.cache
+def full_forward(model):
+  return jax.jit(
+      lambda params, *tokens: jax.nn.log_softmax(model.apply({'params': params}, *tokens)))
+
+
+def padded(ids, length):
+  return np.asarray([[*ids, *[0] * (length - len(ids))]], np.int32)
+
+
+def log_prob(student, prompt, ids):
+  """Of a token list, by one forward pass over all of it."""
+  targets = padded(ids, 12)
+  log_probs = full_forward(student.model)(
+      student.params, padded(prompt, 64), np.pad(targets, ((0, 0), (1, 0)))[:, :-1])
+  return sum(float(log_probs[0, i, token]) for i, token in enumerate(ids))
+
+
+def prompt_of(student, text, prefix='[label] '):
+  return [*student.tokenizer.encode(prefix + text)[:63], 1]
+
+
+def test_outputs_vary_and_probabilities_are_those_of_the_text(student, predictions):
+  assert len({p.label for p in predictions}) > 2
+  greedy = jax.jit(lambda params, tokens: models.greedy_decode(student.model, params, tokens, 12))
+  for text, prediction in zip(INPUTS, predictions):
+    prompt = prompt_of(student, text)
+    ids = greedy(student.params, padded(prompt, 64))[0].tolist()
+    ids = ids[:ids.index(1) + 1] if 1 in ids else ids
+    assert prediction.label == student.tokenizer.decode(ids)
+    assert np.log(prediction.probability) == pytest.approx(
+        log_prob(student, prompt, ids), rel=1e-4)
+
+
+@pytest.mark.parametrize('to', ['hf', 't5x'])
+def test_every_format_answers_the_same(student_folders, predictions, to):
+  assert dss_jax.load(str(student_folders / to)).predict(INPUTS) == predictions
+
+
+def test_batches_and_meshes_change_nothing(student_folders, student, predictions):
+  one_by_one = student.predict(INPUTS, batch_size=8)
+  split = dss_jax.load(str(student_folders / 'native'), mesh=config_lib.MeshConfig(2, 2, 2))
+  for other in (one_by_one, split.predict(INPUTS)):
+    assert [p.label for p in other] == [p.label for p in predictions]
+    assert [p.probability for p in other] == pytest.approx(
+        [p.probability for p in predictions], rel=1e-4)
+
+
+def test_rationales_come_from_the_other_prefix(student, predictions):
+  found = student.predict(INPUTS, rationale=True)
+  assert [p.label for p in found] == [p.label for p in predictions]
+  swapped = dss_jax.load(student_folder(student), label_prefix='[rationale] ')
+  assert [p.rationale for p in found] == [p.label for p in swapped.predict(INPUTS)]
+
+
+def student_folder(student):
+  return student.path.rpartition('/')[0]
+
+
+def test_beams_find_nothing_less_likely_than_greedy(student, predictions):
+  found = student.predict(INPUTS, beams=4, length_penalty=0.0)
+  assert all(b.probability >= g.probability * 0.999 for b, g in zip(found, predictions))
+
+
+def test_ranking_is_the_share_among_the_labels(student):
+  for text, found in zip(INPUTS, student.predict(INPUTS, rank=True)):
+    scores = {label: log_prob(student, prompt_of(student, text),
+                              [*student.tokenizer.encode(label), 1])
+              for label in ('left', 'right')}
+    total = np.logaddexp(*scores.values())
+    assert found.scores == pytest.approx(
+        {label: np.exp(score - total) for label, score in scores.items()}, rel=1e-3)
+    assert found.label == max(scores, key=scores.get)
+    assert found.probability == pytest.approx(max(found.scores.values()))
+
+
+def test_ranking_among_labels_of_each_row(student):
+  labels = [('a', 'b', 'c'), ('longer than the others', 'x'), ('only',), *[('p', 'q')] * 3]
+  found = student.predict(INPUTS, rank=True, labels=labels)
+  assert all(set(p.scores) == set(allowed) for p, allowed in zip(found, labels))
+  assert found[2].probability == 1.0
+  assert all(sum(p.scores.values()) == pytest.approx(1) for p in found)
+
+
+def test_samples_depend_on_the_seed_and_the_rows_number_alone(student):
+  options = {'samples': 3, 'temperature': 1.5, 'seed': 4}
+  everything = student.predict(INPUTS, **options)
+  assert len({s.label for p in everything for s in p.samples}) > 6
+  alone = [student.predict([text], first_row=i, **options)[0] for i, text in enumerate(INPUTS)]
+  assert [[s.label for s in p.samples] for p in alone] == [
+      [s.label for s in p.samples] for p in everything]
+  other = student.predict(INPUTS, **{**options, 'seed': 5})
+  assert [p.samples for p in other] != [p.samples for p in everything]
+  assert [p.label for p in other] == [p.label for p in everything]
+
+
+def test_a_label_behind_a_rationale(make_folder):
+  student = dss_jax.load(make_folder(answer_phrase='So the answer is', label_prefix='',
+                                     rationale_prefix=None))
+  read = student._read([*student.tokenizer.encode('It rolls. So the answer is left'), 1], -0.5)
+  assert (read.label, read.rationale) == ('left', 'It rolls.')
+  assert student._read(student.tokenizer.encode('It rolls'), -1.0).label == ''
+  with pytest.raises(errors.UserError, match='cannot rank'):
+    student.predict(['x'], rank=True)
+
+
+def test_what_a_student_cannot_do(make_folder):
+  student = dss_jax.load(make_folder(rationale_prefix=None, labels=()))
+  with pytest.raises(errors.UserError, match='not trained to write rationales'):
+    student.predict(['x'], rationale=True)
+  with pytest.raises(errors.UserError, match='closed set of labels'):
+    student.predict(['x'], rank=True)
+  with pytest.raises(errors.UserError, match='every input needs allowed labels'):
+    student.predict(['x', 'y'], rank=True, labels=[('a',), ()])
+  with pytest.raises(errors.UserError, match='a list of inputs'):
+    student.predict('x')
+  assert student.predict([]) == []
+
+
+@pytest.mark.parametrize(('option', 'value'), [
+    ('temperature', 0.0), ('top_p', 0.0), ('top_k', -1), ('beams', 0), ('samples', -1),
+    ('batch_size', 0), ('max_input_length', 1), ('max_target_length', 0)])
+def test_options_that_mean_nothing(student, option, value):
+  with pytest.raises(errors.UserError, match=rf'--{option}={value}: use'):
+    student.predict(['x'], **{option: value})
+
+
+def test_loading_what_is_not_there(student_folders, make_folder, tmp_path):
+  with pytest.raises(errors.UserError, match='does not exist'):
+    dss_jax.load(str(tmp_path / 'nowhere'))
+  with pytest.raises(errors.UserError, match="no field 'colour'"):
+    dss_jax.load(str(student_folders / 'native'), colour=1)
+  with pytest.raises(errors.UserError, match='has no vocabulary'):
+    dss_jax.load(make_folder(vocabulary=''))
+  assert dss_jax.load(make_folder(vocabulary=''), vocabulary='bytes').predict(['x'])
+
+
+def test_no_tensorflow_is_imported(student_folders):
+  code = ('import sys, dss_jax; '
+          f'print(dss_jax.load({str(student_folders / "native")!r}).predict(["x"], rank=True)); '
+          "assert not {'tensorflow', 'seqio', 'gin', 't5x'} & set(sys.modules)")
+  subprocess.run([sys.executable, '-c', code], check=True, timeout=120)
