@@ -17,10 +17,13 @@ SMALL = ['--gin.TRAIN_STEPS=2', '--gin.EVAL_PERIOD=2', '--gin.CHECKPOINT_PERIOD=
 ADAPTED = {
     'dss inspect --task=dss_cqa': ['--vocabulary=bytes', '--rows=1'],
     'dss vocab': ['--vocab_size=300'],
-    'dss train --gin_file=gin/native/dss_cqa.gin --gin.RECORDS_DIR': ['--print_config'],
+    'dss train --gin_file=gin/native/dss_cqa.gin --gin.INITIAL': ['--print_config'],
     'dss train --gin_file=gin/native/dss_cqa.gin --gin_file=gin/native/tiny.gin': SMALL,
     'dss train --import=my_tasks': SMALL,
     'dss teacher': [],
+    'dss predict': ['--max_target_length=8'],
+    'dss convert': [],
+    'dss export': ['--platforms=cpu'],
 }
 INSTALL = '.venv/bin/pip install'  # The two commands of `## Start` are .ci/run's own.
 
@@ -50,6 +53,8 @@ def folder(tmp_path_factory):
   for part in range(2):
     (folder / 'palm' / f'train_CoT_{part}.json').write_text(json.dumps(
         [f'{i} is a number. So the answer is (c) many.\n\nQ: next' for i in range(20)]))
+  (folder / 'new.jsonl').write_text(''.join(
+      json.dumps({'input': f'What is {i}?'}) + '\n' for i in range(3)))
   (folder / 'tickets.jsonl').write_text('\n'.join(json.dumps(
       {'id': f't{i}', 'input': f'Ticket {i} crashes.', 'label': 'bug'}) for i in range(40)))
   (folder / 'answers.jsonl').write_text('\n'.join(json.dumps(
@@ -83,13 +88,19 @@ def test_every_other_command_runs(folder):
         env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=1'})
     assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
     ran += 1
-  assert ran == 7
+  assert ran == 10
   assert json.loads((folder / 'runs' / 'tiny' / 'run.json').read_text())
   assert json.loads((folder / 'runs' / 'tickets' / 'run.json').read_text())
+  assert len((folder / 'predictions.jsonl').read_text().splitlines()) == 3
+  assert (folder / 'for_transformers' / 'model.safetensors').exists()
+  api = next(block for block in blocks('python') if 'dss_jax.load' in block)
+  done = subprocess.run([sys.executable, '-c', api], cwd=folder, text=True, capture_output=True,
+                        timeout=300)
+  assert done.returncode == 0, done.stderr
 
 
 def test_every_gin_file_and_path_that_the_docs_name_exists():
-  for name in ('README.md', 'docs/architecture.md'):
+  for name in ('README.md', 'docs/architecture.md', 'docs/checkpoints.md'):
     text = (REPO / name).read_text()
     for path in re.findall(r'`((?:gin|dss_jax|tasks|docs)/[\w./]+\.(?:gin|py|md))`', text):
       path = path.replace('_D.gin', '_cqa.gin')

@@ -418,10 +418,7 @@ def test_places():
 
 # With T5X -----------------------------------------------------------------------------------
 
-# T5X is not on the package index. These tests passed with google-research/t5x at cc342d4, with
-# checkouts of it, google/airio and google-research/jestimator on PYTHONPATH, and with fiddle,
-# cached-property, grain, jaxtyping, cloudpickle, array-record, portpicker and psutil installed.
-HOW_TO = 'T5X is not on the package index; see the comment above, or docs'
+HOW_TO = 'T5X is not on the package index; docs/checkpoints.md says how to run these tests'
 SHAPES = dict.fromkeys(
     ('encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens'), (8, 8))
 
