@@ -91,16 +91,14 @@ class NativeWeights(weights_lib.Weights):
     path = (PARAMS, *path) if self._in_state else path
     item = traverse_util.unflatten_dict({path: 0})
     as_numpy = traverse_util.unflatten_dict({path: ocp.RestoreArgs(restore_type=np.ndarray)})
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      tree = checkpointer.restore(self._arrays, args=ocp.args.PyTreeRestore(
-          item=item, restore_args=as_numpy, partial_restore=True))
+    tree = ocp.PyTreeCheckpointHandler().restore(self._arrays, args=ocp.args.PyTreeRestore(
+        item=item, restore_args=as_numpy, partial_restore=True))
     return jax.tree.leaves(tree)[0]
 
 
 def _metadata(arrays: epath.Path) -> tuple[dict[str, jax.ShapeDtypeStruct], bool]:
   """Specs as stored, and whether they are the `params` of a train state."""
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    tree = checkpointer.metadata(arrays).item_metadata.tree
+  tree = ocp.PyTreeCheckpointHandler().metadata(arrays).tree
   in_state = PARAMS in tree
   flat = traverse_util.flatten_dict(tree[PARAMS] if in_state else tree, sep='/')
   specs = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
