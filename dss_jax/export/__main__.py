@@ -112,7 +112,7 @@ def _write(folder: epath.Path, student, exported: jax_export.Exported, args, len
   if dtype == jnp.bfloat16:  # npz does not know it.
     arrays = {name: x.view(np.uint16) for name, x in arrays.items()}
   with (folder / PARAMS_FILE).open('wb') as f:
-    np.savez(f, **arrays)
+    np.savez(f, allow_pickle=False, **arrays)
   vocabulary = _vocabulary(args, student.info)
   if vocabulary is not None:
     (folder / student_info.VOCABULARY_FILE).write_bytes(vocabulary)

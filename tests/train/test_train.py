@@ -7,7 +7,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from dss_jax import cli, errors
+import dss_jax
+from dss_jax import cli, errors, records, student_info
+from dss_jax.convert import __main__ as convert_main
+from dss_jax.convert import open as open_lib
 from dss_jax.train import __main__ as train_main
 
 SETTINGS = {
@@ -71,6 +74,35 @@ def test_predictions_are_kept_as_text(finished):
   assert len(rows) == 16
   assert {row['target'] for row in rows} <= {'left', 'right'}
   assert all(isinstance(row['prediction'], str) for row in rows)
+
+
+def test_what_prediction_needs_lies_in_the_run_and_goes_along(
+    finished, toy_vocabulary, tmp_path):
+  """Prompts, lengths, labels and vocabulary; the model card's facts join them."""
+  for to in ('hf', 'native', 't5x'):
+    assert convert_main.main(
+        [f'--input={finished}', f'--output={tmp_path / to}', f'--to={to}']) == 0
+  with open(toy_vocabulary, 'rb') as f:
+    vocabulary = f.read()
+  for folder in (finished, *(tmp_path / to for to in ('hf', 'native', 't5x'))):
+    info = student_info.find(str(folder))
+    assert (info.label_prefix, info.rationale_prefix) == ('[label] ', '[rationale] ')
+    assert info.labels == ('left', 'right') and info.input_length == 64
+    assert open_lib.find_vocabulary(str(folder), info) == vocabulary
+    if folder != finished:
+      assert info.training['task'] == 'dss_toy'
+      assert info.training['records'] == {'toy-train': 96}
+      assert set(info.training['test']) == {'accuracy'}
+      assert '| test | accuracy |' in (folder / 'README.md').read_text()
+
+
+def test_predictions_are_those_of_the_trainers_test(finished, toy_records):
+  """The same rows, through files and text, without SeqIO: the same accuracy."""
+  rows = list(records.read_records(str(toy_records), 'toy', 'test'))
+  predictions = dss_jax.load(str(finished)).predict([row.input for row in rows])
+  right = sum(p.label == row.label for p, row in zip(predictions, rows))
+  test = json.loads((finished / 'test_metrics.json').read_text())
+  assert test['metrics']['accuracy'] == pytest.approx(100 * right / len(rows))
 
 
 def test_run_json_is_complete(finished, toy_records):
