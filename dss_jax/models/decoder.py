@@ -5,6 +5,9 @@ Two variable collections hold the cache, per layer:
   cross_cache/{key,value}  the encoded inputs' [B, S, H, K], written once and then only read.
 A scanned stack has a leading layers axis. They are apart so that a step returns (and a loop
 copies) only the first.
+
+Beams, samples and candidate targets are several decoder rows of one input: with N of them, the
+decoder's B is N times the cross cache's, rows of one input side by side.
 """
 
 import jax
@@ -40,7 +43,7 @@ class DecoderLayer(nn.Module):
 
     Args:
       x_BxTxD: residual stream; T is 1 in decoding.
-      encoded_BxSxD: the encoder's output; None in decoding, which reads the cache.
+      encoded_BxSxD: the encoder's output; None to read its keys and values from the cache.
       bias: relative position bias [1, H, T, T]; [1, H, 1, L] in decoding.
       self_mask: bool [B or 1, 1, T, T]; [1, 1, 1, L] in decoding.
       cross_mask: bool [B, 1, T or 1, S].
@@ -57,13 +60,16 @@ class DecoderLayer(nn.Module):
     x_BxTxD = x_BxTxD + self.dropout(y_BxTxD, deterministic=deterministic)
 
     y_BxTxD = self.pre_cross_attention_layer_norm(x_BxTxD)
-    if index is None:
+    if encoded_BxSxD is not None:
       key, value = self.encoder_decoder_attention.keys_values(encoded_BxSxD)
     else:
       key, value = (self.get_variable('cross_cache', name) for name in ('key', 'value'))
+    # Nothing in this attention tells queries apart, so the N rows of an input are N*T queries
+    # to one copy of its keys and values.
+    queries = y_BxTxD.reshape(key.shape[0], -1, y_BxTxD.shape[-1])
     y_BxTxD = self.encoder_decoder_attention.attend(
-      y_BxTxD, key, value, None, cross_mask, deterministic=deterministic
-    )
+      queries, key, value, None, cross_mask, deterministic=deterministic
+    ).reshape(y_BxTxD.shape)
     x_BxTxD = x_BxTxD + self.dropout(y_BxTxD, deterministic=deterministic)
 
     y_BxTxD = self.mlp(self.pre_mlp_layer_norm(x_BxTxD), deterministic=deterministic)
@@ -112,7 +118,10 @@ class Decoder(nn.Module):
       self.logits_dense = Dense(cfg.vocab_size, ('embed', 'vocab'), init, jnp.float32)
 
   def __call__(self, x_BxTxD, encoded_BxSxD, self_mask, cross_mask, *, deterministic):
-    """Whole sequences: [B, T, D] -> config.dtype [B, T, D], ready for the head."""
+    """Whole sequences: [B, T, D] -> config.dtype [B, T, D], ready for the head.
+
+    Without `encoded_BxSxD` (None) the cross cache is read, for targets that share an input.
+    """
     length = x_BxTxD.shape[1]
     bias_1xHxTxT = self.relpos_bias(length, length)
     x_BxTxD = self.dropout(x_BxTxD, deterministic=deterministic)

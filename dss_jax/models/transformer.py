@@ -84,7 +84,10 @@ class Transformer(nn.Module):
       self, encoded, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens=None,
       encoder_segment_ids=None, decoder_segment_ids=None, decoder_positions=None, *,
       deterministic=True):
-    """Encoded inputs [B, S, D] and decoder inputs [B, T] -> float32 logits [B, T, V]."""
+    """Encoded inputs [B, S, D] and decoder inputs [B, T] -> float32 logits [B, T, V].
+
+    `encoded` may be None if `fill_cache` has filled the cross cache.
+    """
     hidden_BxTxD = self.decode_hidden(
       encoded, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens,
       encoder_segment_ids, decoder_segment_ids, decoder_positions, deterministic=deterministic,

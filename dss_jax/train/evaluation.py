@@ -92,23 +92,17 @@ class Evaluator:
 
     Sorted by length into batches, so that short inputs are not padded to the longest.
     """
-    lengths = self._config.data.feature_lengths
     max_target = self._decode_length([ex for _, ex in examples])
-    inputs = [(index, ex['encoder_input_tokens'][ex['encoder_input_tokens'] > 0])
-              for index, ex in examples]
-    inputs = sorted(inputs, key=lambda item: len(item[1]))
+    inputs = [ex['encoder_input_tokens'][ex['encoder_input_tokens'] > 0] for _, ex in examples]
     rows = _round_up(self._config.evaluation.batch_size, self._shards())
+    batches = models.batches_by_length(
+        inputs, rows, self._config.data.feature_lengths['inputs'], LENGTH_BUCKET)
     predictions = []
-    for first in tqdm.trange(0, len(inputs), rows, desc=f'decoding {self._split}', unit='batch',
-                             delay=3, leave=False, disable=jax.process_index() != 0):
-      chunk = inputs[first:first + rows]
-      width = min(_round_up(len(chunk[-1][1]), LENGTH_BUCKET), lengths['inputs'])
-      tokens = np.zeros((rows, width), np.int32)
-      for row, (_, ids) in enumerate(chunk):
-        tokens[row, :min(len(ids), width)] = ids[:width]
+    for chunk, tokens in tqdm.tqdm(
+        batches, total=-(-len(inputs) // rows), desc=f'decoding {self._split}', unit='batch',
+        delay=3, leave=False, disable=jax.process_index() != 0):
       decoded = self._decode(params, self._sharding.put({'tokens': tokens})['tokens'], max_target)
-      predictions += [(index, row.tolist())
-                      for (index, _), row in zip(chunk, np.asarray(decoded))]
+      predictions += [(examples[i][0], row.tolist()) for i, row in zip(chunk, np.asarray(decoded))]
     return predictions
 
   def _decode_length(self, examples: Sequence[dict[str, np.ndarray]]) -> int:

@@ -1,0 +1,44 @@
+"""Ragged token lists -> padded batches of similar length. Pure numpy."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+
+def batches_by_length(
+    sequences: Sequence[Sequence[int] | np.ndarray], rows: int, max_length: int,
+    multiple: int = 32) -> Iterator[tuple[list[int], np.ndarray]]:
+  """Sorts by length, so that short sequences are not padded to the longest.
+
+  list(batches_by_length([[5, 6, 1], [7, 1]], 2, 8, multiple=4))
+    == [([1, 0], [[7, 1, 0, 0], [5, 6, 1, 0]])]
+
+  Args:
+    sequences: token ids without padding. The order of equally long ones is kept.
+    rows: of every batch; those missing in the last are zeros.
+    max_length: what is behind so many tokens is cut off.
+    multiple: a batch is as wide as its longest sequence, rounded up to a multiple of this, so
+      that few shapes are compiled; never wider than max_length.
+
+  Returns:
+    an iterator of (indices of the batch's sequences, int32 tokens [rows, width]).
+
+  Raises:
+    ValueError: if rows, max_length or multiple is below 1.
+  """
+  for name, value in (('rows', rows), ('max_length', max_length), ('multiple', multiple)):
+    if value < 1:
+      raise ValueError(f'{name} is {value}: use at least 1.')
+  order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+  return (_pad(sequences, order[first:first + rows], rows, max_length, multiple)
+          for first in range(0, len(order), rows))
+
+
+def _pad(sequences, indices: list[int], rows: int, max_length: int, multiple: int):
+  longest = max(1, len(sequences[indices[-1]]))
+  width = min(-(-longest // multiple) * multiple, max_length)
+  tokens = np.zeros((rows, width), np.int32)
+  for row, index in enumerate(indices):
+    ids = sequences[index][:width]
+    tokens[row, :len(ids)] = ids
+  return indices, tokens

@@ -1,0 +1,115 @@
+"""The key/value cache of decoding: one token read per row and step.
+
+Nothing here knows how the next token is chosen.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from dss_jax.models import masks
+from dss_jax.models.transformer import Transformer
+
+
+@struct.dataclass
+class Cache:
+  """What a decoder remembers; B inputs, N rows (beams, samples) of each, side by side.
+
+  Attributes:
+    self_attention: keys and values of the tokens so far, leaves [B*N, L, H, K], or
+      [layers, B*N, L, H, K] with scan_layers.
+    cross_attention: keys and values of the encoded inputs, leaves [B, S, H, K] likewise;
+      computed once, and shared by the rows of an input.
+    cross_mask: bool [B, 1, 1, S], the encoder's tokens that are not padding.
+    index: int32 scalar, how many tokens were read.
+    max_decode_length: L, room for that many tokens. Static.
+  """
+
+  self_attention: Any
+  cross_attention: Any
+  cross_mask: jax.Array
+  index: jax.Array
+  max_decode_length: int = struct.field(pytree_node=False)
+
+
+def init_cache(
+    model: Transformer, params, encoder_input_tokens, max_decode_length: int,
+    rows_per_input: int = 1) -> Cache:
+  """Encodes int [B, S] (not packed, padded with 0) and returns a cache with no token read.
+
+  Args:
+    model: the network.
+    params: its parameters.
+    encoder_input_tokens: int [B, S].
+    max_decode_length: L, at least 1. Static.
+    rows_per_input: N, decoder rows of each input. Static.
+
+  Raises:
+    ValueError: if max_decode_length is below 1.
+  """
+  if max_decode_length < 1:
+    raise ValueError(f'max_decode_length is {max_decode_length}: use at least 1.')
+  _, filled = model.apply(
+    {'params': params}, encoder_input_tokens, max_decode_length, method='fill_cache',
+    mutable=['cache', 'cross_cache'],
+  )
+  room, axis = filled['cache'], rows_axis(model)
+  if rows_per_input > 1:
+    room = jax.tree.map(lambda x: jnp.repeat(x, rows_per_input, axis), room)
+  return Cache(
+    self_attention=room,
+    cross_attention=filled['cross_cache'],
+    cross_mask=masks.padding_mask(encoder_input_tokens),
+    index=jnp.zeros((), jnp.int32),
+    max_decode_length=max_decode_length,
+  )
+
+
+def rows_axis(model: Transformer) -> int:
+  """Which axis of a cache's leaves the rows are on."""
+  return int(model.config.scan_layers)
+
+
+def decode_step(model: Transformer, params, tokens_B, cache: Cache):
+  """Reads one token per row.
+
+  Args:
+    model: the network.
+    params: its parameters.
+    tokens_B: int [B] ([B*N] with N rows per input), the tokens at position `cache.index`
+      (START_ID at first).
+    cache: from `init_cache` or the step before. Reading more than max_decode_length tokens
+      overwrites the last.
+
+  Returns:
+    float32 logits [B, V] ([B*N, V]) of the next token, and the cache with `tokens_B` read.
+  """
+  variables = {
+    'params': params, 'cache': cache.self_attention, 'cross_cache': cache.cross_attention,
+  }
+  logits_BxV, changed = model.apply(
+    variables, tokens_B, cache.cross_mask, cache.index, cache.max_decode_length,
+    method='decode_step', mutable=['cache'],
+  )
+  return logits_BxV, cache.replace(self_attention=changed['cache'], index=cache.index + 1)
+
+
+def select_rows(model: Transformer, cache: Cache, rows_BxN) -> Cache:
+  """A cache whose row n of input b is the old row `rows_BxN[b, n]` of the same input.
+
+  The keys and values of the encoded inputs stay where they are.
+  """
+  axis, (batch, rows) = rows_axis(model), rows_BxN.shape
+
+  def select(leaf):
+    # Input by input, so that inputs spread over devices need nothing of each other's.
+    split = leaf.reshape(*leaf.shape[:axis], batch, rows, *leaf.shape[axis + 1:])
+    take = jax.vmap(
+      lambda x, indices: jnp.take(x, indices, axis=axis, mode='clip'),
+      in_axes=(axis, 0), out_axes=axis,
+    )
+    return take(split, rows_BxN).reshape(leaf.shape)
+
+  return cache.replace(self_attention=jax.tree.map(select, cache.self_attention))
