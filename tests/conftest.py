@@ -51,3 +51,19 @@ def toy_data(toy_records, toy_vocabulary):
   """The toy records and vocabulary as what the tasks read."""
   from dss_jax import data
   return data.configure(records_dir=str(toy_records), vocabulary=toy_vocabulary)
+
+
+@pytest.fixture(scope='session')
+def random_weights():
+  """Makes the weights of a network, fresh from the initialisation, open for reading."""
+  import jax
+  from flax import linen as nn
+
+  from dss_jax import models
+  from dss_jax.convert import weights
+  from dss_jax.train import state
+
+  def make(config, seed=0):
+    params = nn.unbox(state.init_params(models.Transformer(config), jax.random.key(seed)))
+    return weights.ArrayWeights(params, config)
+  return make

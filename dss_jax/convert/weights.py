@@ -51,6 +51,25 @@ class Weights(Protocol):
     ...
 
 
+class ArrayWeights(Weights):
+  """Parameters in memory, such as a trainer's, for writing them in any format.
+
+  Args:
+    params: the tree, unboxed, in the layout that config.scan_layers says.
+    config: the network.
+  """
+
+  def __init__(self, params: Any, config: models.T5Config):
+    self.path, self.config = 'memory', config
+    unrolled = models.unstack_layers(params) if config.scan_layers else params
+    self.arrays = {name: np.asarray(x)
+                   for name, x in traverse_util.flatten_dict(unrolled, sep='/').items()}
+    self.specs = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in self.arrays.items()}
+
+  def read(self, name: str) -> np.ndarray:
+    return self.arrays[name]
+
+
 @functools.cache
 def expected_specs(config: models.T5Config) -> Specs:
   """Unrolled names and shapes of a network's parameters; float32, as in training."""

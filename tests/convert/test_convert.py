@@ -24,25 +24,21 @@ TINY = {'vocab_size': 64, 'emb_dim': 16, 'num_heads': 2, 'head_dim': 6, 'mlp_dim
 CONFIGS = {version: models.t5_config(version, 'small', **TINY) for version in ('1.0', '1.1')}
 
 
-class ArrayWeights(weights_lib.Weights):
-  """Weights of a tree in memory; counts the tensors that are read."""
+class CountedWeights(weights_lib.ArrayWeights):
+  """Random weights; counts the tensors that are read."""
 
-  def __init__(self, config, seed=0, dtype=np.float32):
-    self.path, self.config = 'memory', config
-    unrolled = dataclasses.replace(config, scan_layers=False)
-    tree = nn.unbox(state_lib.init_params(models.Transformer(unrolled), jax.random.key(seed)))
-    flat = traverse_util.flatten_dict(tree, sep='/')
-    self.arrays = {name: np.asarray(x).astype(dtype) for name, x in flat.items()}
-    self.specs = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in self.arrays.items()}
+  def __init__(self, config):
+    params = nn.unbox(state_lib.init_params(models.Transformer(config), jax.random.key(0)))
+    super().__init__(params, config)
     self.reads = []
 
   def read(self, name):
     self.reads.append(name)
-    return self.arrays[name]
+    return super().read(name)
 
 
 def write(folder, to, config, **options):
-  weights = ArrayWeights(config)
+  weights = CountedWeights(config)
   convert_main.convert(weights, str(folder), to,
                        info=student_info.StudentInfo(model=config), **options)
   return weights
@@ -160,7 +156,7 @@ def test_a_folder_with_pytorch_pickles_alone_says_what_to_do(tmp_path):
 
 @pytest.mark.parametrize('to', ['hf', 'native', 't5x'])
 def test_a_failure_leaves_nothing(tmp_path, to):
-  weights = ArrayWeights(CONFIGS['1.1'])
+  weights = CountedWeights(CONFIGS['1.1'])
   kept = weights.read
 
   def read(name):
@@ -184,6 +180,14 @@ def test_each_tensor_is_read_once(tmp_path):
   for to in ('hf', 'native', 't5x'):
     weights = write(tmp_path / to, to, CONFIGS['1.1'])
     assert sorted(weights.reads) == sorted(weights.specs)
+
+
+def test_a_scanned_tree_in_memory_is_written_unrolled(tmp_path):
+  unrolled = CountedWeights(CONFIGS['1.1'])
+  tree = traverse_util.unflatten_dict(unrolled.arrays, sep='/')
+  scanned = weights_lib.ArrayWeights(
+      models.stack_layers(tree), dataclasses.replace(CONFIGS['1.1'], scan_layers=True))
+  assert_same({name: scanned.read(name) for name in scanned.specs}, unrolled.arrays)
 
 
 MEASURE = '''
@@ -218,7 +222,7 @@ print('peak', peak - base)
 def test_peak_memory_is_that_of_some_tensors_not_of_the_model(tmp_path, capsys):
   """At most 1.2 times the largest tensor plus the model in its target dtype, at v1.1 small."""
   config = models.t5_config('1.1', 'small', num_encoder_layers=16, num_decoder_layers=16)
-  weights = ArrayWeights(config)
+  weights = CountedWeights(config)
   convert_main.convert(weights, str(tmp_path / 'hf'), 'hf',
                        info=student_info.StudentInfo(model=config))
   model = sum(x.nbytes for x in weights.arrays.values())

@@ -6,18 +6,15 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 from flax import traverse_util
 
 from dss_jax import errors, models, student_info
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import open as open_lib
-from dss_jax.convert import weights as weights_lib
 from dss_jax.train import __main__ as train_main
 from dss_jax.train import config as config_lib
 from dss_jax.train import gin_config, initial
 from dss_jax.train import sharding as sharding_lib
-from dss_jax.train import state as state_lib
 
 SETTINGS = {
     'TRAIN_STEPS': 1, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 1, 'PACK': True, 'BATCH_SIZE': 8,
@@ -37,27 +34,14 @@ def train(toy_records, toy_vocabulary):
   return run
 
 
-class RandomWeights(weights_lib.Weights):
-  """Of a network of the toy run's shape."""
-
-  def __init__(self, config):
-    self.path, self.config = 'memory', config
-    tree = nn.unbox(state_lib.init_params(models.Transformer(config), jax.random.key(7)))
-    self._arrays = {k: np.asarray(x) for k, x in traverse_util.flatten_dict(tree, sep='/').items()}
-    self.specs = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in self._arrays.items()}
-
-  def read(self, name):
-    return self._arrays[name]
-
-
 @pytest.fixture(scope='module')
-def pretrained(tmp_path_factory):
+def pretrained(random_weights, tmp_path_factory):
   """The same weights in a folder of each format."""
   folder = tmp_path_factory.mktemp('pretrained')
   config = gin_config.parse(
       ['gin/native/dss_toy.gin'], ['MODEL_DIR=x', 'RECORDS_DIR=x', 'VOCABULARY=bytes']).model
   for to in ('hf', 'native', 't5x'):
-    convert_main.convert(RandomWeights(config), str(folder / to), to,
+    convert_main.convert(random_weights(config, seed=7), str(folder / to), to,
                          info=student_info.StudentInfo(model=config))
   return folder
 
