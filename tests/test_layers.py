@@ -9,7 +9,7 @@ import pytest
 
 REPO = pathlib.Path(__file__).parents[1]
 
-PURE = ('errors', 'datasets', 'metrics', 'equations')
+PURE = ('errors', 'datasets', 'metrics', 'equations', 'packing')
 NO_TENSORFLOW = {'tensorflow', 'seqio', 'gin', 't5x', 'tensorflow_datasets', 'clu'}
 FORBIDDEN = {  # folder or file of dss_jax -> parts of dss_jax that it must not import
     'records.py': ('teacher', 'data', 'train', 'models', 'tasks'),
@@ -17,7 +17,10 @@ FORBIDDEN = {  # folder or file of dss_jax -> parts of dss_jax that it must not 
     'data': ('teacher', 'train', 'models', 'tasks'),
     'models': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks'),
     'objective.py': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'models'),
-    'train': ('teacher', 'tasks', 'experiments'),
+    'convert': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'predict'),
+  'train': ('teacher', 'tasks', 'experiments', 'predict'),
+  'predict': ('teacher', 'data', 'records', 'tasks', 'experiments'),
+  'export': ('teacher', 'data', 'records', 'tasks', 'experiments'),
 }
 
 
@@ -44,7 +47,9 @@ def test_imports_go_one_way(part):
 
 
 @pytest.mark.parametrize('part', [*(f'{name}.py' for name in PURE), 'objective.py', 'models',
-                                  'train/step.py', 'train/state.py', 'train/__init__.py'])
+                                  'train/step.py', 'train/state.py', 'train/__init__.py',
+                                  'train/config.py', 'train/sharding.py', 'convert', 'predict',
+                                  'export', 'student_info.py', 'tokenizer.py', 'atomic.py'])
 def test_the_computation_needs_no_tensorflow(part):
   for path in files(part):
     assert not {name.split('.')[0] for name in imports(path)} & NO_TENSORFLOW, path
