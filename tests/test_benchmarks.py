@@ -197,8 +197,8 @@ def test_a_wrong_setting_is_named():
 
 
 def test_train_step_runs_without_tensorflow(tmp_path):
-  done = run('train_step.py', '--tiny', '--batch_size=8', '--steps=2', '--microbatches=2', '--repeats=2',
-             '--settings=dss-packed,standard-padded', '--threads=1',
+  done = run('train_step.py', '--tiny', '--batch_size=8', '--steps=2', '--repeats=2',
+             '--microbatches=2', '--settings=dss-packed,standard-padded', '--threads=1',
              f'--json={tmp_path / "figures.json"}', blocked=True)
   assert done.returncode == 0, done.stderr
   rows = table(done.stdout)
