@@ -34,6 +34,7 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--max_decode_length', type=int, default=64, metavar='N',
                       help='tokens per row (default: 64)')
   parser.add_argument('--beams', type=int, default=1, metavar='N', help='1 is greedy (default)')
+  parser.set_defaults(scan_layers=False)  # As `dss_jax.load` has them.
   return parser.parse_args()
 
 
