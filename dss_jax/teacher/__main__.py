@@ -22,6 +22,9 @@ examples:
   python -m dss_jax.teacher --client=none --dataset=svamp --split=test \\
       --inputs=svamp_test.json --records_dir=records
 
+  # what an LLM would be asked for the first input: instruction, demonstrations, question
+  python -m dss_jax.teacher --show_prompt --dataset=cqa --split=train --inputs=cqa_train.json
+
   # a dataset of your own: my_tasks.py calls dss_jax.data.register('mine', ...)
   python -m dss_jax.teacher --import=my_tasks --dataset=mine --split=train \\
       --inputs=mine.jsonl --completions=mine_completions.jsonl --records_dir=records
@@ -35,6 +38,9 @@ Where a dataset has no validation split, 10 % of train is written as one."""
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the job; UserError for what the user can fix, with nothing written."""
   flags = _parser().parse_args(argv)
+  if flags.show_prompt:
+    print(_request(flags))
+    return 0
   client = clients.from_flags(flags)
   records_dir = flags.records_dir or os.environ.get('DSS_DATA_DIR')
   if not records_dir:
@@ -53,6 +59,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
+def _request(flags: argparse.Namespace) -> str:
+  """What the teacher would be asked for the first input, and which prompt it is."""
+  cli.import_quietly('dss_jax.tasks', *flags.imports)
+  from dss_jax.teacher import inputs, prompts
+  dataset = datasets.get(flags.dataset)
+  path = flags.prompt or prompts.path_of(dataset.name)
+  prompt = prompts.load(path)
+  first = inputs.read_inputs(flags.inputs, dataset).examples[0]
+  return '\n'.join([
+      prompt.as_text(first.input), '',
+      f'# {path}: version {prompt.version}, {len(prompt.demonstrations)} demonstrations, sha256 '
+      f'{prompt.sha256()}; stops at {", ".join(map(repr, prompt.stop)) or "nothing"}'])
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog=cli.program('teacher'), description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False,
@@ -68,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
   add('--parser', default='strict', metavar='NAME',
       help='strict: repairs slips, gives each failure a reason (default); '
       "released: row for row what the paper's released code reads")
+  add('--show_prompt', action='store_true',
+      help='print the request for the first input, and stop')
+  add('--prompt', metavar='FILE',
+      help='the prompt (default: tasks/prompts/<dataset>.toml of the package)')
   add('--records_dir', metavar='DIR', help='where the records go (default: $DSS_DATA_DIR)')
   add('--num_shards', type=int, default=16, metavar='N', help='files per set (default: 16)')
   add('--holdout', default='auto', metavar='HOW',

@@ -1,0 +1,194 @@
+"""Few-shot chain-of-thought prompts as data: `tasks/prompts/<dataset>.toml`.
+
+A file holds an instruction, demonstrations, how a question and its answer are laid out, and where
+the answer stops:
+
+  version = 1
+  dataset = 'tickets'
+  instruction = 'Explain in one sentence, then name the team.'
+
+  [completion]
+  question = 'Q: {input}'
+  answer = 'A: {rationale} So the answer is {label}.'
+  answer_phrase = 'So the answer is'
+  label_kind = 'class'             # see datasets.CompletionFormat
+  stop = ['Q:']                    # the teacher stops there; the first is the end marker
+  parts = ['premise', 'hypothesis']   # optional: names of what `</s>` separates in an input
+
+  [[demonstrations]]
+  input = 'The app crashes.'
+  rationale = 'A crash is a fault of the program.'
+  label = 'bug'
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import string
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dss_jax import datasets, errors
+
+_KEYS = ('version', 'dataset', 'instruction', 'completion', 'demonstrations')
+_COMPLETION_KEYS = ('question', 'answer', 'answer_phrase', 'label_kind', 'stop', 'parts')
+_DEMONSTRATION_KEYS = ('input', 'rationale', 'label')
+_SEPARATOR = '</s>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+  """A question that is answered in the prompt; `label` as the teacher is to write it."""
+
+  input: str
+  rationale: str
+  label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """One prompt file.
+
+  Attributes:
+    dataset: its name.
+    version: of the file's contents, raised by its author.
+    instruction: what comes first.
+    question: template with {input}, or with the names of `parts`.
+    answer: template with {rationale} and then {label}.
+    stop: strings that end a completion.
+    parts: names of what `</s>` separates in an input.
+    completion: how an answer is read back.
+    demonstrations: question and answer pairs.
+  """
+
+  dataset: str
+  version: int
+  instruction: str
+  question: str
+  answer: str
+  stop: tuple[str, ...]
+  parts: tuple[str, ...]
+  completion: datasets.CompletionFormat
+  demonstrations: tuple[Demonstration, ...]
+
+  def sha256(self) -> str:
+    """Of everything that shapes a request or how its answer is read."""
+    content = json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(content.encode('utf-8')).hexdigest()
+
+  def ask(self, text: str) -> str:
+    """An input as a question: 'Q: Where do birds live?'"""
+    if not self.parts:
+      return self.question.format(input=text)
+    values = text.split(_SEPARATOR)
+    if len(values) != len(self.parts):
+      raise errors.UserError(
+          f'the prompt of {self.dataset!r} wants {len(self.parts)} parts ({", ".join(self.parts)}) '
+          f'separated by {_SEPARATOR} in an input, this one has {len(values)}: {text[:80]!r}')
+    return self.question.format(**dict(zip(self.parts, values, strict=True)))
+
+  def reply(self, shown: Demonstration) -> str:
+    """A demonstration's answer: 'A: Birds build nests. So the answer is (a) nest.'"""
+    return self.answer.format(rationale=shown.rationale, label=shown.label)
+
+  @property
+  def lead_in(self) -> str:
+    """What stands before a rationale: 'A:'."""
+    return self.answer.partition('{rationale}')[0].rstrip()
+
+  def as_text(self, text: str) -> str:
+    """The request to a completions endpoint: it goes on after the lead-in."""
+    shown = [f'{self.ask(one.input)}\n{self.reply(one)}' for one in self.demonstrations]
+    return '\n\n'.join([self.instruction, *shown, f'{self.ask(text)}\n{self.lead_in}'])
+
+  def as_messages(self, text: str) -> list[dict[str, str]]:
+    """The request to a chat endpoint: demonstrations are earlier turns."""
+    messages = [{'role': 'system', 'content': self.instruction}]
+    for one in self.demonstrations:
+      messages += [{'role': 'user', 'content': self.ask(one.input)},
+                   {'role': 'assistant', 'content': self.reply(one)}]
+    return [*messages, {'role': 'user', 'content': self.ask(text)}]
+
+
+def path_of(dataset: str) -> str:
+  """The file that comes with the package for one of its datasets; it need not exist."""
+  spec = importlib.util.find_spec('dss_jax.tasks')  # Not imported: that would load SeqIO.
+  if spec is None or not spec.submodule_search_locations:
+    raise errors.UserError('dss_jax.tasks is not installed; give --prompt=FILE')
+  return os.path.join(list(spec.submodule_search_locations)[0], 'prompts', f'{dataset}.toml')
+
+
+def load(path: str) -> Prompt:
+  """Reads and checks a prompt file.
+
+  Raises:
+    UserError: no such file, bad TOML, an unknown or missing key, templates without their
+      places, no demonstrations; names the file and the key.
+  """
+  try:
+    with open(path, 'rb') as f:
+      raw = tomllib.load(f)
+  except OSError as error:
+    raise errors.UserError(
+        f'prompt {path}: {error.strerror}; a dataset needs a prompt file (--prompt=FILE), see '
+        'dss_jax/teacher/prompts.py for what is in it') from error
+  except ValueError as error:  # Bad TOML, or not UTF-8.
+    raise errors.UserError(f'prompt {path}: not TOML ({error})') from error
+  _check_keys(raw, _KEYS, (), path)
+  form = raw['completion']
+  _check_keys(form, _COMPLETION_KEYS, ('parts',), f'{path}, [completion]')
+  if not isinstance(raw['demonstrations'], list) or not raw['demonstrations']:
+    raise errors.UserError(f'prompt {path}: give at least one [[demonstrations]]')
+  for number, shown in enumerate(raw['demonstrations'], 1):
+    _check_keys(shown, _DEMONSTRATION_KEYS, (), f'{path}, demonstration {number}')
+  return _make(raw, form, path)
+
+
+def _make(raw: Mapping[str, Any], form: Mapping[str, Any], path: str) -> Prompt:
+  parts, stop = tuple(form.get('parts', ())), tuple(form['stop'])
+  _check_places(form['question'], parts or ('input',), f'{path}, question')
+  _check_places(form['answer'], ('rationale', 'label'), f'{path}, answer')
+  if form['answer_phrase'] not in form['answer']:
+    raise errors.UserError(f'prompt {path}: answer does not hold the answer_phrase '
+                           f'{form["answer_phrase"]!r}, by which the label is found')
+  try:
+    completion = datasets.CompletionFormat(
+        end_marker=stop[0] if stop else '', answer_phrase=form['answer_phrase'],
+        label_kind=form['label_kind'])
+  except ValueError as error:
+    raise errors.UserError(f'prompt {path}: {error}') from error
+  return Prompt(
+      dataset=raw['dataset'], version=raw['version'], instruction=_one_line(raw['instruction']),
+      question=form['question'].strip(), answer=form['answer'].strip(), stop=stop, parts=parts,
+      completion=completion,
+      demonstrations=tuple(Demonstration(**{k: v.strip() for k, v in shown.items()})
+                           for shown in raw['demonstrations']))
+
+
+def _one_line(text: str) -> str:
+  """Line breaks of the file are not part of the instruction."""
+  return ' '.join(text.split())
+
+
+def _check_keys(
+    found: Mapping[str, Any], known: Sequence[str], optional: Sequence[str], where: str) -> None:
+  for key in found:
+    if key not in known:
+      raise errors.UserError(
+          f'prompt {where}: unknown key {key!r}: {errors.did_you_mean(key, known)}')
+  for key in known:
+    if key not in found and key not in optional:
+      raise errors.UserError(f'prompt {where}: no {key!r}')
+
+
+def _check_places(template: str, wanted: Sequence[str], where: str) -> None:
+  try:
+    found = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+  except ValueError as error:
+    raise errors.UserError(f'prompt {where}: {error}') from error
+  if found != list(wanted):
+    places = ', '.join(f'{{{name}}}' for name in wanted)
+    raise errors.UserError(f'prompt {where}: {template!r} must hold exactly {places}, in order')

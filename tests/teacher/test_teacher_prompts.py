@@ -1,0 +1,132 @@
+"""Prompt files: those of the package teach what the parser reads, others are checked."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+import dss_jax.tasks  # noqa: F401
+from dss_jax import datasets, errors
+from dss_jax.teacher import __main__ as teacher_main
+from dss_jax.teacher import parsing, prompts
+
+NAMES = ('anli', 'asdiv', 'cqa', 'esnli', 'svamp')
+LETTERED = re.compile(r'^\([a-z]\) (.*)$', re.MULTILINE)
+
+
+def load(name):
+  return prompts.load(prompts.path_of(name))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_demonstrations_are_answers_that_the_parser_reads(name):
+  prompt, dataset = load(name), datasets.get(name)
+  assert prompt.dataset == name and 7 <= len(prompt.demonstrations) <= 10
+  assert prompt.completion == dataset.completion
+  for shown in prompt.demonstrations:
+    written = prompt.reply(shown).removeprefix(prompt.lead_in)
+    example = datasets.Example('x', shown.input, choices=tuple(LETTERED.findall(shown.input)))
+    found = parsing.parse_strict(f'{written}\n\n{prompt.stop[0]} next', example, dataset)
+    assert found.status == 'ok' and found.rationale == shown.rationale
+    assert found.label == re.sub(r'^\([a-z]\) ', '', shown.label)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_label_is_shown_and_none_prevails(name):
+  labels = [shown.label.split()[0] if name == 'cqa' else shown.label
+            for shown in load(name).demonstrations]
+  kinds = {'anli': 3, 'esnli': 3, 'cqa': 5}.get(name)
+  if kinds:
+    assert len(set(labels)) == kinds
+    assert max(map(labels.count, labels)) <= -(-len(labels) // kinds) + 1
+
+
+@pytest.mark.parametrize('name', ['svamp', 'cqa'])
+def test_no_demonstration_is_a_row_of_the_data(name, real_data):
+  texts = [path.read_text() for path in (real_data / name).glob('*.json')]
+  assert texts
+  for shown in load(name).demonstrations:
+    first = json.dumps(shown.input.split('\n')[0])[1:-1]
+    assert not any(first in text for text in texts)
+
+
+def test_the_whole_request():
+  prompt = load('cqa')
+  text = prompt.as_text('Where do birds live?\nAnswer Choices:\n(a) nest')
+  assert text.startswith('Choose the best answer.')
+  assert text.endswith('Q: Where do birds live?\nAnswer Choices:\n(a) nest\nA:')
+  assert text.count('\n\nQ: ') == len(prompt.demonstrations) + 1
+  messages = prompt.as_messages('Where?')
+  assert [m['role'] for m in messages] == [
+      'system', *['user', 'assistant'] * len(prompt.demonstrations), 'user']
+  assert messages[-1]['content'] == 'Q: Where?'
+
+
+def test_an_input_in_parts():
+  prompt = load('anli')
+  assert prompt.ask('It rains.</s>It is {wet}.') == 'Premise: It rains.\nHypothesis: It is {wet}.'
+  with pytest.raises(errors.UserError, match=r'2 parts \(premise, hypothesis\)'):
+    prompt.ask('It rains.')
+
+
+def test_the_hash_is_of_everything_that_counts():
+  hashes = {load(name).sha256() for name in NAMES}
+  assert len(hashes) == len(NAMES)
+  prompt = load('cqa')
+  assert prompt.sha256() == load('cqa').sha256()
+  for change in ({'instruction': 'x'}, {'stop': ()}, {'version': 2}, {'question': 'R: {input}'},
+                 {'demonstrations': prompt.demonstrations[1:]}):
+    assert dataclasses.replace(prompt, **change).sha256() != prompt.sha256()
+
+
+GOOD = """
+version = 1
+dataset = 'tickets'
+instruction = 'Name the team.'
+[completion]
+question = 'Q: {input}'
+answer = 'A: {rationale} So the answer is {label}.'
+answer_phrase = 'So the answer is'
+label_kind = 'class'
+stop = ['Q:']
+[[demonstrations]]
+input = 'It crashes.'
+rationale = 'A crash is a fault.'
+label = 'bug'
+"""
+
+
+@pytest.mark.parametrize(('old', 'new', 'message'), [
+    ("version = 1", '', "no 'version'"),
+    ('stop =', 'stopp =', r"\[completion\]: unknown key 'stopp': did you mean 'stop'"),
+    ("label = 'bug'", '', "demonstration 1: no 'label'"),
+    ('{input}', '{text}', r'question: .*must hold exactly \{input\}'),
+    ('{rationale} So', 'So', r'answer: .*\{rationale\}, \{label\}'),
+    ("'So the answer is'", "'Thus'", "does not hold the answer_phrase 'Thus'"),
+    ("'class'", "'klass'", "label_kind='klass'"),
+    ('[completion]', '[completion', 'not TOML'),
+])
+def test_what_is_wrong_is_named(tmp_path, old, new, message):
+  file = tmp_path / 'tickets.toml'
+  file.write_text(GOOD)
+  assert prompts.load(str(file)).ask('x') == 'Q: x'
+  assert old in GOOD
+  file.write_text(GOOD.replace(old, new))
+  with pytest.raises(errors.UserError, match=message):
+    prompts.load(str(file))
+
+
+def test_a_missing_file_says_what_is_needed(tmp_path):
+  with pytest.raises(errors.UserError, match='needs a prompt file'):
+    prompts.load(str(tmp_path / 'nowhere.toml'))
+
+
+def test_show_prompt_prints_the_request_and_asks_nobody(tmp_path, capsys):
+  (tmp_path / 'in.jsonl').write_text(json.dumps(
+      {'id': '1', 'question': 'Where do birds live?', 'choices': ['nest', 'sea']}) + '\n')
+  assert teacher_main.main(['--show_prompt', '--dataset=cqa', '--split=train',
+                            f'--inputs={tmp_path / "in.jsonl"}']) == 0
+  printed = capsys.readouterr().out
+  assert load('cqa').as_text('Where do birds live?\nAnswer Choices:\n(a) nest\n(b) sea') in printed
+  assert load('cqa').sha256() in printed
