@@ -5,6 +5,7 @@ The trainer writes it into MODEL_DIR, conversion carries it along, prediction re
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,10 +70,23 @@ def from_json(text: str, where: str) -> StudentInfo:
         f'{where}: not a student.json of this version of dss_jax ({error})') from error
 
 
+_INSIDE = re.compile(r'params|state|best|checkpoints|\d+|checkpoint_\d+')
+
+
+def folders(path: str) -> list[epath.Path]:
+  """`path` and, as long as it is a part of a student's folder, what is above it.
+
+  'runs/dss_cqa/best/200/params' -> itself, .../200, .../best, runs/dss_cqa
+  """
+  found = [epath.Path(path)]
+  while _INSIDE.fullmatch(found[-1].name):
+    found.append(found[-1].parent)
+  return found
+
+
 def find(path: str) -> StudentInfo | None:
-  """The student.json in `path`, or in the two folders above (`path` may be one step's)."""
-  folder = epath.Path(path)
-  for place in (folder, folder.parent, folder.parent.parent, folder.parent.parent.parent):
-    if (place / FILE).exists():
-      return from_json((place / FILE).read_text(), str(place / FILE))
+  """The student.json of the folder that `path` is, or is a part of."""
+  for folder in folders(path):
+    if (folder / FILE).exists():
+      return from_json((folder / FILE).read_text(), str(folder / FILE))
   return None

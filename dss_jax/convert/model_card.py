@@ -21,8 +21,7 @@ def describe_run(path: str) -> dict[str, Any]:
   Returns: `task`, `steps`, `settings`, `records`, `versions`, and, as far as they were measured
     with these parameters, `validation` and `test` metrics with their `step`.
   """
-  folder = epath.Path(path)
-  places = [folder, *list(folder.parents)[:3]]
+  places = student_info.folders(path)
   run_dir = next((p for p in places if (p / 'run.json').exists()), None)
   if run_dir is None:
     return {}

@@ -45,9 +45,8 @@ def find_vocabulary(path: str, info: student_info.StudentInfo) -> bytes | None:
   """The SentencePiece model that lies with the checkpoint, or None."""
   if info.vocabulary == student_info.BYTES:
     return None
-  folder = epath.Path(path)
-  for place in (folder, folder.parent, folder.parent.parent):
+  for folder in student_info.folders(path):
     for name in _VOCABULARIES:
-      if (place / name).exists():
-        return (place / name).read_bytes()
+      if (folder / name).exists():
+        return (folder / name).read_bytes()
   return None

@@ -264,6 +264,18 @@ def test_model_card_tells_task_data_metrics_and_training():
   assert 'load' in model_card.text(info, 'native')
 
 
+def test_a_strangers_folder_inside_a_run_is_not_that_run(tmp_path):
+  """Only a run's own steps take its student.json and vocabulary."""
+  write(tmp_path / 'run', 'native', CONFIGS['1.1'], vocabulary=b'the run')
+  info = student_info.find(str(tmp_path / 'run' / 'params'))
+  assert info and open_lib.find_vocabulary(str(tmp_path / 'run' / 'params'), info) == b'the run'
+  write(tmp_path / 'run' / 'downloaded', 'hf', CONFIGS['1.0'])
+  (tmp_path / 'run/downloaded/student.json').unlink()
+  inside = str(tmp_path / 'run' / 'downloaded')
+  assert student_info.find(inside) is None
+  assert open_lib.find_vocabulary(inside, student_info.StudentInfo(CONFIGS['1.0'])) is None
+
+
 def test_student_json_comes_back():
   info = student_info.StudentInfo(
       model=CONFIGS['1.0'], vocabulary='bytes', labels=('a', 'b'), training=TRAINED)
