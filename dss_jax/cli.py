@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
-from dss_jax import errors
+from dss_jax import datasets, errors
 
 VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'quickstart': ('dss_jax.quickstart', 'the whole method on a toy task, with a picture'),
@@ -42,10 +42,10 @@ _NO_CUDA = 'cuda_platform.cc'  # TensorFlow looks for a GPU that it is not to us
 
 
 def import_quietly(*modules: str) -> None:
-  """Imports modules that load TensorFlow, without its C++ start-up lines on stderr.
+  """Imports modules that may load TensorFlow, without its C++ start-up lines on stderr.
 
-  Those are written before any logging flag is read; anything else is passed on. TensorFlow
-  only reads data here: it is kept off the accelerator, which is JAX's.
+  Those are written before any logging flag is read; anything else is passed on. TensorFlow,
+  where it was loaded, only reads data: it is kept off the accelerator, which is JAX's.
   """
   sys.stderr.flush()
   kept_fd = os.dup(2)
@@ -64,9 +64,11 @@ def import_quietly(*modules: str) -> None:
 
 
 def _hide_gpus_from_tensorflow() -> None:
+  if 'tensorflow' not in sys.modules:  # The teacher's programs do without its 700 MB.
+    return
   # Inside a program that has used TensorFlow already, its choice stands.
   with contextlib.suppress(RuntimeError):
-    importlib.import_module('tensorflow').config.set_visible_devices([], 'GPU')
+    sys.modules['tensorflow'].config.set_visible_devices([], 'GPU')
 
 
 def _import(module: str) -> None:
@@ -108,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def entry_point() -> None:
   """The `dss` console script."""
+  if sys.argv[1:2] == ['teacher']:
+    datasets.describe_only()  # As `python -m dss_jax.teacher`: it starts without TensorFlow.
   run(main)
 
 

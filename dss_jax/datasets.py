@@ -6,7 +6,7 @@ SeqIO tasks from the records.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dss_jax import errors
@@ -58,6 +58,9 @@ class Dataset:
     records: for each split, the record sets (`<dataset>`) it reads; another dataset's for
       splits that this one borrows.
     source: where the data comes from, for error messages and docs.
+    tfds: the TFDS dataset that `dss teacher` reads if no --inputs is given, e.g. 'anli/r1'.
+    tfds_splits: our split -> its TFDS split, where the names differ.
+    load: split -> rows, for data that is neither in a file nor in TFDS; `read_row` gets each.
   """
 
   name: str
@@ -68,6 +71,9 @@ class Dataset:
   holdout: str | None = 'hash'
   records: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   source: str = ''
+  tfds: str = ''
+  tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  load: Callable[[str], Iterable[Mapping[str, Any]]] | None = None
 
   def __post_init__(self):
     if self.metric not in ('text', 'equation'):
@@ -75,6 +81,12 @@ class Dataset:
     if self.holdout not in ('permutation', 'hash', None):
       raise ValueError(
           f"dataset {self.name!r}: holdout={self.holdout!r}; use 'permutation', 'hash' or None")
+    if self.tfds and self.load:
+      raise ValueError(f'dataset {self.name!r}: both tfds and load; rows come from one of them')
+    if unknown := set(self.tfds_splits) - set(SPLITS):
+      raise ValueError(
+          f"dataset {self.name!r}: tfds_splits has {', '.join(sorted(unknown))}; "
+          f"use {', '.join(SPLITS)}")
 
   def record_sets(self, split: str) -> tuple[str, ...]:
     """Names of the datasets whose records make up `split`."""
@@ -90,6 +102,23 @@ def read_plain_row(row: Mapping[str, Any], row_number: int) -> Example:
 
 
 _REGISTRY: dict[str, Dataset] = {}
+_describe_only = False
+
+
+def describe_only() -> None:
+  """From now on `dss_jax.data.register` only describes: it adds no SeqIO tasks.
+
+  For programs (the teacher's) that never build a SeqIO task, to which TensorFlow and SeqIO
+  would be 800 MB and 4 s for nothing. Call it before `import dss_jax.tasks`. It holds for the
+  whole process and cannot be undone, so it is not for use inside a larger program.
+  """
+  global _describe_only
+  _describe_only = True
+
+
+def only_described() -> bool:
+  """Whether `describe_only` was called in this process."""
+  return _describe_only
 
 
 def add(dataset: Dataset) -> None:

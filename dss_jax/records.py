@@ -4,23 +4,27 @@ A record set is `<dataset>-<split>`: sharded TFRecords of `tf.train.Example`, be
 `manifest.json` that lists, for every set in the folder, its shards with sizes and checksums.
 A shard is complete or absent (written aside, fsynced, renamed), and a set exists only once
 the manifest names it, so a reader never sees half of one. Paths may be local or `gs://`.
+No TensorFlow: it would be most of the memory of a teacher job.
 """
 
-import contextlib
 import dataclasses
-import hashlib
-import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
 import tqdm
+from etils import epath
+from tensorflow_datasets.proto import tf_example_pb2  # tf.train.Example, from protobuf alone
 
-from dss_jax import atomic, errors
+from dss_jax import atomic, errors, manifest, tfrecord
+from dss_jax.manifest import MANIFEST, SCHEMA_VERSION, RecordSet, Shard, find_set, set_names
 
-SCHEMA_VERSION = 1
-MANIFEST = 'manifest.json'
+__all__ = [
+    'FIELDS', 'MANIFEST', 'PARSED', 'SCHEMA_VERSION', 'TEXT_FIELDS', 'RationaleRecord',
+    'RecordSet', 'Shard', 'find_set', 'from_bytes', 'publish', 'read_records', 'set_names',
+    'shard_bounds', 'shard_name', 'stage_shard', 'to_bytes', 'write_records']
+
 PARSED = 'ok'  # parse_status of a row whose completion gave a rationale and a label
 
 
@@ -45,28 +49,21 @@ class RationaleRecord:
 
 FIELDS = tuple(field.name for field in dataclasses.fields(RationaleRecord))
 TEXT_FIELDS = tuple(name for name in FIELDS if name != 'schema_version')
-FEATURE_DESCRIPTION = {  # for tf.io.parse_example
-    **{name: tf.io.FixedLenFeature([], tf.string) for name in TEXT_FIELDS},
-    'schema_version': tf.io.FixedLenFeature([], tf.int64),
-}
 
 
 def to_bytes(record: RationaleRecord) -> bytes:
   """A serialized tf.train.Example, the same bytes for the same record."""
-  feature = {
-      name: tf.train.Feature(
-          bytes_list=tf.train.BytesList(value=[getattr(record, name).encode('utf-8')]))
-      for name in TEXT_FIELDS
-  }
-  feature['schema_version'] = tf.train.Feature(
-      int64_list=tf.train.Int64List(value=[record.schema_version]))
-  example = tf.train.Example(features=tf.train.Features(feature=feature))
+  example = tf_example_pb2.Example()
+  feature = example.features.feature
+  for name in TEXT_FIELDS:
+    feature[name].bytes_list.value.append(getattr(record, name).encode('utf-8'))
+  feature['schema_version'].int64_list.value.append(record.schema_version)
   return example.SerializeToString(deterministic=True)
 
 
 def from_bytes(data: bytes) -> RationaleRecord:
   """Inverse of `to_bytes`."""
-  feature = tf.train.Example.FromString(data).features.feature
+  feature = tf_example_pb2.Example.FromString(data).features.feature
   texts = {name: feature[name].bytes_list.value[0].decode('utf-8') for name in TEXT_FIELDS}
   return RationaleRecord(**texts, schema_version=feature['schema_version'].int64_list.value[0])
 
@@ -76,17 +73,20 @@ def shard_name(dataset: str, split: str, shard: int, num_shards: int) -> str:
   return f'{dataset}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}'
 
 
+def shard_bounds(num_rows: int, num_shards: int) -> list[tuple[int, int]]:
+  """(first row, row after the last) of each shard; at most one shard per row.
+
+  Row i is in shard `i * num_shards // num_rows`, so the order of rows survives.
+
+  >>> shard_bounds(10, 4)
+  [(0, 3), (3, 5), (5, 8), (8, 10)]
+  """
+  count = max(1, min(num_shards, num_rows))
+  starts = [-(-i * num_rows // count) for i in range(count + 1)]
+  return list(zip(starts, starts[1:]))
+
+
 # --- Writing ---------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-  """One file of a set, as the manifest lists it."""
-
-  name: str
-  records: int
-  bytes: int
-  sha256: str
 
 
 def write_records(
@@ -117,48 +117,85 @@ def write_records(
     UserError: no records, an id occurs twice, or `records_dir` cannot be made.
   """
   _check_rows(dataset, split, records)
-  num_shards = max(1, min(num_shards, len(records)))
-  _make_folder(records_dir)
-  names = [shard_name(dataset, split, i, num_shards) for i in range(num_shards)]
-  bounds = [-(-i * len(records) // num_shards) for i in range(num_shards + 1)]
-  pending = {name: _aside(records_dir, name) for name in names}
+  _make_folder(records_dir, 'records_dir')
+  bounds = shard_bounds(len(records), num_shards)
+  staging_dir = os.path.join(records_dir, f'.{dataset}-{split}.writing-{os.getpid()}')
   try:
     shards = []
-    progress = tqdm.tqdm(names, desc=f'writing {dataset}-{split}', unit='shard', delay=3,
+    progress = tqdm.tqdm(bounds, desc=f'writing {dataset}-{split}', unit='shard', delay=3,
                          disable=None)
-    for i, name in enumerate(progress):
-      rows = [dataclasses.replace(r, dataset=dataset, split=split)
-              for r in records[bounds[i]:bounds[i + 1]]]
-      shards.append(_write_aside(pending[name], name, rows))
-    _withdraw(records_dir, f'{dataset}-{split}')
-    for name in names:
-      tf.io.gfile.rename(pending[name], os.path.join(records_dir, name), overwrite=True)
+    for i, (start, end) in enumerate(progress):
+      rows = (dataclasses.replace(r, dataset=dataset, split=split) for r in records[start:end])
+      shards.append(stage_shard(staging_dir, shard_name(dataset, split, i, len(bounds)), rows))
+    return publish(records_dir, dataset, split, staging_dir, shards,
+                   counts=_count_status(records), provenance=provenance)
   finally:
-    for path in pending.values():
-      if tf.io.gfile.exists(path):
-        tf.io.gfile.remove(path)
-  return commit(records_dir, dataset, split, shards,
-                counts=_count_status(records), provenance=provenance)
+    epath.Path(staging_dir).rmtree(missing_ok=True)
 
 
-def write_shard(records_dir: str, name: str, records: Sequence[RationaleRecord]) -> Shard:
-  """Writes one shard, complete or not at all; `commit` later makes the set readable."""
-  path = _aside(records_dir, name)
-  shard = _write_aside(path, name, records)
-  tf.io.gfile.rename(path, os.path.join(records_dir, name), overwrite=True)
-  return shard
+def stage_shard(staging_dir: str, name: str, rows: Iterable[RationaleRecord]) -> Shard:
+  """Writes one file of a set where readers do not look yet; `publish` puts it in its place.
+
+  `<staging_dir>/<name>` is complete or absent. Several processes may stage the shards of one
+  set; a shard staged again replaces the one that is there.
+
+  Args:
+    staging_dir: a folder of this set alone; made if absent. Put it on the file system of the
+      records (a hidden folder beside them), since `publish` renames.
+    name: from `shard_name`.
+    rows: with their `dataset` and `split`; written as they come, never all held.
+
+  Raises:
+    UserError: `staging_dir` cannot be made.
+  """
+  _make_folder(staging_dir, 'staging_dir')
+  aside = epath.Path(staging_dir, f'.{name}.writing-{os.getpid()}')
+  try:
+    written = tfrecord.write(str(aside), map(to_bytes, rows))
+    atomic.fsync(str(aside))
+    aside.replace(os.path.join(staging_dir, name))
+  finally:
+    aside.unlink(missing_ok=True)
+  return Shard(name, written.records, written.bytes, written.sha256)
 
 
-def commit(
+def publish(
     records_dir: str,
     dataset: str,
     split: str,
+    staging_dir: str,
     shards: Sequence[Shard],
     *,
     counts: Mapping[str, int],
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Names the set in the manifest; removes what an earlier or a killed job left of the set."""
+  """Makes staged shards the set that readers see; returns its manifest entry.
+
+  An earlier set of the name leaves the manifest before the first file moves. Killed anywhere,
+  the same call finishes the work: shards that have moved are known by their checksums. What
+  the earlier set or a killed `write_records` left of the set is removed; `staging_dir` is the
+  caller's to remove.
+
+  Args:
+    records_dir: folder, local or `gs://`; made if absent.
+    dataset: with `split` the set's name.
+    split: 'train', 'validation' or 'test'.
+    staging_dir: where `stage_shard` wrote.
+    shards: what it returned, in the order of the rows.
+    counts: rows by `parse_status`.
+    provenance: more for the manifest.
+
+  Raises:
+    UserError: a shard is neither staged nor, as it was written, in `records_dir`; nothing is
+      changed then.
+  """
+  name = f'{dataset}-{split}'
+  _make_folder(records_dir, 'records_dir')
+  staged = [shard for shard in shards if _is_staged(records_dir, name, staging_dir, shard)]
+  if staged:
+    manifest.withdraw(records_dir, name)
+  for shard in staged:
+    epath.Path(staging_dir, shard.name).replace(os.path.join(records_dir, shard.name))
   entry = {
       **(provenance or {}),
       'schema_version': SCHEMA_VERSION,
@@ -166,31 +203,42 @@ def commit(
       'parse_status': dict(sorted(counts.items())),
       'shards': [dataclasses.asdict(shard) for shard in shards],
   }
-  with _manifest_lock(records_dir):
-    sets = _load_manifest(records_dir) if _has_manifest(records_dir) else {}
-    sets[f'{dataset}-{split}'] = entry
-    _write_manifest(records_dir, sets)
-  kept = {shard.name for shard in shards}
-  for pattern in (f'{dataset}-{split}.tfrecord-*-of-*', f'.{dataset}-{split}.tfrecord-*.writing-*'):
-    for path in tf.io.gfile.glob(os.path.join(records_dir, pattern)):
-      if os.path.basename(path) not in kept:
-        tf.io.gfile.remove(path)
+  manifest.put(records_dir, name, entry)
+  kept = {shard.name for shard in shards} | {epath.Path(staging_dir).name}
+  _remove_leftovers(records_dir, name, kept)
   return entry
 
 
-def _withdraw(records_dir: str, name: str) -> None:
-  with _manifest_lock(records_dir):
-    sets = _load_manifest(records_dir) if _has_manifest(records_dir) else {}
-    if sets.pop(name, None):
-      _write_manifest(records_dir, sets)
+def _is_staged(records_dir: str, name: str, staging_dir: str, shard: Shard) -> bool:
+  """Whether the shard is still to be moved; UserError if it has not been moved either."""
+  if manifest.is_whole(staging_dir, shard, verify=False):
+    return True
+  if manifest.is_whole(records_dir, shard, verify=True):
+    return False
+  raise errors.UserError(
+      f'set {name!r} is incomplete: {shard.name} is, as it was written, neither in {staging_dir} '
+      f'nor in {records_dir}; {manifest.REWRITE}')
 
 
-def _make_folder(records_dir: str) -> None:
+def _remove_leftovers(records_dir: str, name: str, kept: set[str]) -> None:
+  """Removes an earlier set's shards, and the staging folders of killed jobs."""
+  shard = re.compile(re.escape(name) + r'\.tfrecord-\d+-of-\d+')
+  staging = re.compile(re.escape(f'.{name}.writing-') + r'\d+')
+  for path in list(epath.Path(records_dir).iterdir()):
+    if path.name in kept:
+      continue
+    if shard.fullmatch(path.name):
+      path.unlink()
+    elif staging.fullmatch(path.name):
+      path.rmtree(missing_ok=True)
+
+
+def _make_folder(folder: str, name: str) -> None:
   try:
-    tf.io.gfile.makedirs(records_dir)
-  except (tf.errors.OpError, OSError) as error:
+    epath.Path(folder).mkdir(parents=True, exist_ok=True)
+  except Exception as error:  # Each kind of object store has errors of its own.
     raise errors.UserError(
-        f'records_dir={records_dir}: cannot be made ({error}); name a folder that can') from error
+        f'{name}={folder}: cannot be made ({error}); name a folder that can') from error
 
 
 def _check_rows(dataset: str, split: str, records: Sequence[RationaleRecord]) -> None:
@@ -212,87 +260,7 @@ def _count_status(records: Iterable[RationaleRecord]) -> dict[str, int]:
   return counts
 
 
-def _aside(records_dir: str, name: str) -> str:
-  return os.path.join(records_dir, f'.{name}.writing-{os.getpid()}')
-
-
-def _write_aside(path: str, name: str, records: Sequence[RationaleRecord]) -> Shard:
-  with tf.io.TFRecordWriter(path) as writer:
-    for record in records:
-      writer.write(to_bytes(record))
-  atomic.fsync(path)
-  return Shard(name, len(records), tf.io.gfile.stat(path).length, _sha256(path))
-
-
-def _write_manifest(records_dir: str, sets: Mapping[str, Any]) -> None:
-  atomic.write(os.path.join(records_dir, MANIFEST),
-               json.dumps({'sets': sets}, indent=2, sort_keys=True) + '\n')
-
-
-@contextlib.contextmanager
-def _manifest_lock(records_dir: str) -> Iterator[None]:
-  """Two jobs (train and test, say) may finish into one folder at the same moment."""
-  if '://' in records_dir:
-    yield
-    return
-  import fcntl  # Not on every platform; only local folders need it.
-  with open(os.path.join(records_dir, '.manifest.lock'), 'w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    yield
-
-
 # --- Reading ---------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordSet:
-  """A complete set: shard paths in order, and its manifest entry."""
-
-  name: str
-  paths: tuple[str, ...]
-  entry: Mapping[str, Any]
-
-  @property
-  def num_records(self) -> int:
-    return self.entry['num_records']
-
-
-def find_set(records_dir: str, dataset: str, split: str, *, verify: bool = False) -> RecordSet:
-  """The set's files, after checking that it is whole.
-
-  Args:
-    records_dir: where the teacher job wrote.
-    dataset: e.g. 'cqa'.
-    split: e.g. 'train'.
-    verify: also compare every shard's sha256 with the manifest (reads all bytes).
-
-  Raises:
-    UserError: no such folder or set, another schema version, a shard that is missing, of
-      another size or (with `verify`) of another checksum; the message names the file.
-  """
-  name = f'{dataset}-{split}'
-  if not _has_manifest(records_dir):
-    raise errors.UserError(
-        f'{os.path.join(records_dir, MANIFEST)} does not exist: {records_dir!r} holds no finished '
-        'record set; write one with `python -m dss_jax.teacher --records_dir=...`')
-  sets = _load_manifest(records_dir)
-  if name not in sets:
-    raise errors.UserError(
-        f'{records_dir}: no record set {name!r}; {errors.did_you_mean(name, sets)}')
-  entry = sets[name]
-  if entry.get('schema_version') != SCHEMA_VERSION:
-    raise errors.UserError(
-        f"{records_dir}: set {name!r} has schema version {entry.get('schema_version')}, this "
-        f'dss_jax reads {SCHEMA_VERSION}; run the teacher job again to rewrite it')
-  for shard in entry['shards']:
-    _check_shard(records_dir, name, Shard(**shard), verify)
-  paths = tuple(os.path.join(records_dir, shard['name']) for shard in entry['shards'])
-  return RecordSet(name, paths, entry)
-
-
-def set_names(records_dir: str) -> list[str]:
-  """Names of the finished sets of a folder, e.g. ['cqa-train', 'cqa-validation']."""
-  return sorted(_load_manifest(records_dir)) if _has_manifest(records_dir) else []
 
 
 def read_records(
@@ -301,47 +269,6 @@ def read_records(
   """The set's records in order; raises UserError as `find_set`, and for damaged bytes."""
   for path in find_set(records_dir, dataset, split, verify=verify).paths:
     try:
-      for data in tf.data.TFRecordDataset(path).as_numpy_iterator():
-        yield from_bytes(data)
-    except tf.errors.DataLossError as error:
-      raise errors.UserError(f'{path}: damaged ({error.message}); {_REWRITE}') from error
-
-
-_REWRITE = 'run the teacher job for this split again to rewrite it'
-
-
-def _check_shard(records_dir: str, name: str, shard: Shard, verify: bool) -> None:
-  path = os.path.join(records_dir, shard.name)
-  if not tf.io.gfile.exists(path):
-    raise errors.UserError(f'set {name!r} is incomplete: {path} is missing; {_REWRITE}')
-  size = tf.io.gfile.stat(path).length
-  if size != shard.bytes:
-    raise errors.UserError(
-        f'set {name!r} is incomplete: {path} has {size} bytes, the manifest says {shard.bytes}; '
-        f'{_REWRITE}')
-  if verify and (digest := _sha256(path)) != shard.sha256:
-    raise errors.UserError(
-        f'{path}: sha256 is {digest[:12]}..., the manifest says {shard.sha256[:12]}...: the file '
-        f'was changed or damaged; {_REWRITE}')
-
-
-def _sha256(path: str) -> str:
-  digest = hashlib.sha256()
-  with tf.io.gfile.GFile(path, 'rb') as f:
-    while block := f.read(1 << 20):
-      digest.update(block)
-  return digest.hexdigest()
-
-
-def _has_manifest(records_dir: str) -> bool:
-  return tf.io.gfile.exists(os.path.join(records_dir, MANIFEST))
-
-
-def _load_manifest(records_dir: str) -> dict[str, Any]:
-  path = os.path.join(records_dir, MANIFEST)
-  try:
-    with tf.io.gfile.GFile(path, 'r') as f:
-      return json.loads(f.read())['sets']
-  except (ValueError, KeyError, TypeError) as error:
-    raise errors.UserError(
-        f'{path}: not a manifest of record sets ({error}); {_REWRITE}') from error
+      yield from map(from_bytes, tfrecord.read(path))
+    except tfrecord.DamagedError as error:
+      raise errors.UserError(f'{path}: damaged ({error}); {manifest.REWRITE}') from error

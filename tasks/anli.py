@@ -5,11 +5,15 @@ from dss_jax.tasks import nli
 
 
 def read_row(row, row_number: int) -> datasets.Example:
-  """{'uid': ..., 'premise': ..., 'hypothesis': ..., 'label': 2} -> 'premise</s>hypothesis'."""
+  """{'uid': ..., 'premise': ..., 'hypothesis': ..., 'label': 2} -> 'premise</s>hypothesis'.
+
+  TFDS calls the premise `context`.
+  """
   del row_number
+  premise = 'context' if 'context' in row and 'premise' not in row else 'premise'
   return datasets.Example(
       id=str(row['uid']),
-      input=nli.join(row['premise'], row['hypothesis']),
+      input=nli.join(row[premise], row['hypothesis']),
       label=nli.label_name(row['label']))
 
 
@@ -19,4 +23,5 @@ DATASET = data.register(
     labels=nli.LABELS,
     completion=datasets.CompletionFormat(end_marker='Premise:', label_kind='class'),
     holdout=None,
-    source='TFDS anli/r1; Nie et al. 2020')
+    source='TFDS anli/r1; Nie et al. 2020',
+    tfds='anli/r1')

@@ -26,4 +26,6 @@ DATASET = data.register(
     read_row=read_row,
     completion=datasets.CompletionFormat(label_kind='choice'),
     holdout='permutation',
-    source='TFDS cos_e (test is its validation split); Talmor et al. 2019, Rajani et al. 2019')
+    source='TFDS cos_e (test is its validation split); Talmor et al. 2019, Rajani et al. 2019',
+    tfds='cos_e',
+    tfds_splits={'test': 'validation'})

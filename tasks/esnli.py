@@ -19,4 +19,5 @@ DATASET = data.register(
     completion=datasets.CompletionFormat(
         end_marker='Premise:', answer_phrase='Answer:', label_kind='class'),
     holdout=None,
-    source='TFDS esnli; Camburu et al. 2018')
+    source='TFDS esnli; Camburu et al. 2018',
+    tfds='esnli')

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 MODULES = {  # distribution -> what we import of it, where the names differ
     'absl-py': 'absl.logging', 'clu': 'clu.metric_writers', 'gin-config': 'gin',
+    'google-crc32c': 'google_crc32c', 'importlib-resources': 'importlib_resources',
     'ml-collections': 'ml_collections', 'orbax-checkpoint': 'orbax.checkpoint',
     'tensorflow-cpu': 'tensorflow', 'tensorflow-datasets': 'tensorflow_datasets',
     'tensorflow-text': 'tensorflow_text', 'flax': 'flax.linen', 'etils': 'etils.epath',

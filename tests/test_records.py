@@ -9,6 +9,7 @@ import textwrap
 
 import hypothesis
 import pytest
+import tensorflow as tf
 from hypothesis import strategies as st
 
 from dss_jax import errors, records
@@ -38,6 +39,17 @@ def _read(folder, split='train', **kwargs):
 @hypothesis.given(_RECORDS)
 def test_bytes_round_trip(record):
   assert records.from_bytes(records.to_bytes(record)) == record
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(_RECORDS)
+def test_bytes_are_those_of_tensorflows_example(record):
+  feature = {name: tf.train.Feature(bytes_list=tf.train.BytesList(
+      value=[getattr(record, name).encode()])) for name in records.TEXT_FIELDS}
+  feature['schema_version'] = tf.train.Feature(
+      int64_list=tf.train.Int64List(value=[record.schema_version]))
+  example = tf.train.Example(features=tf.train.Features(feature=feature))
+  assert records.to_bytes(record) == example.SerializeToString(deterministic=True)
 
 
 @hypothesis.settings(max_examples=8, deadline=None)
@@ -86,12 +98,23 @@ def test_sets_of_one_folder_are_kept_apart(tmp_path):
 
 def test_a_new_set_removes_what_the_old_one_and_a_killed_job_left(tmp_path):
   _write(tmp_path, num_shards=5)
-  (tmp_path / '.d-train.tfrecord-00000-of-00009.writing-1').write_bytes(b'half')
+  (tmp_path / '.d-train.writing-1').mkdir()
+  (tmp_path / '.d-train.writing-1' / '.d-train.tfrecord-00000-of-00009.writing-1').touch()
   _write(tmp_path, n=3, num_shards=2)
   assert sorted(p.name for p in tmp_path.iterdir()) == [
       '.manifest.lock', 'd-train.tfrecord-00000-of-00002', 'd-train.tfrecord-00001-of-00002',
       'manifest.json']
   assert len(_read(tmp_path)) == 3
+
+
+@hypothesis.given(st.integers(1, 200), st.integers(1, 40))
+def test_bounds_are_balanced_runs(num_rows, num_shards):
+  bounds = records.shard_bounds(num_rows, num_shards)
+  count = len(bounds)
+  assert count == min(num_shards, num_rows)
+  assert [i for i, (start, end) in enumerate(bounds) for _ in range(start, end)] == [
+      row * count // num_rows for row in range(num_rows)]
+  assert (bounds[0][0], bounds[-1][1]) == (0, num_rows)
 
 
 @pytest.mark.parametrize('rows, message', [

@@ -1,8 +1,7 @@
-"""`register`: from one description of a dataset to all of its SeqIO tasks and mixtures."""
+"""From one description of a dataset to all of its SeqIO tasks and mixtures."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import seqio
 import tensorflow as tf
@@ -36,56 +35,12 @@ class DssMixture(seqio.Mixture):
     return super().get_dataset(*args, passthrough_features=kept, **kwargs)
 
 
-def register(
-    name: str,
-    *,
-    read_row: Callable[[Mapping[str, Any], int], datasets.Example] = datasets.read_plain_row,
-    labels: Sequence[str] | None = None,
-    metric: str = 'text',
-    completion: datasets.CompletionFormat | None = None,
-    holdout: str | None = 'hash',
-    records: Mapping[str, Sequence[str]] | None = None,
-    source: str = '',
-) -> datasets.Dataset:
-  """Registers a dataset D under all the names of its recipe; touches no file.
-
-    dss_D           mixture 1:1 of dss_D_label and dss_D_rationale, gold labels
-    dss_D_teacher   mixture 1:1 of dss_D_teacher_label and dss_D_rationale
-    D_finetune      standard fine-tuning: input -> gold label
-    D_distill       standard distillation: input -> teacher label
-    D_rationale_then_label   the single-task ablation
-
-  For a dataset of your own, JSON lines with `id`, `input` and `label` are enough:
-
-    dss_jax.data.register('tickets', labels=('billing', 'bug', 'other'))
-
-  Args:
-    name: D; letters, digits and underscores.
-    read_row: turns one JSON row into an Example, if it is not `id`, `input`, `label` already.
-    labels: the closed label set, if there is one; others in the data are refused.
-    metric: 'text' (exact match) or 'equation' (equal value).
-    completion: how the teacher's completions end; by default `... So the answer is <label>.`
-    holdout: how 10 % of train become validation if there is no validation split:
-      'hash' (of the id), 'permutation' (the released code's rows), None (there is one).
-    records: which datasets' records each split reads, where not its own.
-    source: where the data comes from, one line.
-
-  Returns: the description, also found by `dss_jax.datasets.get(name)`.
+def add_tasks(dataset: datasets.Dataset) -> None:
+  """Adds the tasks and mixtures that `data.register` lists, in place of earlier ones.
 
   Raises:
-    ValueError: a bad metric or holdout, or a name that SeqIO refuses.
+    ValueError: SeqIO refuses the name.
   """
-  kind = 'class' if labels else 'equation' if metric == 'equation' else 'text'
-  dataset = datasets.Dataset(
-      name=name, read_row=read_row, labels=tuple(labels) if labels else None, metric=metric,
-      completion=completion or datasets.CompletionFormat(label_kind=kind), holdout=holdout,
-      records={split: tuple(names) for split, names in (records or {}).items()}, source=source)
-  datasets.add(dataset)
-  _add_tasks(dataset)
-  return dataset
-
-
-def _add_tasks(dataset: datasets.Dataset) -> None:
   name = dataset.name
   scored = metrics.for_dataset(dataset)
   phrase = dataset.completion.answer_phrase

@@ -14,6 +14,11 @@ from dss_jax.data import settings
 # travels in every checkpoint of the data position.
 SHUFFLE_BUFFER = 16_384
 
+FEATURE_DESCRIPTION = {  # of a record, for tf.io.parse_example
+    **{name: tf.io.FixedLenFeature([], tf.string) for name in records.TEXT_FIELDS},
+    'schema_version': tf.io.FixedLenFeature([], tf.int64),
+}
+
 
 class RecordsSource(seqio.DataSource):
   """Reads `<dataset>-<split>` record sets; elements are dicts of the record's fields.
@@ -66,7 +71,7 @@ class RecordsSource(seqio.DataSource):
     if shuffle:
       serialized = serialized.shuffle(SHUFFLE_BUFFER, seed=seed)
     rows = serialized.batch(128).map(
-        lambda batch: tf.io.parse_example(batch, records.FEATURE_DESCRIPTION),
+        lambda batch: tf.io.parse_example(batch, FEATURE_DESCRIPTION),
         num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     chosen = settings.current()
     if split == 'train' and chosen.train_fraction < 1.0:
@@ -91,7 +96,7 @@ def id_hashes(paths: Sequence[str], seed: int) -> np.ndarray:
   """int64 [n]: the hash of every record's id, in file order."""
   ids = tf.data.TFRecordDataset(list(paths)).batch(1024).map(
       lambda batch: _hash(
-          tf.io.parse_example(batch, {'id': records.FEATURE_DESCRIPTION['id']})['id'], seed))
+          tf.io.parse_example(batch, {'id': FEATURE_DESCRIPTION['id']})['id'], seed))
   return np.concatenate(list(ids.as_numpy_iterator()))
 
 

@@ -1,0 +1,65 @@
+"""`register`: a dataset is described once, for the teacher's programs and for training."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from dss_jax import datasets
+
+
+def register(
+    name: str,
+    *,
+    read_row: Callable[[Mapping[str, Any], int], datasets.Example] = datasets.read_plain_row,
+    labels: Sequence[str] | None = None,
+    metric: str = 'text',
+    completion: datasets.CompletionFormat | None = None,
+    holdout: str | None = 'hash',
+    records: Mapping[str, Sequence[str]] | None = None,
+    source: str = '',
+    tfds: str | None = None,
+    tfds_splits: Mapping[str, str] | None = None,
+    load: Callable[[str], Iterable[Mapping[str, Any]]] | None = None,
+) -> datasets.Dataset:
+  """Registers a dataset D under all the names of its recipe; touches no file.
+
+    dss_D           mixture 1:1 of dss_D_label and dss_D_rationale, gold labels
+    dss_D_teacher   mixture 1:1 of dss_D_teacher_label and dss_D_rationale
+    D_finetune      standard fine-tuning: input -> gold label
+    D_distill       standard distillation: input -> teacher label
+    D_rationale_then_label   the single-task ablation
+
+  For a dataset of your own, JSON lines with `id`, `input` and `label` are enough:
+
+    dss_jax.data.register('tickets', labels=('billing', 'bug', 'other'))
+
+  Args:
+    name: D; letters, digits and underscores.
+    read_row: turns one JSON row into an Example, if it is not `id`, `input`, `label` already.
+    labels: the closed label set, if there is one; others in the data are refused.
+    metric: 'text' (exact match) or 'equation' (equal value).
+    completion: how the teacher's completions end; by default `... So the answer is <label>.`
+    holdout: how 10 % of train become validation if there is no validation split:
+      'hash' (of the id), 'permutation' (the released code's rows), None (there is one).
+    records: which datasets' records each split reads, where not its own.
+    source: where the data comes from, one line.
+    tfds: the TFDS dataset that `dss teacher` reads if no --inputs is given, e.g. 'anli/r1'.
+    tfds_splits: our split -> its TFDS split, where the names differ.
+    load: split -> rows, for data that is neither in a file nor in TFDS; `read_row` gets each.
+
+  Returns: the description, also found by `dss_jax.datasets.get(name)`.
+
+  Raises:
+    ValueError: a bad metric, holdout or split, tfds as well as load, or a name that SeqIO
+      refuses.
+  """
+  kind = 'class' if labels else 'equation' if metric == 'equation' else 'text'
+  dataset = datasets.Dataset(
+      name=name, read_row=read_row, labels=tuple(labels) if labels else None, metric=metric,
+      completion=completion or datasets.CompletionFormat(label_kind=kind), holdout=holdout,
+      records={split: tuple(names) for split, names in (records or {}).items()}, source=source,
+      tfds=tfds or '', tfds_splits=dict(tfds_splits or {}), load=load)
+  datasets.add(dataset)
+  if not datasets.only_described():
+    from dss_jax.data import registration  # Late: it loads TensorFlow and SeqIO.
+    registration.add_tasks(dataset)
+  return dataset

@@ -1,0 +1,88 @@
+"""`data.register` where only descriptions are wanted, and where SeqIO tasks are."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import dss_jax.tasks  # noqa: F401
+from dss_jax import data, datasets
+from dss_jax.data import feature_converter, registration
+from dss_jax.tasks import anli
+
+_SHOW_MEMORY = '''
+import os
+if os.path.exists('/proc/self/status'):
+  print(*(line for line in open('/proc/self/status') if line.startswith('VmHWM')))
+'''
+
+
+def _run(tmp_path, code):
+  """Runs code in a folder that holds a user's module."""
+  (tmp_path / 'my_tasks.py').write_text(
+      'from dss_jax import data\n'
+      "data.register('tickets', labels=('bug', 'billing'))\n")
+  done = subprocess.run([sys.executable, '-c', textwrap.dedent(code) + _SHOW_MEMORY], text=True,
+                        cwd=tmp_path, capture_output=True, check=False, timeout=120)
+  assert done.returncode == 0, done.stderr
+  print(done.stdout)  # The peak of its memory.
+
+
+def test_descriptions_alone_need_neither_tensorflow_nor_seqio(tmp_path):
+  _run(tmp_path, '''
+      import sys
+      from dss_jax import cli, datasets
+      datasets.describe_only()
+      import dss_jax.tasks, dss_jax.records
+      cli.import_quietly('my_tasks')
+      assert not {'tensorflow', 'seqio', 'jax'} & set(sys.modules)
+      assert datasets.get('cqa').tfds_splits == {'test': 'validation'}
+      assert datasets.get('tickets').labels == ('bug', 'billing')
+  ''')
+
+
+def test_otherwise_the_tasks_are_added_at_once(tmp_path):
+  _run(tmp_path, '''
+      import dss_jax.tasks, my_tasks, seqio
+      assert {'dss_cqa', 'dss_tickets'} <= set(seqio.MixtureRegistry.names())
+      assert seqio.get_mixture_or_task('dss_cqa').tasks
+  ''')
+
+
+def test_what_handles_data_is_found_in_the_package():
+  assert data.DssFeatureConverter is feature_converter.DssFeatureConverter
+  assert data.DssMixture is registration.DssMixture
+  assert all(hasattr(data, name) for name in data.__all__)
+  with pytest.raises(AttributeError, match="'dss_jax.data' has no attribute 'DssMixtur'"):
+    data.DssMixtur  # noqa: B018
+
+
+def test_where_rows_come_from_is_kept(monkeypatch):
+  monkeypatch.setattr(datasets, '_REGISTRY', {})
+  def rows(split):
+    return [{'id': split, 'input': 'x'}]
+  assert data.register('loaded', load=rows).load is rows
+  found = data.register('listed', tfds='big/listed', tfds_splits={'test': 'dev'})
+  assert (found.tfds, found.tfds_splits) == ('big/listed', {'test': 'dev'})
+  assert datasets.get('listed') is found
+  plain = data.register('plain')
+  assert (plain.tfds, plain.tfds_splits, plain.load) == ('', {}, None)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ({'tfds_splits': {'dev': 'test'}}, "'mine': tfds_splits has dev; use train, validation, test"),
+    ({'tfds': 'mine', 'load': lambda split: []}, "'mine': both tfds and load"),
+])
+def test_bad_origins_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    data.register('mine', **arguments)
+  assert 'mine' not in datasets.names()
+
+
+def test_anli_reads_tfds_and_the_paper_s_files():
+  tfds = anli.read_row({'uid': '7', 'context': 'A.', 'hypothesis': 'B.', 'label': 1}, 0)
+  files = anli.read_row({'uid': '7', 'premise': 'A.', 'hypothesis': 'B.', 'label': 'neutral'}, 0)
+  assert tfds == files == datasets.Example('7', 'A.</s>B.', 'neutral')
+  with pytest.raises(KeyError, match='premise'):
+    anli.read_row({'uid': '7', 'hypothesis': 'B.', 'label': 1}, 0)
