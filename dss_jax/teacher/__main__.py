@@ -1,108 +1,97 @@
 """`python -m dss_jax.teacher`: a teacher's rationales and labels become records."""
 
 import argparse
+import dataclasses
 import os
+import sys
 from collections.abc import Sequence
 
 from dss_jax import cli, datasets, errors
-from dss_jax.teacher import clients
+from dss_jax.teacher import (
+  asking,
+  clients,
+  estimate,
+  flags,
+  inputs,
+  job,
+  prompts,
+  protocol,
+  report,
+  sources,
+)
 
-_DESCRIPTION = """\
-Takes what a large language model (the teacher) wrote about each input, cuts it into a rationale
-and a label, and writes both, with the input and its gold label, as TFRecords to train on.
-Prints how many rows parsed, why the others did not, and how often the teacher was right."""
-
-_EPILOG = """\
-examples:
-  # completions that were saved as JSON lists, one string per input row
-  python -m dss_jax.teacher --dataset=cqa --split=train --inputs=cqa_train.json \\
-      --completions='palm/train_CoT_*.json' --records_dir=records
-
-  # standard fine-tuning needs no teacher
-  python -m dss_jax.teacher --client=none --dataset=svamp --split=test \\
-      --inputs=svamp_test.json --records_dir=records
-
-  # what an LLM would be asked for the first input: instruction, demonstrations, question
-  python -m dss_jax.teacher --show_prompt --dataset=cqa --split=train --inputs=cqa_train.json
-
-  # a dataset of your own: my_tasks.py calls dss_jax.data.register('mine', ...)
-  python -m dss_jax.teacher --import=my_tasks --dataset=mine --split=train \\
-      --inputs=mine.jsonl --completions=mine_completions.jsonl --records_dir=records
-
---inputs holds JSON lines (or one JSON list); a dataset of your own needs id, input and, where
-known, label. --completions are JSON lists of strings, in the order of the inputs (files in
-natural order, x_10 after x_9), or JSON lines {"id": ..., "completion": ...}, joined by id.
-Where a dataset has no validation split, 10 % of train is written as one."""
+_STOPPED = 3  # exit code: the same command goes on
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the job; UserError for what the user can fix, with nothing written."""
-  flags = _parser().parse_args(argv)
-  if flags.show_prompt:
-    print(_request(flags))
-    return 0
-  client = clients.from_flags(flags)
-  records_dir = flags.records_dir or os.environ.get('DSS_DATA_DIR')
-  if not records_dir:
+  args, beam_options = _split(sys.argv[1:] if argv is None else argv)
+  chosen = flags.parser().parse_args(args)
+  clients.check(chosen)
+  if beam_options and chosen.runner != 'beam':
+    raise errors.UserError(f'{beam_options[0]}: options after -- are for --runner=beam')
+  records_dir = chosen.records_dir or os.environ.get('DSS_DATA_DIR', '')
+  if not records_dir and not chosen.show_prompt:
     raise errors.UserError('where to? Set --records_dir=DIR, or DSS_DATA_DIR in the environment')
-  # Late, because these load TensorFlow, for which `--help` should not wait.
-  cli.import_quietly('dss_jax.tasks', *flags.imports)  # They register the datasets.
-  from dss_jax.teacher import inputs, job, report
-  dataset = datasets.get(flags.dataset)
-  source = inputs.read_inputs(flags.inputs, dataset)
-  outcome = job.run(
-      dataset, flags.split, source.examples, client, flags.parser, records_dir,
-      num_shards=flags.num_shards, holdout=flags.holdout,
-      provenance={'inputs': {'name': os.path.basename(source.path), 'sha256': source.sha256,
-                             'rows': len(source.examples)}})
-  print(report.render(outcome))
+  cli.import_quietly('dss_jax.tasks', *chosen.imports)  # They register the datasets.
+  dataset = datasets.get(chosen.dataset)
+  if chosen.show_prompt:
+    print(_request(chosen, dataset, records_dir))
+    return 0
+  client = clients.from_flags(chosen, records_dir)
+  if isinstance(client, asking.AskingClient):  # What it is asked for is how it is read.
+    dataset = dataclasses.replace(dataset, completion=client.prompt.completion)
+  source = sources.find(dataset, chosen.split, chosen.inputs, records_dir, chosen.tfds_data_dir)
+  if chosen.dry_run:
+    if not isinstance(client, asking.AskingClient):
+      raise errors.UserError(f'--dry_run: --client={chosen.client} asks nobody')
+    print(estimate.render(client, estimate.estimate(client, source), chosen.rpm))
+    return 0
+  try:
+    print(report.render(_run(chosen, dataset, source, client, records_dir, beam_options)))
+  except protocol.Unfinished as error:
+    print(f'stopped: {error}.\nNothing is lost: the same command goes on from here.',
+          file=sys.stderr)
+    return _STOPPED
   return 0
 
 
-def _request(flags: argparse.Namespace) -> str:
+def _run(
+    chosen: argparse.Namespace, dataset: datasets.Dataset, source: inputs.Inputs,
+    client: protocol.Client, records_dir: str, beam_options: Sequence[str],
+) -> job.Outcome:
+  runner = None
+  if chosen.runner == 'beam':
+    from dss_jax.teacher import beam  # Needs the extra.
+    runner = beam.Runner(chosen, beam_options)
+  return job.run(
+      dataset, chosen.split, source, client, chosen.parser, records_dir,
+      num_shards=chosen.num_shards, holdout=chosen.holdout, keep=chosen.keep,
+      retry_failed=chosen.retry_failed, runner=runner,
+      provenance={'inputs': {'name': os.path.basename(source.path), 'sha256': source.sha256,
+                             'rows': len(source)}})
+
+
+def _request(
+    chosen: argparse.Namespace, dataset: datasets.Dataset, records_dir: str
+) -> str:
   """What the teacher would be asked for the first input, and which prompt it is."""
-  cli.import_quietly('dss_jax.tasks', *flags.imports)
-  from dss_jax.teacher import inputs, prompts
-  dataset = datasets.get(flags.dataset)
-  path = flags.prompt or prompts.path_of(dataset.name)
+  path = chosen.prompt or prompts.path_of(dataset.name)
   prompt = prompts.load(path)
-  first = inputs.read_inputs(flags.inputs, dataset).examples[0]
+  source = sources.find(dataset, chosen.split, chosen.inputs, records_dir, chosen.tfds_data_dir)
   return '\n'.join([
-      prompt.as_text(first.input), '',
+      prompt.as_text(source[0].input), '',
       f'# {path}: version {prompt.version}, {len(prompt.demonstrations)} demonstrations, sha256 '
       f'{prompt.sha256()}; stops at {", ".join(map(repr, prompt.stop)) or "nothing"}'])
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-      prog=cli.program('teacher'), description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
-  add = parser.add_argument
-  add('--client', default='recorded', metavar='NAME',
-      help=f'where completions come from: {", ".join(clients.CLIENTS)} (default: recorded)')
-  add('--dataset', required=True, metavar='D',
-      help='cqa, svamp, asdiv, anli, esnli, toy, or one of your own (--import)')
-  add('--split', required=True, help='train, validation or test')
-  add('--inputs', required=True, metavar='FILE', help='the inputs with their gold labels')
-  add('--completions', metavar="'GLOB'", help='what the teacher wrote (quote the pattern)')
-  add('--parser', default='strict', metavar='NAME',
-      help='strict: repairs slips, gives each failure a reason (default); '
-      "released: row for row what the paper's released code reads")
-  add('--show_prompt', action='store_true',
-      help='print the request for the first input, and stop')
-  add('--prompt', metavar='FILE',
-      help='the prompt (default: tasks/prompts/<dataset>.toml of the package)')
-  add('--records_dir', metavar='DIR', help='where the records go (default: $DSS_DATA_DIR)')
-  add('--num_shards', type=int, default=16, metavar='N', help='files per set (default: 16)')
-  add('--holdout', default='auto', metavar='HOW',
-      help='auto: 10 %% of train becomes validation where the dataset has none (default); '
-      'none: keep all of train')
-  add('--teacher_model', metavar='NAME',
-      help='who wrote the completions, for the records (default: recorded)')
-  add('--import', dest='imports', action='append', default=[], metavar='MODULE',
-      help='a Python module that registers a dataset; may repeat')
-  return parser
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Our flags, and what follows `--`."""
+  args = list(argv)
+  at = args.index('--') if '--' in args else len(args)
+  return args[:at], args[at + 1:]
 
 
 if __name__ == '__main__':
+  datasets.describe_only()  # This program builds no SeqIO task: it starts without TensorFlow.
   cli.run(main)

@@ -44,8 +44,12 @@ class Endpoint(Protocol):
   def request(self, prompt: prompts.Prompt, text: str, decoding: Decoding) -> dict[str, Any]:
     """All that decides the answer to an input, as JSON values; holds no secret."""
 
-  async def ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+  async def ask(self, request: Mapping[str, Any], seed: int = 0) -> Mapping[str, Any]:
     """Sends it once and returns the raw response, as JSON values that `read` understands.
+
+    Args:
+      request: from `request`.
+      seed: differs between the samples of one request; for teachers that draw by themselves.
 
     Raises:
       TryLater, Rejected, Fatal.

@@ -1,62 +1,119 @@
-"""Files the job reads: local paths, or anything TensorFlow opens (`gs://...`)."""
+"""JSON files the job reads, a value at a time: local paths, or object stores (`gs://...`)."""
 
-import dataclasses
 import glob
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from typing import Any
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import IO, Any
+
+import numpy as np
+from etils import epath
 
 from dss_jax import errors
 
+_BOM = b'\xef\xbb\xbf'
+_COPY_BYTES = 1 << 24
 
-@dataclasses.dataclass(frozen=True)
-class JsonFile:
+
+class JsonFile(Sequence[Any]):
   """The values of a JSON-lines file, or of a file that is one JSON list.
 
-  `places` says where each value stands, for messages: 'line 3' or 'item 3', from 1.
+  JSON lines stay in the file: 550,000 of them cost a few MB here, and any of them can be read.
+  A list is read whole. `where(i)` says where value i stands, for messages: 'x.json, line 3'.
+
+  Attributes:
+    path: as given.
+    is_list: whether it is one JSON list.
+    sha256: of the file's bytes.
   """
 
-  path: str
-  values: tuple[Any, ...]
-  places: tuple[str, ...]
-  is_list: bool
-  sha256: str
+  def __init__(self, path: str, flag: str):
+    """Finds the lines; parses only a list.
+
+    Args:
+      path: the file; blank lines in it are skipped.
+      flag: what the user set it with, e.g. '--inputs', for messages.
+
+    Raises:
+      UserError: no such file, empty, or a bad JSON list.
+    """
+    self.path = path
+    self._flag = flag
+    self._file = _open(path, flag)
+    self._lock = threading.Lock()
+    start, self.is_list = _layout(self._file)
+    self._list: list[Any] = []
+    if self.is_list:
+      self._read_list()
+    else:
+      self._find_lines(start)
+    if not len(self):
+      what = 'the JSON list is empty' if self.is_list else (
+          'the file is empty; expected JSON lines or a JSON list')
+      raise errors.UserError(f'{flag}={path}: {what}')
+
+  def __len__(self) -> int:
+    return len(self._list) if self.is_list else len(self._offsets)
+
+  def __getitem__(self, index):
+    """Value `index`; UserError if its line is not JSON."""
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(len(self)))]
+    if self.is_list:
+      return self._list[index]
+    with self._lock:  # Shards are read and written by several threads.
+      self._file.seek(int(self._offsets[index]))
+      line = self._file.readline()
+    try:
+      return json.loads(line.decode('utf-8'))
+    except UnicodeDecodeError as error:
+      raise errors.UserError(f'{self._flag}={self.path}: not UTF-8 (byte '
+                             f'{self._offsets[index] + error.start}); save it as UTF-8') from error
+    except ValueError as error:
+      raise errors.UserError(
+          f'{self.where(index)}: not JSON ({error}); each line must be one object') from error
 
   def where(self, index: int) -> str:
-    return f'{self.path}, {self.places[index]}'
+    if self.is_list:
+      return f'{self.path}, item {index + 1}'
+    return f'{self.path}, line {self._numbers[index]}'
 
+  def _find_lines(self, start: int) -> None:
+    digest, offsets, numbers = hashlib.sha256(), [], []
+    self._file.seek(0)
+    offset = 0
+    for number, line in enumerate(self._file, 1):  # Bytes: a JSON string may hold U+2028.
+      digest.update(line)
+      if line.strip() and line.strip() != _BOM:
+        offsets.append(offset + (start if number == 1 else 0))
+        numbers.append(number)
+      offset += len(line)
+    self.sha256 = digest.hexdigest()
+    self._offsets, self._numbers = np.array(offsets, np.int64), np.array(numbers, np.int32)
 
-def read_json(path: str, flag: str) -> JsonFile:
-  """Reads JSON lines (blank lines are skipped) or one JSON list.
-
-  Args:
-    path: the file.
-    flag: what the user set it with, e.g. '--inputs', for messages.
-
-  Raises:
-    UserError: no such file, not UTF-8, empty, or bad JSON, with its line.
-  """
-  data = _read_bytes(path, flag)
-  try:
-    text = data.decode('utf-8-sig')
-  except UnicodeDecodeError as error:
-    raise errors.UserError(
-        f'{flag}={path}: not UTF-8 (byte {error.start}); save it as UTF-8') from error
-  if not text.strip():
-    raise errors.UserError(f'{flag}={path}: the file is empty; expected JSON lines or a JSON list')
-  is_list = text.lstrip().startswith('[')
-  values, places = zip(*(_items(text, path) if is_list else _lines(text, path)), strict=True)
-  return JsonFile(path, values, places, is_list, hashlib.sha256(data).hexdigest())
+  def _read_list(self) -> None:
+    self._file.seek(0)
+    data = self._file.read()
+    self.sha256 = hashlib.sha256(data).hexdigest()
+    try:
+      self._list = json.loads(data.decode('utf-8-sig'))
+    except UnicodeDecodeError as error:
+      raise errors.UserError(f'{self._flag}={self.path}: not UTF-8 (byte {error.start}); '
+                             'save it as UTF-8') from error
+    except ValueError as error:
+      raise errors.UserError(f'{self.path}: not a JSON list ({error})') from error
 
 
 def natural_glob(pattern: str) -> list[str]:
   """Matching files, with numbers in names in numeric order: `x_10.json` after `x_9.json`."""
   if '://' in pattern:
-    import tensorflow as tf  # Slow to import; `--help` and local files need none of it.
-    found = tf.io.gfile.glob(pattern)
+    folder, _, name = pattern.rpartition('/')
+    found = [str(path) for path in epath.Path(folder).glob(name)]
   else:
     found = glob.glob(os.path.expanduser(pattern), recursive=True)
   return sorted(found, key=_natural_key)
@@ -67,38 +124,27 @@ def _natural_key(path: str) -> list[tuple[int, str]]:
           for part in re.split(r'([0-9]+)', path)]
 
 
-def _items(text: str, path: str) -> Iterator[tuple[Any, str]]:
+def _open(path: str, flag: str) -> IO[bytes]:
+  """The file for random access: an object is copied aside first."""
   try:
-    values = json.loads(text)
-  except ValueError as error:
-    raise errors.UserError(f'{path}: not a JSON list ({error})') from error
-  if not values:
-    raise errors.UserError(f'{path}: the JSON list is empty')
-  return ((value, f'item {i}') for i, value in enumerate(values, 1))
-
-
-def _lines(text: str, path: str) -> Iterator[tuple[Any, str]]:
-  # Not splitlines(): JSON strings may hold U+2028 and friends as they are.
-  for number, line in enumerate(text.split('\n'), 1):
-    if line.strip():
-      try:
-        yield json.loads(line), f'line {number}'
-      except ValueError as error:
-        raise errors.UserError(
-            f'{path}, line {number}: not JSON ({error}); each line must be one object') from error
-
-
-def _read_bytes(path: str, flag: str) -> bytes:
-  if '://' in path:
-    import tensorflow as tf
-    try:
-      with tf.io.gfile.GFile(path, 'rb') as f:
-        return f.read()
-    except tf.errors.OpError as error:
-      raise errors.UserError(f'{flag}={path}: cannot be read ({error.message})') from error
-  try:
-    with open(os.path.expanduser(path), 'rb') as f:
-      return f.read()
+    if '://' not in path:
+      return open(os.path.expanduser(path), 'rb')
+    copy = tempfile.TemporaryFile()  # noqa: SIM115  It lives as long as the JsonFile.
+    with epath.Path(path).open('rb') as remote:
+      shutil.copyfileobj(remote, copy, _COPY_BYTES)
+    return copy
   except OSError as error:
-    raise errors.UserError(
-        f'{flag}={path}: cannot be read ({error.strerror}); check the path') from error
+    raise errors.UserError(f'{flag}={path}: cannot be read ({error.strerror or error}); '
+                           'check the path') from error
+
+
+def _layout(file: IO[bytes]) -> tuple[int, bool]:
+  """(length of the byte order mark, whether the file is one list)."""
+  start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+  file.seek(start)
+  while byte := file.read(1):
+    if not byte.isspace():
+      return start, byte == b'['
+  return start, False
+
+

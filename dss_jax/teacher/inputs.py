@@ -1,48 +1,62 @@
 """Inputs of the teacher job: a JSON file, row by row, as checked `Example`s."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import tqdm
 
 from dss_jax import datasets, errors
 from dss_jax.teacher import files
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-  """A file's examples, in its order."""
+class Inputs(Sequence[datasets.Example]):
+  """A file's examples, in its order, read when they are asked for.
 
-  path: str
-  sha256: str
-  examples: tuple[datasets.Example, ...]
+  Attributes:
+    path, sha256: of the file.
+    ids: of all examples.
+  """
+
+  def __init__(self, file: files.JsonFile, dataset: datasets.Dataset):
+    """Reads every row once and checks it; see `read_inputs`."""
+    self.path, self.sha256 = file.path, file.sha256
+    self._file, self._dataset = file, dataset
+    rows = tqdm.tqdm(range(len(file)), desc='checking inputs', unit='row', delay=3, disable=None)
+    self.ids = check_examples((self[i] for i in rows), dataset, file.where)
+
+  def __len__(self) -> int:
+    return len(self._file)
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return tuple(self[i] for i in range(*index.indices(len(self))))
+    if not 0 <= index < len(self):  # Sequence iterates until IndexError.
+      raise IndexError(index)
+    return _read_row(self._file[index], index, self._file.where(index), self._dataset)
 
 
 def read_inputs(path: str, dataset: datasets.Dataset) -> Inputs:
-  """Reads JSON lines, or one JSON list of objects, through `dataset.read_row`.
+  """JSON lines, or one JSON list of objects, through `dataset.read_row`.
 
   Raises:
     UserError: an unreadable or empty file, bad JSON, a missing or unusable field, and what
       `check_examples` finds; the message names the file and the line.
   """
-  source = files.read_json(path, '--inputs')
-  examples = tuple(
-      _read_row(row, i, source.where(i), dataset) for i, row in enumerate(source.values))
-  check_examples(examples, dataset, source.where)
-  return Inputs(path, source.sha256, examples)
+  return Inputs(files.JsonFile(path, '--inputs'), dataset)
 
 
 def check_examples(
-    examples: Sequence[datasets.Example],
+    examples: Iterable[datasets.Example],
     dataset: datasets.Dataset,
     where: Callable[[int], str],
-) -> None:
+) -> list[str]:
   """Refuses examples that records cannot hold; `where(i)` names row i in the message.
+
+  Returns: the ids.
 
   Raises:
     UserError: no examples, an empty id or input, an id that occurs twice, text that is not
       Unicode, a gold label outside the row's choices or the dataset's label set.
   """
-  if not examples:
-    raise errors.UserError(f'{dataset.name}: no examples; check --inputs')
   seen: dict[str, int] = {}
   for i, example in enumerate(examples):
     if not example.id.strip():
@@ -54,8 +68,11 @@ def check_examples(
     seen[example.id] = i
     if not example.input.strip():
       raise errors.UserError(f'{where(i)}: the input is empty; fill it in or remove the row')
-    _check_unicode(example, where(i))
-    _check_label(example, dataset, where(i))
+    _check_unicode(example, where, i)
+    _check_label(example, dataset, where, i)
+  if not seen:
+    raise errors.UserError(f'{dataset.name}: no examples; check --inputs')
+  return list(seen)
 
 
 def _read_row(
@@ -77,21 +94,23 @@ def _read_row(
         f'{where}: not a row of dataset {dataset.name!r} ({error})') from error
 
 
-def _check_unicode(example: datasets.Example, where: str) -> None:
+def _check_unicode(example: datasets.Example, where: Callable[[int], str], i: int) -> None:
   for name in ('id', 'input', 'label'):
     try:
       getattr(example, name).encode('utf-8')
     except UnicodeEncodeError as error:
       raise errors.UserError(
-          f'{where}: {name} holds half of a surrogate pair at character {error.start}, '
+          f'{where(i)}: {name} holds half of a surrogate pair at character {error.start}, '
           'which no text file can; remove it') from error
 
 
-def _check_label(example: datasets.Example, dataset: datasets.Dataset, where: str) -> None:
+def _check_label(
+    example: datasets.Example, dataset: datasets.Dataset, where: Callable[[int], str], i: int
+) -> None:
   allowed = example.choices or dataset.labels
   if not example.label or allowed is None or example.label in allowed:
     return  # No gold label is fine: the teacher's will do.
   of = 'the choices of this row' if example.choices else f'the labels of {dataset.name!r}'
   raise errors.UserError(
-      f'{where}: gold label {example.label!r} is not among {of}: '
+      f'{where(i)}: gold label {example.label!r} is not among {of}: '
       f'{errors.did_you_mean(example.label, allowed)}')

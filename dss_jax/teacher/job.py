@@ -1,33 +1,72 @@
 """The job: examples and a teacher in, finished record sets out.
 
-Everything that can be wrong is found before the first byte is written.
+Everything that can be wrong is found before the first byte is written. Shards are the unit: they
+are asked about one after the other, staged, and published together when all are there.
 """
 
+import asyncio
+import contextlib
 import dataclasses
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import tqdm
+from etils import epath
 
 from dss_jax import datasets, errors, records
 from dss_jax.teacher import holdout as holdout_lib
-from dss_jax.teacher import inputs, parsing, protocol
+from dss_jax.teacher import inputs, locks, parsing, protocol
+from dss_jax.teacher import shard as shard_lib
+from dss_jax.teacher import summary as summary_lib
 
 HOLDOUTS = ('auto', 'none')
+_SHARDS_AT_ONCE = 2  # So that the slow last answers of one leave no connection idle.
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a job is to write; made, and checked, before anything is.
+
+  Attributes:
+    splits: for each split to write, its shards.
+    staging: for each split, the folder in which its shards wait.
+  """
+
+  dataset: datasets.Dataset
+  records_dir: str
+  settings: shard_lib.Settings
+  splits: Mapping[str, Sequence[shard_lib.Spec]]
+  provenance: Mapping[str, Any]
+
+  @property
+  def specs(self) -> list[shard_lib.Spec]:
+    return [spec for specs in self.splits.values() for spec in specs]
+
+  def staging(self, split: str) -> str:
+    return os.path.join(self.records_dir, f'.{self.dataset.name}-{split}.pending')
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What a run wrote: for each split its records, in the order of the inputs."""
+  """What a run wrote.
+
+  Attributes:
+    splits: for each split, counts and the teacher's accuracy.
+    shards: for each split, its number of files.
+    quarantine: for each split with failed rows, the file that lists them.
+  """
 
   dataset: datasets.Dataset
   teacher_model: str
   parser: str
   records_dir: str
-  splits: Mapping[str, Sequence[records.RationaleRecord]]
-  shards: Mapping[str, int]  # number of files of each split
+  splits: Mapping[str, summary_lib.Summary]
+  shards: Mapping[str, int]
+  quarantine: Mapping[str, str]
+
+
+Runner = Callable[[Plan, Sequence[datasets.Example], protocol.Client],
+                  Awaitable[Sequence[shard_lib.Result]]]
 
 
 def run(
@@ -40,7 +79,10 @@ def run(
     *,
     num_shards: int = 16,
     holdout: str = 'auto',
+    keep: str = 'all',
+    retry_failed: int = 0,
     provenance: Mapping[str, Any] | None = None,
+    runner: Runner | None = None,
 ) -> Outcome:
   """Asks the teacher about every example and writes `<dataset>-<split>`.
 
@@ -51,44 +93,121 @@ def run(
   Args:
     dataset: how inputs are labelled and completions laid out.
     split: 'train', 'validation' or 'test'.
-    examples: with unique ids.
+    examples: with unique ids; `inputs.Inputs` are read shard by shard.
     client: e.g. `recorded.RecordedClient(...)` or `clients.ScriptedClient(fn)`.
     parser: 'strict' or 'released'.
     records_dir: where the sets go; other sets there stay.
     num_shards: files per set.
     holdout: 'auto' as the dataset says, or 'none' to keep all of train.
+    keep: 'all', or 'agree' to drop rationales for another label than the gold one.
+    retry_failed: further attempts at rows that did not parse.
     provenance: more for the manifest, e.g. the inputs' checksum.
+    runner: who does the shards; by default this process.
 
   Raises:
-    UserError: see `inputs.check_examples`, the client, and `records.write_records`.
+    UserError: see `inputs.check_examples`, the client, and `records.publish`.
+    Unfinished: the client stopped early; no set is written yet.
   """
-  _check(dataset, split, examples, client, parser, holdout, num_shards)
-  splits = _assign(dataset, split, [example.id for example in examples], holdout)
+  settings = shard_lib.Settings(parser, keep, retry_failed)
+  plan = make_plan(dataset, split, examples, client, settings, records_dir, num_shards, holdout,
+                   provenance or {})
+  with contextlib.ExitStack() as stack:
+    for name in plan.splits:
+      stack.enter_context(locks.hold(records_dir, f'{dataset.name}-{name}'))
+    for name in plan.splits:
+      epath.Path(plan.staging(name)).rmtree(missing_ok=True)  # Of a killed job; cheap to redo.
+    results = asyncio.run(_run(runner or run_here, plan, examples, client))
+    return publish(plan, client, results)
+
+
+def make_plan(
+    dataset: datasets.Dataset, split: str, examples: Sequence[datasets.Example],
+    client: protocol.Client, settings: shard_lib.Settings, records_dir: str, num_shards: int,
+    holdout: str, provenance: Mapping[str, Any],
+) -> Plan:
+  """Checks everything that can be checked, and divides the rows into splits and shards."""
+  ids = _check(dataset, split, examples, client, settings, holdout, num_shards)
+  splits = _assign(dataset, split, ids, holdout)
   if holdout == 'none' and split == 'train':
     _check_no_leak(records_dir, dataset, examples)
-  rows = _to_records(dataset, examples, client, parser)
-  manifest = {
-      'teacher': {'client': getattr(client, 'name', type(client).__name__), 'model': client.model,
-                  'prompt_sha256': _common(r.prompt_sha256 for r in rows), **client.provenance()},
-      'parser': parser,
-      'holdout': dataset.holdout if len(splits) > 1 else None,
-      **(provenance or {}),
-  }
-  written = {}
-  shards = {}
-  for name, numbers in splits.items():
-    written[name] = [dataclasses.replace(rows[i], split=name) for i in numbers]
-    entry = records.write_records(records_dir, dataset.name, name, written[name],
-                                  num_shards=num_shards, provenance=manifest)
-    shards[name] = len(entry['shards'])
-  return Outcome(dataset, client.model, parser, records_dir, written, shards)
+  client.prepare(ids)
+  divided = {name: _divide(dataset.name, name, rows, num_shards) for name, rows in splits.items()}
+  return Plan(dataset, records_dir, settings, divided,
+              {'holdout': dataset.holdout if len(splits) > 1 else None, **provenance})
 
 
-def request_key(example_id: str, completion: protocol.Completion) -> str:
-  """The client's own key, or SHA-256 of the JSON list [id, completion text]."""
-  if completion.request_key:
-    return completion.request_key
-  return hashlib.sha256(json.dumps([example_id, completion.text]).encode()).hexdigest()
+async def run_here(
+    plan: Plan, examples: Sequence[datasets.Example], client: protocol.Client
+) -> list[shard_lib.Result]:
+  """The local runner: shards in order, two at a time."""
+  turn = asyncio.Semaphore(_SHARDS_AT_ONCE)
+  stopped: list[protocol.Unfinished] = []
+
+  async def one(spec: shard_lib.Spec) -> shard_lib.Result | None:
+    async with turn:
+      try:
+        return await shard_lib.run(spec, examples, plan.dataset, client, plan.settings,
+                                   plan.staging(spec.split))
+      except protocol.Unfinished as error:  # The other shards go on as far as they can.
+        stopped.append(error)
+        return None
+
+  tasks = [asyncio.ensure_future(one(spec)) for spec in plan.specs]
+  try:
+    results = await asyncio.gather(*tasks)
+  finally:
+    for task in tasks:
+      task.cancel()
+  if stopped:
+    raise stopped[-1]
+  return [result for result in results if result is not None]
+
+
+def publish(
+    plan: Plan, client: protocol.Client, results: Sequence[shard_lib.Result]
+) -> Outcome:
+  """Makes the staged shards the sets that readers see."""
+  written, quarantine = {}, {}
+  for split, specs in plan.splits.items():
+    done = {result.spec.index: result for result in results if result.spec.split == split}
+    parts = [done[spec.index] for spec in specs]
+    summary = summary_lib.total([part.summary for part in parts])
+    path = shard_lib.collect_quarantine(plan.records_dir, specs, plan.staging(split))
+    records.publish(
+        plan.records_dir, plan.dataset.name, split, plan.staging(split),
+        [part.shard for part in parts], counts=summary.status,
+        provenance={**plan.provenance, **_manifest(plan.settings, client, summary)})
+    epath.Path(plan.staging(split)).rmtree()
+    written[split] = summary
+    if path:
+      quarantine[split] = path
+  return Outcome(
+      plan.dataset, client.model, plan.settings.parser, plan.records_dir, written,
+      {split: len(specs) for split, specs in plan.splits.items()}, quarantine)
+
+
+async def _run(
+    runner: Runner, plan: Plan, examples: Sequence[datasets.Example], client: protocol.Client
+) -> Sequence[shard_lib.Result]:
+  try:
+    return await runner(plan, examples, client)
+  finally:
+    await client.close()
+
+
+def _manifest(
+    settings: shard_lib.Settings, client: protocol.Client, summary: summary_lib.Summary
+) -> dict[str, Any]:
+  """What the manifest says of how a set came about."""
+  teacher = {'client': client.name, 'model': client.model,
+             'prompt_sha256': summary.prompts[0] if len(summary.prompts) == 1 else '',
+             **client.provenance()}
+  if summary.prompt_tokens or summary.completion_tokens:
+    teacher['usage'] = {'completions': summary.samples, 'prompt_tokens': summary.prompt_tokens,
+                        'completion_tokens': summary.completion_tokens}
+  how = {'teacher': teacher, 'parser': settings.parser}
+  return {**how, 'keep': settings.keep, 'retry_failed': settings.retry_failed} if (
+      client.model) else how
 
 
 def _check(
@@ -96,36 +215,48 @@ def _check(
     split: str,
     examples: Sequence[datasets.Example],
     client: protocol.Client,
-    parser: str,
+    settings: shard_lib.Settings,
     holdout: str,
     num_shards: int,
-) -> None:
+) -> Sequence[str]:
+  """Returns the examples' ids."""
   for flag, value, known in (('--split', split, datasets.SPLITS),
-                             ('--parser', parser, parsing.PARSERS),
+                             ('--parser', settings.parser, parsing.PARSERS),
+                             ('--keep', settings.keep, shard_lib.KEEP),
                              ('--holdout', holdout, HOLDOUTS)):
     if value not in known:
       raise errors.UserError(f'unknown {flag}={value}: {errors.did_you_mean(value, known)}')
-  if num_shards < 1:
-    raise errors.UserError(f'--num_shards={num_shards}: at least one file is needed')
+  for flag, number, least in (('--num_shards', num_shards, 1),
+                              ('--retry_failed', settings.retry_failed, 0)):
+    if number < least:
+      raise errors.UserError(f'{flag}={number}: use {least} or more')
   if split == 'validation' and dataset.holdout and holdout == 'auto':
     raise errors.UserError(
         f'dataset {dataset.name!r} has no validation split of its own: --split=train writes it, '
         'from 10 % of train; use --holdout=none for both if you have one')
-  inputs.check_examples(examples, dataset, lambda i: f'{dataset.name} {split} row {i + 1}')
-  if parser == 'strict' and client.model:
-    _check_format(dataset, split, examples)
+  where = f'{dataset.name} {split} row {{}}'
+  ids = examples.ids if isinstance(examples, inputs.Inputs) else inputs.check_examples(
+      examples, dataset, lambda i: where.format(i + 1))
+  if client.model:
+    _check_format(dataset, split, examples, settings.parser)
+  return ids
 
 
 def _check_format(
-    dataset: datasets.Dataset, split: str, examples: Sequence[datasets.Example]
+    dataset: datasets.Dataset, split: str, examples: Sequence[datasets.Example], parser: str
 ) -> None:
   """A format that no completion can satisfy is the dataset's fault, not 10,000 failed rows."""
   kind = dataset.completion.label_kind
+  if parser == 'released':
+    parsing.PARSERS[parser]('', examples[0], dataset)  # It has rules for the paper's datasets.
+    return
   if kind == 'class' and not dataset.labels:
     raise errors.UserError(
         f"dataset {dataset.name!r}: label_kind='class' needs labels=(...) in register(...)")
+  if kind != 'choice':
+    return
   for i, example in enumerate(examples):
-    if kind == 'choice' and not example.choices:
+    if not example.choices:
       raise errors.UserError(
           f"{dataset.name} {split} row {i + 1}: label_kind='choice' needs the choices of every "
           "row; set them in read_row, or register with label_kind='text'")
@@ -144,6 +275,15 @@ def _assign(
   }
 
 
+def _divide(
+    dataset: str, split: str, rows: Sequence[int], num_shards: int
+) -> list[shard_lib.Spec]:
+  """Runs of rows, as `records.bounds` cuts them."""
+  bounds = records.shard_bounds(len(rows), num_shards)
+  return [shard_lib.Spec(dataset, split, i, len(bounds), rows[start:end])
+          for i, (start, end) in enumerate(bounds)]
+
+
 def _check_no_leak(
     records_dir: str, dataset: datasets.Dataset, examples: Sequence[datasets.Example]
 ) -> None:
@@ -159,50 +299,3 @@ def _check_no_leak(
     raise errors.UserError(
         f'{records_dir}: set {name!r} holds {shared} of these training rows (an earlier run held '
         'them out); write --holdout=none to another --records_dir')
-
-
-def _to_records(
-    dataset: datasets.Dataset,
-    examples: Sequence[datasets.Example],
-    client: protocol.Client,
-    parser: str,
-) -> list[records.RationaleRecord]:
-  completions = client.complete(examples)
-  if len(completions) != len(examples):
-    raise ValueError(f'client gave {len(completions)} completions for {len(examples)} examples')
-  pairs = tqdm.tqdm(zip(examples, completions, strict=True), total=len(examples),
-                    desc=f'parsing {dataset.name}', unit='row', delay=3, disable=None)
-  parse = parsing.PARSERS[parser]
-  return [_to_record(dataset, example, completion, client.model, parse)
-          for example, completion in pairs]
-
-
-def _to_record(
-    dataset: datasets.Dataset,
-    example: datasets.Example,
-    completion: protocol.Completion | None,
-    model: str,
-    parse: parsing.Parser,
-) -> records.RationaleRecord:
-  record = records.RationaleRecord(
-      id=example.id, input=example.input, label=example.label, dataset=dataset.name)
-  if completion is None:
-    return dataclasses.replace(record, parse_status=parsing.NO_TEACHER)
-  parsed = parse(completion.text, example, dataset)
-  return dataclasses.replace(
-      record,
-      # Of a failed row nothing is kept, not even half: it must never become an empty target.
-      teacher_label=parsed.label if parsed.ok else '',
-      rationale=parsed.rationale if parsed.ok else '',
-      teacher_model=model,
-      prompt_sha256=completion.prompt_sha256,
-      request_key=request_key(example.id, completion),
-      finish_reason=completion.finish_reason,
-      parse_status=parsed.status,
-  )
-
-
-def _common(values: Iterable[str]) -> str:
-  """The one value that all share, or ''."""
-  distinct = set(values)
-  return distinct.pop() if len(distinct) == 1 else ''

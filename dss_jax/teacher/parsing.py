@@ -7,14 +7,21 @@
 from collections.abc import Callable
 
 from dss_jax import datasets
-from dss_jax.teacher import labels, parsed, released
+from dss_jax.teacher import labels, parsed, protocol, released
 
 NO_TEACHER = 'no_teacher'
+REJECTED = 'rejected'
+REFUSED = 'refused'
+DISAGREES = 'disagrees'
+TRUNCATED = 'truncated'
 REASONS = {  # every parse_status but 'ok'
     NO_TEACHER: 'no teacher was asked (--client=none)',
+    REJECTED: 'the endpoint would not take the request (too long, filtered)',
+    REFUSED: 'the teacher refused to answer',
+    DISAGREES: "the teacher's label is not the gold one (--keep=agree)",
     'empty_completion': 'the teacher wrote nothing',
     'no_answer_phrase': 'the answer phrase does not occur before the end marker',
-    'truncated': 'the completion stops before its answer is complete',
+    TRUNCATED: 'the completion stops before its answer is complete',
     'empty_rationale': 'nothing before the answer phrase',
     'empty_label': 'nothing after the answer phrase',
     'unknown_choice': 'the answer names none of the choices',
@@ -47,7 +54,7 @@ def parse_strict(
   halves = _split(body, form.answer_phrase)
   if halves is None:
     stopped = not ended and completion.rstrip()[-1] not in '.!?"\')'
-    return parsed.failed('truncated' if stopped else 'no_answer_phrase')
+    return parsed.failed(TRUNCATED if stopped else 'no_answer_phrase')
   rationale, answer = halves[0].strip().rstrip(',').rstrip(), _first_line(halves[1])
   if not rationale:
     return parsed.failed('empty_rationale')
@@ -57,6 +64,36 @@ def parse_strict(
     return parsed.Parsed(rationale, labels.READERS[form.label_kind](answer, example, dataset))
   except labels.Unreadable as error:
     return parsed.failed(error.reason)
+
+
+def read(
+    completion: protocol.Completion, example: datasets.Example, dataset: datasets.Dataset,
+    parser: str
+) -> parsed.Parsed:
+  """Parses a completion, knowing why it ended.
+
+  A server that was told where to stop leaves the end marker out, and one that ran out of tokens
+  may have stopped inside the label.
+  """
+  if completion.finish_reason == REJECTED:
+    return parsed.failed(REJECTED)
+  text, form = completion.text, dataset.completion
+  ended = bool(form.end_marker) and form.end_marker in text
+  if completion.finish_reason == 'stop' and form.end_marker and text.strip() and not ended:
+    text = f'{text}\n{form.end_marker}'
+  found = PARSERS[parser](text, example, dataset)
+  if completion.finish_reason == 'length' and not ended and (
+      not found.ok or _stops_in_label(text, form)):
+    return parsed.failed(TRUNCATED)
+  if not found.ok and completion.finish_reason in ('refusal', 'content_filter'):
+    return parsed.failed(REFUSED)
+  return found
+
+
+def _stops_in_label(text: str, form: datasets.CompletionFormat) -> bool:
+  """'... So the answer is ent', but not '... is entailment.' nor '(c) ne', which a letter names."""
+  answer = text.rpartition(form.answer_phrase)[2].lstrip()
+  return form.label_kind != 'choice' and '\n' not in answer and answer[-1:].isalnum()
 
 
 def _released(

@@ -2,28 +2,63 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from dss_jax import datasets
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-  """What the teacher wrote after one example's prompt; '' where a client does not know."""
+  """What the teacher wrote after one example's prompt; '' and 0 where a client does not know."""
 
   text: str
-  finish_reason: str = ''  # 'stop', 'length', ...
+  finish_reason: str = ''  # 'stop', 'length', 'content_filter', 'refusal', 'rejected', ...
   prompt_sha256: str = ''
   request_key: str = ''  # identifies the request; the job makes one of the text if it is ''
+  prompt_tokens: int = 0
+  completion_tokens: int = 0
 
 
-class Client(Protocol):
-  """Where completions come from. A new one is a class and an entry in `clients.CLIENTS`."""
+class Client:
+  """Where completions come from; `clients.CLIENTS` lists them.
 
-  model: str  # goes into every record as `teacher_model`
+  Attributes:
+    name: what `--client` calls it.
+    model: goes into every record as `teacher_model`; '' if there is no teacher.
+  """
 
-  def complete(self, examples: Sequence[datasets.Example]) -> Sequence[Completion | None]:
-    """One completion per example, in order; None where there is no teacher."""
+  name = ''
+  model = ''
+
+  def prepare(self, ids: Sequence[str]) -> None:
+    """Called once with the ids of all examples, before anything is written."""
+
+  async def complete(
+      self, examples: Sequence[datasets.Example], attempt: int = 0
+  ) -> Sequence[Sequence[Completion]]:
+    """The completions (samples) of each example, in order; () where there is no teacher.
+
+    Args:
+      examples: a shard's, or, from the second attempt on, those of it that did not parse.
+      attempt: 0, or which further attempt this is; only clients that ask have any.
+
+    Raises:
+      Unfinished: it stopped before all were answered; nothing that was answered is lost.
+    """
+    raise NotImplementedError
 
   def provenance(self) -> Mapping[str, Any]:
-    """What the manifest says of this teacher, asked for after `complete`."""
+    """What the manifest says of this teacher, asked for after `prepare`."""
+    return {}
+
+  async def close(self) -> None:
+    """Gives connections back; called once, whatever happened."""
+
+
+class Unfinished(Exception):
+  """The job stopped with inputs unanswered; the same command goes on from there."""
+
+
+def clean(text: str) -> str:
+  """Text that records can hold: half an emoji, cut by a token limit, becomes U+FFFD."""
+  return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')

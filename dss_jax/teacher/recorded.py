@@ -9,7 +9,7 @@ from dss_jax import datasets, errors
 from dss_jax.teacher import files, protocol
 
 
-class RecordedClient:
+class RecordedClient(protocol.Client):
   """Completions from files, joined to the examples.
 
   Two layouts, told apart by the first character of the file:
@@ -25,6 +25,7 @@ class RecordedClient:
     self.model = model
     self._pattern = completions
     self._files: list[files.JsonFile] = []
+    self._found: dict[str, protocol.Completion] = {}
 
   @classmethod
   def from_flags(cls, flags: argparse.Namespace) -> 'RecordedClient':
@@ -34,7 +35,7 @@ class RecordedClient:
           'or --client=none to use gold labels alone')
     return cls(flags.completions, flags.teacher_model or 'recorded')
 
-  def complete(self, examples: Sequence[datasets.Example]) -> list[protocol.Completion]:
+  def prepare(self, ids: Sequence[str]) -> None:
     """Reads and joins the files.
 
     Raises:
@@ -44,35 +45,39 @@ class RecordedClient:
     paths = files.natural_glob(self._pattern)
     if not paths:
       raise errors.UserError(f'--completions={self._pattern}: no such file; quote the pattern')
-    self._files = [files.read_json(path, '--completions') for path in paths]
+    self._files = [files.JsonFile(path, '--completions') for path in paths]
     if len({f.is_list for f in self._files}) > 1:
       raise errors.UserError(
           f'--completions={self._pattern}: some files are JSON lists and some JSON lines '
           f'({_sizes(self._files)}); use one layout')
-    if self._files[0].is_list:
-      return self._by_order(examples)
-    return self._by_id(examples)
+    self._found = (self._by_order if self._files[0].is_list else self._by_id)(ids)
+
+  async def complete(
+      self, examples: Sequence[datasets.Example], attempt: int = 0
+  ) -> list[tuple[protocol.Completion, ...]]:
+    return [(self._found[example.id],) for example in examples]
 
   def provenance(self) -> Mapping[str, Any]:
     return {'completions': [
-        {'name': os.path.basename(f.path), 'rows': len(f.values), 'sha256': f.sha256}
+        {'name': os.path.basename(f.path), 'rows': len(f), 'sha256': f.sha256}
         for f in self._files]}
 
-  def _by_order(self, examples: Sequence[datasets.Example]) -> list[protocol.Completion]:
-    total = sum(len(f.values) for f in self._files)
-    if total != len(examples):
+  def _by_order(self, ids: Sequence[str]) -> dict[str, protocol.Completion]:
+    total = sum(len(f) for f in self._files)
+    if total != len(ids):
       raise errors.UserError(
-          f'--inputs has {len(examples)} rows, but --completions={self._pattern} has {total} '
+          f'--inputs has {len(ids)} rows, but --completions={self._pattern} has {total} '
           f'({_sizes(self._files)}); row i must match completion i, so use the files that belong '
           'together')
-    return [protocol.Completion(_text(value, f.where(i)))
-            for f in self._files for i, value in enumerate(f.values)]
+    texts = (protocol.Completion(_text(value, f.where(i)))
+             for f in self._files for i, value in enumerate(f))
+    return dict(zip(ids, texts, strict=True))
 
-  def _by_id(self, examples: Sequence[datasets.Example]) -> list[protocol.Completion]:
+  def _by_id(self, ids: Sequence[str]) -> dict[str, protocol.Completion]:
     found: dict[str, protocol.Completion] = {}
-    known = {example.id for example in examples}
+    known = frozenset(ids)
     for f in self._files:
-      for i, row in enumerate(f.values):
+      for i, row in enumerate(f):
         key, completion = _row(row, f.where(i))
         if key in found:
           raise errors.UserError(f'{f.where(i)}: id {key!r} has a completion already')
@@ -80,12 +85,12 @@ class RecordedClient:
           raise errors.UserError(
               f'{f.where(i)}: id {key!r} is not in --inputs; use the files that belong together')
         found[key] = completion
-    missing = [example.id for example in examples if example.id not in found]
+    missing = [one for one in ids if one not in found]
     if missing:
       raise errors.UserError(
-          f'--completions={self._pattern}: no completion for {len(missing)} of {len(examples)} '
+          f'--completions={self._pattern}: no completion for {len(missing)} of {len(ids)} '
           f'inputs, first id {missing[0]!r}; add them, or remove the rows from --inputs')
-    return [found[example.id] for example in examples]
+    return found
 
 
 def _row(row: object, where: str) -> tuple[str, protocol.Completion]:
@@ -99,10 +104,9 @@ def _row(row: object, where: str) -> tuple[str, protocol.Completion]:
 def _text(value: object, where: str) -> str:
   if not isinstance(value, str):
     raise errors.UserError(f'{where}: {type(value).__name__} instead of the completion as text')
-  # A token limit can cut an emoji in half, and JSON can say so ("\\ud83d"); records cannot.
-  return value.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+  return protocol.clean(value)
 
 
 def _sizes(parts: Sequence[files.JsonFile]) -> str:
-  shown = [f'{os.path.basename(f.path)}: {len(f.values)}' for f in parts[:12]]
+  shown = [f'{os.path.basename(f.path)}: {len(f)}' for f in parts[:12]]
   return ', '.join(shown + ['...'] * (len(parts) > 12))

@@ -1,27 +1,11 @@
 """What the teacher job prints when it is done."""
 
-import collections
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from dss_jax import datasets, metrics, records
+from dss_jax import records
 from dss_jax.teacher import job, parsing
-
-
-def accuracy(
-    dataset: datasets.Dataset, rows: Sequence[records.RationaleRecord]
-) -> dict[str, float]:
-  """The teacher's labels by the student's metrics, in percent; {} if no row has a gold label.
-
-  A failed row counts as wrong: its teacher label is ''.
-  """
-  scored = [row for row in rows if row.label]
-  if not scored or all(row.parse_status == parsing.NO_TEACHER for row in scored):
-    return {}
-  values: dict[str, float] = {}
-  for metric in metrics.for_dataset(dataset):
-    values.update(metric([row.label for row in scored], [row.teacher_label for row in scored]))
-  return values
+from dss_jax.teacher import summary as summary_lib
 
 
 def render(outcome: job.Outcome) -> str:
@@ -34,35 +18,40 @@ def render(outcome: job.Outcome) -> str:
   all              9741   9738       3         9741     76.82
   failed rows, by reason (left out of rationale and teacher-label tasks):
          3  unknown_choice: the answer names none of the choices
+         read them: records/quarantine/cqa-train.jsonl
   wrote records/cqa-train.tfrecord-*-of-00016
   """
   name = outcome.dataset.name
-  sets = {f'{name}-{split}': rows for split, rows in outcome.splits.items()}
-  everything = [row for rows in sets.values() for row in rows]
+  sets = {f'{name}-{split}': part for split, part in outcome.splits.items()}
+  everything = summary_lib.total(list(sets.values()))
   teacher = f'teacher {outcome.teacher_model!r}, {outcome.parser} parser'
   lines = [teacher if outcome.teacher_model else 'no teacher: gold labels only']
-  table = [_row(outcome.dataset, title, rows) for title, rows in sets.items()]
+  if everything.samples > everything.asked:
+    lines.append(f'{everything.samples / everything.asked:.2f} completions a row, '
+                 f'{everything.voting / everything.asked:.2f} of them with the row\'s label')
+  table = [_row(title, part) for title, part in sets.items()]
   if len(sets) > 1:
-    table.append(_row(outcome.dataset, 'all', everything))
+    table.append(_row('all', everything))
   lines += _align(table)
-  lines += _failures(everything)
+  lines += _failures(everything.status)
+  lines += [f'         read them: {path}' for path in outcome.quarantine.values()]
+  if everything.completion_tokens:
+    lines.append(f'tokens: {everything.prompt_tokens:,} read by the teacher, '
+                 f'{everything.completion_tokens:,} written')
   for split, shards in outcome.shards.items():
     path = os.path.join(outcome.records_dir, f'{name}-{split}.tfrecord-*-of-{shards:05d}')
     lines.append(f'wrote {path}')
   return '\n'.join(lines)
 
 
-def _row(
-    dataset: datasets.Dataset, title: str, rows: Sequence[records.RationaleRecord]
-) -> dict[str, str]:
-  counts = collections.Counter(row.parse_status for row in rows)
-  ok, asked = counts[records.PARSED], len(rows) - counts[parsing.NO_TEACHER]
+def _row(title: str, part: summary_lib.Summary) -> dict[str, str]:
+  ok = part.status.get(records.PARSED, 0)
   return {
       'set': title,
-      'rows': str(len(rows)),
-      **({'ok': str(ok), 'failed': str(asked - ok)} if asked else {}),
-      'gold labels': str(sum(bool(row.label) for row in rows)),
-      **{key: f'{value:.2f}' for key, value in accuracy(dataset, rows).items()},
+      'rows': str(part.rows),
+      **({'ok': str(ok), 'failed': str(part.asked - ok)} if part.asked else {}),
+      'gold labels': str(part.gold),
+      **{key: f'{value:.2f}' for key, value in part.accuracy.items()},
   }
 
 
@@ -75,12 +64,12 @@ def _align(table: Sequence[dict[str, str]]) -> list[str]:
           for row in cells]
 
 
-def _failures(rows: Sequence[records.RationaleRecord]) -> list[str]:
-  counts = collections.Counter(
-      row.parse_status for row in rows if row.parse_status != records.PARSED)
-  counts.pop(parsing.NO_TEACHER, None)  # The first line has said so.
+def _failures(status: Mapping[str, int]) -> list[str]:
+  # The first line has said it of rows without a teacher.
+  counts = {reason: count for reason, count in status.items()
+            if reason not in (records.PARSED, parsing.NO_TEACHER)}
   if not counts:
     return []
   return ['failed rows, by reason (left out of rationale and teacher-label tasks):'] + [
       f'{count:>8}  {reason}: {parsing.REASONS.get(reason, "")}'
-      for reason, count in counts.most_common()]
+      for reason, count in sorted(counts.items(), key=lambda item: -item[1])]

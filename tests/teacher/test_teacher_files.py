@@ -1,5 +1,6 @@
 """Inputs and recorded completions: reading, joining, and one-line errors."""
 
+import asyncio
 import hashlib
 import json
 
@@ -31,7 +32,7 @@ def test_json_lines_and_lists_read_alike(tmp_path, text):
   path = tmp_path / 'in.json'
   path.write_bytes(text.encode())
   read = inputs.read_inputs(str(path), LABELS)
-  assert read.examples == (
+  assert tuple(read) == (
       datasets.Example('a', 'x', 'yes'), datasets.Example('b', 'y\u2028', 'no'))
   assert read.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
@@ -39,7 +40,7 @@ def test_json_lines_and_lists_read_alike(tmp_path, text):
 def test_row_numbers_and_unknown_gold_labels(tmp_path):
   path = tmp_path / 'in.json'
   path.write_text('{"q": "1", "c": ["x"]}\n\n{"q": "2", "c": ["x"], "a": "x"}\n')
-  assert [(e.id, e.label) for e in inputs.read_inputs(str(path), CHOICE).examples] == [
+  assert [(e.id, e.label) for e in inputs.read_inputs(str(path), CHOICE)] == [
       ('r0', ''), ('r1', 'x')]
 
 
@@ -87,14 +88,19 @@ EXAMPLES = tuple(datasets.Example(f'q{i}', 'x') for i in range(4))
 
 def _complete(tmp_path, examples=EXAMPLES):
   client = recorded.RecordedClient(str(tmp_path / 'c_*'), 'palm')
-  return [c.text for c in client.complete(examples)], client
+  client.prepare([example.id for example in examples])
+  return asyncio.run(client.complete(examples)), client
+
+
+def _texts(completions):
+  return [c.text for (c,) in completions]
 
 
 def test_lists_are_joined_in_natural_order(tmp_path):
   for name, texts in (('c_9.json', ['0', '1']), ('c_10.json', ['2']), ('c_100.json', ['3'])):
     (tmp_path / name).write_text(json.dumps(texts))
-  texts, client = _complete(tmp_path)
-  assert texts == ['0', '1', '2', '3']
+  completions, client = _complete(tmp_path)
+  assert _texts(completions) == ['0', '1', '2', '3']
   assert client.provenance()['completions'][1] == {
       'name': 'c_10.json', 'rows': 1, 'sha256': hashlib.sha256(b'["2"]').hexdigest()}
 
@@ -111,14 +117,14 @@ def test_json_lines_are_joined_by_id(tmp_path):
   rows[0]['finish_reason'] = 'length'
   (tmp_path / 'c_1.jsonl').write_text(_lines(rows[:3]))
   (tmp_path / 'c_2.jsonl').write_text(_lines(rows[3:]))
-  completions = recorded.RecordedClient(str(tmp_path / 'c_*')).complete(EXAMPLES)
-  assert [(c.text, c.finish_reason) for c in completions] == [
+  completions, _ = _complete(tmp_path)
+  assert [(c.text, c.finish_reason) for (c,) in completions] == [
       ('t0', ''), ('t1', ''), ('t2', 'length'), ('t3', '')]
 
 
 def test_half_an_emoji_becomes_a_replacement_character(tmp_path):
   (tmp_path / 'c_1').write_text('["so \\ud83d", "\\ud83d\\ude00", "", "x"]')
-  assert _complete(tmp_path)[0] == ['so \ufffd', '\U0001f600', '', 'x']
+  assert _texts(_complete(tmp_path)[0]) == ['so \ufffd', '\U0001f600', '', 'x']
 
 
 @pytest.mark.parametrize('contents, message', [

@@ -9,7 +9,7 @@ import pytest
 
 from dss_jax import datasets, errors, records
 from dss_jax.teacher import __main__ as teacher_main
-from dss_jax.teacher import clients, holdout, job, report
+from dss_jax.teacher import clients, holdout, job, report, summary
 
 LABELS = ('yes', 'no')
 
@@ -98,7 +98,7 @@ def test_train_is_divided_in_file_order(tmp_path, how):
   assert [row.id for row in validation] == [f'q{i}' for i in held_out]
   assert [row.id for row in train] == [f'q{i}' for i in range(25) if i not in held_out]
   assert {row.split for row in validation} == {'validation'}
-  assert {name: len(rows) for name, rows in outcome.splits.items()} == {
+  assert {name: part.rows for name, part in outcome.splits.items()} == {
       'train': 22, 'validation': 3}
 
 
@@ -153,8 +153,7 @@ def test_report_counts_failures_as_wrong(tmp_path):
   outcome = _run(tmp_path, n=20, split='train')
   text = report.render(outcome)
   # 'yes' is right for the ten even rows, less q2, which failed.
-  assert report.accuracy(outcome.dataset, [r for s in outcome.splits.values() for r in s]) == {
-      'accuracy': 45.0}
+  assert summary.total(list(outcome.splits.values())).accuracy == {'accuracy': 45.0}
   lines = {line.split()[0]: line.split() for line in text.splitlines()}
   assert lines['all'] == ['all', '20', '19', '1', '20', '45.00']
   assert lines['mine-train'][1] == '18' and lines['mine-validation'][1] == '2'
@@ -166,7 +165,7 @@ def test_report_without_gold_labels_has_no_accuracy(tmp_path):
   examples = [datasets.Example('q0', 'x'), datasets.Example('q1', 'y')]
   outcome = job.run(_dataset(), 'test', examples, clients.ScriptedClient(_says_yes), 'strict',
                     str(tmp_path))
-  assert report.accuracy(outcome.dataset, outcome.splits['test']) == {}
+  assert outcome.splits['test'].accuracy == {}
   assert 'accuracy' not in report.render(outcome)
 
 

@@ -4,7 +4,6 @@ Counts measured once; those of the released parser were also compared, row for r
 released code itself (12,962 completions through each of its five parsers).
 """
 
-import collections
 import os
 import pathlib
 
@@ -12,7 +11,7 @@ import pytest
 
 from dss_jax import datasets
 from dss_jax.tasks import anli, cqa, svamp
-from dss_jax.teacher import inputs, job, recorded, report
+from dss_jax.teacher import inputs, job, recorded, summary
 
 _DEFAULT = pathlib.Path(__file__).parents[2].parent / 'shared' / 'data'
 DATA = pathlib.Path(os.environ.get('DSS_TEST_DATA', _DEFAULT))
@@ -24,11 +23,10 @@ pytestmark = pytest.mark.skipif(
 def _run(tmp_path, dataset: datasets.Dataset, split, source, completions, parser):
   read = inputs.read_inputs(str(DATA / source), dataset)
   client = recorded.RecordedClient(str(DATA / completions))
-  outcome = job.run(dataset, split, read.examples, client, parser, str(tmp_path))
-  rows = [row for part in outcome.splits.values() for row in part]
-  counts = collections.Counter(row.parse_status for row in rows)
-  sizes = {name: len(part) for name, part in outcome.splits.items()}
-  return sizes, dict(counts), round(report.accuracy(dataset, rows)['accuracy'], 2)
+  outcome = job.run(dataset, split, read, client, parser, str(tmp_path))
+  whole = summary.total(list(outcome.splits.values()))
+  sizes = {name: part.rows for name, part in outcome.splits.items()}
+  return sizes, whole.status, round(whole.accuracy['accuracy'], 2)
 
 
 @pytest.mark.parametrize('parser, counts, accuracy', [

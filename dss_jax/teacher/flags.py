@@ -1,0 +1,153 @@
+"""The command line of the teacher job."""
+
+import argparse
+
+from dss_jax import cli
+from dss_jax.teacher import clients
+
+_DESCRIPTION = """\
+Asks a large language model (the teacher) about each input, cuts what it wrote into a rationale
+and a label, and writes both, with the input and its gold label, as TFRecords to train on.
+Prints how many rows parsed, why the others did not, and how often the teacher was right.
+Every answer is written down before anything else is done with it: start the same command again
+after a crash, and only what is missing is asked for."""
+
+_EPILOG = """\
+examples:
+  # any OpenAI-compatible server: vLLM, SGLang, llama.cpp, JetStream, or a hosted one
+  export OPENAI_API_KEY=...    # the only place for a key; a local server needs none
+  python -m dss_jax.teacher --client=openai --base_url=http://localhost:8000/v1 --model=NAME \\
+      --dataset=cqa --split=train --inputs=cqa_train.json --records_dir=records
+
+  # what that would ask for and cost (add --prompt_price and --completion_price)
+  python -m dss_jax.teacher --dry_run --client=openai --model=NAME --dataset=cqa --split=train \\
+      --inputs=cqa_train.json --records_dir=records
+
+  # what it would send for the first input: instruction, demonstrations, question
+  python -m dss_jax.teacher --show_prompt --dataset=cqa --split=train --inputs=cqa_train.json
+
+  # completions that were saved as JSON lists, one string per input row
+  python -m dss_jax.teacher --client=recorded --dataset=cqa --split=train \\
+      --inputs=cqa_train.json --completions='palm/train_CoT_*.json' --records_dir=records
+
+  # standard fine-tuning needs no teacher
+  python -m dss_jax.teacher --client=none --dataset=svamp --split=test \\
+      --inputs=svamp_test.json --records_dir=records
+
+  # a dataset of your own: my_tasks.py calls dss_jax.data.register('mine', ...)
+  python -m dss_jax.teacher --import=my_tasks --dataset=mine --split=train --prompt=mine.toml \\
+      --inputs=mine.jsonl --client=openai --model=NAME --records_dir=records
+
+--inputs holds JSON lines (or one JSON list); a dataset of your own needs id, input and, where
+known, label. --completions are JSON lists of strings, in the order of the inputs (files in
+natural order, x_10 after x_9), or JSON lines {"id": ..., "completion": ...}, joined by id.
+Where a dataset has no validation split, 10 % of train is written as one.
+exit codes: 0 the records are written; 2 an error to mend; 3 stopped, run it again to go on."""
+
+
+def parser() -> argparse.ArgumentParser:
+  """All flags, in groups."""
+  made = argparse.ArgumentParser(
+      prog=cli.program('teacher'), description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  _data(made.add_argument_group('data'))
+  _teacher(made.add_argument_group('teacher'))
+  _run(made.add_argument_group('how it is asked'))
+  _records(made.add_argument_group('records'))
+  return made
+
+
+def _data(group) -> None:
+  add = group.add_argument
+  add('--dataset', required=True, metavar='D',
+      help='cqa, svamp, asdiv, anli, esnli, toy, or one of your own (--import)')
+  add('--split', required=True, help='train, validation or test')
+  add('--inputs', metavar='FILE',
+      help='the inputs with their gold labels (default: from TFDS, where the dataset is there)')
+  add('--tfds_data_dir', metavar='DIR', help='where TFDS keeps prepared datasets')
+  add('--import', dest='imports', action='append', default=[], metavar='MODULE',
+      help='a Python module that registers a dataset; may repeat')
+
+
+def _teacher(group) -> None:
+  add = group.add_argument
+  add('--client', default='recorded', metavar='NAME',
+      help=f'where completions come from: {", ".join(clients.names())} (default: recorded)')
+  add('--completions', metavar="'GLOB'",
+      help='recorded: what the teacher wrote (quote the pattern)')
+  add('--teacher_model', metavar='NAME',
+      help='recorded: who wrote the completions, for the records (default: recorded)')
+  add('--model', metavar='NAME',
+      help="openai: the model's name at the server; t5: its folder (Hugging Face, T5X or ours)")
+  add('--base_url', metavar='URL',
+      help='openai: the server, up to /v1 (default: the hosted OpenAI API)')
+  add('--endpoint', choices=('chat', 'completions'), default='chat',
+      help='openai: chat turns, or one text to go on with, for models without a chat template '
+      '(default: chat)')
+  add('--api_key_env', default='OPENAI_API_KEY', metavar='VARIABLE',
+      help='openai: the environment variable with the key (default: OPENAI_API_KEY)')
+  add('--api_key_secret', metavar='NAME',
+      help='openai: fetch the key from Google Secret Manager and put it there: '
+      'projects/P/secrets/S/versions/latest (for workers on other machines)')
+  add('--mesh', default='', metavar='DxFxM',
+      help='t5: devices along data, fsdp and model, e.g. 1x1x8 (default: all along data)')
+  add('--batch_size', type=int, default=32, metavar='N', help='t5: rows at a time (default: 32)')
+  add('--dtype', default='bfloat16', choices=('bfloat16', 'float32'),
+      help='t5: of parameters and activations (default: bfloat16)')
+  add('--prompt', metavar='FILE',
+      help='the prompt (default: tasks/prompts/<dataset>.toml of the package)')
+  add('--show_prompt', action='store_true',
+      help='print the request for the first input, and stop')
+
+
+def _run(group) -> None:
+  add = group.add_argument
+  add('--max_tokens', type=int, default=256, metavar='N',
+      help='tokens of an answer (default: 256)')
+  add('--temperature', type=float, metavar='T',
+      help='default: 0 for one sample, 0.7 for several')
+  add('--params', default='{}', metavar='JSON',
+      help='more fields of every request; null drops one: '
+      '\'{"top_p": 0.9, "max_tokens": null, "max_completion_tokens": 300}\'')
+  add('--samples', type=int, default=1, metavar='N',
+      help='completions of each input; the label that most of them reach wins (default: 1)')
+  add('--retry_failed', type=int, default=0, metavar='N',
+      help='ask up to N times more about rows whose answer was refused, cut or did not parse, '
+      'with twice the tokens and temperature 0.7 (default: 0)')
+  add('--in_flight', type=int, default=64, metavar='N', help='requests at a time (default: 64)')
+  add('--rpm', type=float, default=0, metavar='N', help='requests per minute at most')
+  add('--tpm', type=float, default=0, metavar='N', help='tokens per minute at most')
+  add('--timeout', type=float, default=120, metavar='SECONDS',
+      help='of one request (default: 120)')
+  add('--max_retries', type=int, default=8, metavar='N',
+      help='of one request, besides waiting as long as a busy server says (default: 8)')
+  add('--max_fatal', type=int, default=5, metavar='N',
+      help='stop after N errors in a row that repeating does not mend (default: 5)')
+  add('--dry_run', action='store_true', help='estimate requests, tokens and cost, and stop')
+  add('--prompt_price', type=float, default=0, metavar='USD', help='for a million tokens read')
+  add('--completion_price', type=float, default=0, metavar='USD',
+      help='for a million tokens written')
+  add('--budget_usd', type=float, default=0, metavar='USD',
+      help='stop before the journal has cost more')
+  add('--max_requests', type=int, default=0, metavar='N', help='stop after N requests of this run')
+  add('--journal', metavar='DIR',
+      help='where answers are written down (default: <records_dir>/journal)')
+  add('--runner', choices=('local', 'beam'), default='local',
+      help='beam: shards on Apache Beam; its own options follow after -- '
+      '(-- --runner=DataflowRunner --project=...)')
+  add('--workers', type=int, default=1, metavar='N',
+      help='beam: workers among which --in_flight, --rpm and --tpm are divided (default: 1)')
+
+
+def _records(group) -> None:
+  add = group.add_argument
+  add('--records_dir', metavar='DIR', help='where the records go (default: $DSS_DATA_DIR)')
+  add('--num_shards', type=int, default=16, metavar='N', help='files per set (default: 16)')
+  add('--parser', default='strict', metavar='NAME',
+      help='strict: repairs slips, gives each failure a reason (default); '
+      "released: row for row what the paper's released code reads")
+  add('--keep', default='all', metavar='WHICH',
+      help='all rationales that parsed (default), or agree: only those whose label is the gold one')
+  add('--holdout', default='auto', metavar='HOW',
+      help='auto: 10 %% of train becomes validation where the dataset has none (default); '
+      'none: keep all of train')

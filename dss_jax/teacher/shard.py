@@ -1,0 +1,187 @@
+"""One shard: its rows are asked about, parsed, voted on, and staged as one file.
+
+The unit of every runner. A shard depends on nothing but its rows and the client, so it can be
+done again, anywhere, with the same bytes as result.
+"""
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+
+from etils import epath
+
+from dss_jax import atomic, datasets, metrics, records
+from dss_jax.teacher import parsed as parsed_lib
+from dss_jax.teacher import parsing, protocol, voting
+from dss_jax.teacher import summary as summary_lib
+
+KEEP = ('all', 'agree')
+_NOT_QUARANTINED = (records.PARSED, parsing.NO_TEACHER, parsing.DISAGREES)
+_Samples = Sequence[protocol.Completion]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """Which rows make up a file.
+
+  Attributes:
+    dataset, split: of the set.
+    index, count: this is file `index` of `count`.
+    rows: numbers of the examples, in order.
+  """
+
+  dataset: str
+  split: str
+  index: int
+  count: int
+  rows: Sequence[int]
+
+  @property
+  def name(self) -> str:
+    return records.shard_name(self.dataset, self.split, self.index, self.count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How completions become records.
+
+  Attributes:
+    parser: 'strict' or 'released'.
+    keep: 'all', or 'agree': no rationale whose label is not the gold one.
+    retry_failed: further attempts at rows whose completion did not parse.
+  """
+
+  parser: str = 'strict'
+  keep: str = 'all'
+  retry_failed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """A staged shard."""
+
+  spec: Spec
+  shard: records.Shard
+  summary: summary_lib.Summary
+
+
+async def run(
+    spec: Spec,
+    examples: Sequence[datasets.Example],
+    dataset: datasets.Dataset,
+    client: protocol.Client,
+    settings: Settings,
+    staging_dir: str,
+) -> Result:
+  """Writes `<staging_dir>/<spec.name>`, and beside it the rows that failed.
+
+  Args:
+    spec: which rows.
+    examples: all examples of the job.
+    dataset: how a completion is laid out.
+    client: who answers.
+    settings: see there.
+    staging_dir: where files wait until all are there.
+
+  Raises:
+    Unfinished: the client stopped before all rows were answered.
+  """
+  rows = await asyncio.to_thread(lambda: [examples[i] for i in spec.rows])
+  completions: list[_Samples] = list(await client.complete(rows))
+  for attempt in range(1, settings.retry_failed + 1):
+    failed = await asyncio.to_thread(_failed, rows, completions, dataset, settings.parser)
+    again = await client.complete([rows[i] for i in failed], attempt) if failed else []
+    for i, more in zip(failed, again, strict=True):
+      completions[i] = (*completions[i], *more)
+  # In a thread: the requests of the next shard go on meanwhile.
+  return await asyncio.to_thread(
+      _write, spec, rows, completions, dataset, client.model, settings, staging_dir)
+
+
+def quarantine_name(spec: Spec) -> str:
+  return f'{spec.name}.quarantine.jsonl'
+
+
+def _failed(rows, completions: Sequence[_Samples], dataset: datasets.Dataset, parser: str):
+  return [i for i, samples in enumerate(completions)
+          if samples and not any(parsing.read(one, rows[i], dataset, parser).ok
+                                 for one in samples)]
+
+
+def _write(spec, rows, completions, dataset, model, settings, staging_dir) -> Result:
+  made, quarantine, agreeing = [], [], 0
+  for example, samples in zip(rows, completions, strict=True):
+    readings = [parsing.read(one, example, dataset, settings.parser) for one in samples]
+    chosen, votes = voting.choose(readings, dataset)
+    agreeing += votes
+    record = records.RationaleRecord(
+        id=example.id, input=example.input, label=example.label, dataset=spec.dataset,
+        split=spec.split, parse_status=parsing.NO_TEACHER)
+    if samples:
+      kept = _keep(readings[chosen], example, dataset, settings.keep)
+      record = _filled(record, kept, samples[chosen], model)
+    if record.parse_status not in _NOT_QUARANTINED:
+      quarantine.append(_quarantined(record, samples[chosen]))
+    made.append(record)
+  shard = records.stage_shard(staging_dir, spec.name, made)
+  atomic.write(os.path.join(staging_dir, quarantine_name(spec)), ''.join(quarantine))
+  return Result(spec, shard, summary_lib.of(dataset, made, completions, agreeing))
+
+
+def _keep(
+    reading: parsed_lib.Parsed, example: datasets.Example, dataset: datasets.Dataset, keep: str
+) -> parsed_lib.Parsed:
+  """--keep=agree: a rationale for another label than the gold one is no explanation of it."""
+  if keep == 'agree' and reading.ok and example.label:
+    (share, *_) = metrics.for_dataset(dataset)[0]([example.label], [reading.label]).values()
+    if not share:
+      return parsed_lib.failed(parsing.DISAGREES)
+  return reading
+
+
+def _filled(
+    record: records.RationaleRecord, reading: parsed_lib.Parsed, completion: protocol.Completion,
+    model: str,
+) -> records.RationaleRecord:
+  return dataclasses.replace(
+      record,
+      # Of a failed row nothing is kept, not even half: it must never become an empty target.
+      teacher_label=reading.label if reading.ok else '',
+      rationale=reading.rationale if reading.ok else '',
+      teacher_model=model,
+      prompt_sha256=completion.prompt_sha256,
+      request_key=request_key(record.id, completion),
+      finish_reason=completion.finish_reason,
+      parse_status=reading.status)
+
+
+def request_key(example_id: str, completion: protocol.Completion) -> str:
+  """The client's own key, or SHA-256 of the JSON list [id, completion text]."""
+  if completion.request_key:
+    return completion.request_key
+  return hashlib.sha256(json.dumps([example_id, completion.text]).encode()).hexdigest()
+
+
+def _quarantined(record: records.RationaleRecord, completion: protocol.Completion) -> str:
+  """A line of the quarantine file."""
+  return json.dumps({
+      'id': record.id, 'reason': record.parse_status, 'why': parsing.REASONS[record.parse_status],
+      'finish_reason': record.finish_reason, 'completion': completion.text,
+      'input': record.input, 'label': record.label, 'request_key': record.request_key,
+  }, ensure_ascii=False) + '\n'
+
+
+def collect_quarantine(records_dir: str, specs: Sequence[Spec], staging_dir: str) -> str | None:
+  """Joins the shards' failed rows of one set; returns the file's path, None if none failed."""
+  lines = [(epath.Path(staging_dir) / quarantine_name(spec)).read_text() for spec in specs]
+  folder = epath.Path(records_dir) / 'quarantine'
+  path = folder / f'{specs[0].dataset}-{specs[0].split}.jsonl'
+  if not any(lines):
+    path.unlink(missing_ok=True)
+    return None
+  folder.mkdir(parents=True, exist_ok=True)
+  atomic.write(str(path), ''.join(lines))
+  return str(path)

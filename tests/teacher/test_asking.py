@@ -1,0 +1,354 @@
+"""Asking: each answer paid for once; limits, retries, budgets and stops, on a jumping clock."""
+
+import asyncio
+import collections
+import dataclasses
+
+import pytest
+from clock import run
+
+from dss_jax import datasets, errors
+from dss_jax.teacher import (
+  asking,
+  endpoint,
+  estimate,
+  limits,
+  prompts,
+  protocol,
+)
+from dss_jax.teacher import journal as journal_lib
+
+PROMPT = prompts.Prompt(
+    dataset='mine', version=1, instruction='Explain.', question='Q: {input}',
+    answer='A: {rationale} So the answer is {label}.', stop=('Q:',), parts=(),
+    completion=datasets.CompletionFormat(label_kind='class'),
+    demonstrations=(prompts.Demonstration('x', 'It is.', 'yes'),))
+
+
+class Scripted:
+  """Answers 'It is <input>. So the answer is yes.' after `seconds`, or does what `fault` says."""
+
+  name, model = 'scripted', 'me'
+
+  def __init__(self, fault=lambda number, text: None, seconds=1.0):
+    self.fault, self.seconds = fault, seconds
+    self.asked = []  # (time, text)
+    self.in_flight = self.peak = 0
+    self.closed = False
+
+  def request(self, prompt, text, decoding):
+    return {'prompt': prompt.as_text(text), 'max_tokens': decoding.max_tokens,
+            'temperature': decoding.temperature}
+
+  async def ask(self, request, seed=0):
+    text = request['prompt'].rpartition('Q: ')[2].removesuffix('\nA:')
+    self.asked.append((asyncio.get_running_loop().time(), text))
+    self.in_flight += 1
+    self.peak = max(self.peak, self.in_flight)
+    number = len(self.asked)
+    try:
+      await asyncio.sleep(self.seconds)
+      if fault := self.fault(number, text):
+        raise fault
+    finally:
+      self.in_flight -= 1
+    return {'text': f'A: It is {text}. So the answer is yes.', 'seed': seed}
+
+  def read(self, response):
+    return endpoint.Answer(response['text'], 'stop', 100, 10)
+
+  def provenance(self):
+    return {}
+
+  async def close(self):
+    self.closed = True
+
+
+def examples(n):
+  return [datasets.Example(f'q{i}', f'input {i}', 'yes') for i in range(n)]
+
+
+def client(folder, teacher, pace=None, budget=None, **options):
+  made = asking.AskingClient(
+      teacher, PROMPT, journal_lib.Journal(str(folder)), asking.Options(**options), pace, budget)
+  made.prepare(['q'] * 10)
+  return made
+
+
+def complete(folder, teacher, n=10, attempt=0, **settings):
+  """(completions, seconds) of one call in a process of its own."""
+  made = client(folder, teacher, **settings)
+
+  async def main():
+    begun = asyncio.get_running_loop().time()
+    try:
+      return await made.complete(examples(n), attempt), asyncio.get_running_loop().time() - begun
+    finally:
+      await made.close()
+  return run(main())
+
+
+# --- Never paid twice ----------------------------------------------------------------------------
+
+
+def test_answers_come_in_order_and_a_second_run_asks_nothing(tmp_path):
+  teacher = Scripted()
+  first, _ = complete(tmp_path, teacher)
+  assert [c.text for (c,) in first] == [f'It is input {i}. So the answer is yes.'
+                                        for i in range(10)]
+  assert {(c.finish_reason, c.prompt_tokens, c.completion_tokens, c.prompt_sha256)
+          for (c,) in first} == {('stop', 100, 10, PROMPT.sha256())}
+  assert len(teacher.asked) == 10 and teacher.closed
+  again = Scripted()
+  assert complete(tmp_path, again)[0] == first and not again.asked
+  more = Scripted()
+  assert complete(tmp_path, more, n=12)[0][:10] == first and len(more.asked) == 2
+
+
+@pytest.mark.parametrize('change', [
+    {'decoding': endpoint.Decoding(max_tokens=9)}, {'decoding': endpoint.Decoding(temperature=1)}])
+def test_other_settings_are_another_request(tmp_path, change):
+  complete(tmp_path, Scripted())
+  other = Scripted()
+  complete(tmp_path, other, **change)
+  assert len(other.asked) == 10
+
+
+def test_samples_have_keys_and_seeds_of_their_own(tmp_path):
+  two, _ = complete(tmp_path, Scripted(), n=3, samples=2)
+  assert all(len(samples) == 2 for samples in two)
+  assert len({c.request_key for samples in two for c in samples}) == 6
+  assert len({e['response']['seed'] for e in journal_lib.entries(str(tmp_path))}) == 6
+  third = Scripted()
+  three, _ = complete(tmp_path, third, n=3, samples=3)
+  assert [samples[:2] for samples in three] == two and len(third.asked) == 3
+
+
+def test_a_further_attempt_has_its_own_decoding(tmp_path):
+  teacher = Scripted()
+  first, _ = complete(tmp_path, teacher, n=2)
+  again, _ = complete(tmp_path, teacher, n=2, attempt=1)
+  assert len(teacher.asked) == 4
+  assert {c.request_key for (c,) in first}.isdisjoint(c.request_key for (c,) in again)
+
+
+# --- Limits --------------------------------------------------------------------------------------
+
+
+def test_never_more_in_flight_than_allowed(tmp_path):
+  teacher = Scripted()
+  _, seconds = complete(tmp_path, teacher, n=40, in_flight=8)
+  assert teacher.peak == 8 and 5 <= seconds < 6
+
+
+def test_requests_per_minute(tmp_path):
+  teacher = Scripted(seconds=0.1)
+  complete(tmp_path, teacher, n=30, pace=limits.Pace(requests_per_minute=60))
+  times = [time for time, _ in teacher.asked]
+  assert all(times[i + 10] - times[i] >= 9.9 for i in range(20))
+  assert times[-1] - times[0] == pytest.approx(29, abs=0.5)
+
+
+def test_tokens_per_minute_learn_from_the_answers(tmp_path):
+  teacher = Scripted(seconds=0.1)  # 110 tokens a request.
+  complete(tmp_path, teacher, n=60, in_flight=4, pace=limits.Pace(tokens_per_minute=1100))
+  times = [time for time, _ in teacher.asked]
+  assert times[-1] - times[9] == pytest.approx(50 * 6, rel=0.1)  # Ten a minute.
+
+
+def test_too_many_requests_make_all_wait_as_long_as_the_server_says(tmp_path):
+  def fault(number, text):
+    return endpoint.TryLater('429', after=40.0, limited=True) if number <= 16 else None
+  teacher = Scripted(fault)
+  found, seconds = complete(tmp_path, teacher, n=32, in_flight=16, max_retries=0)
+  assert len(found) == 32 and 41 <= seconds < 50
+  times = [time - teacher.asked[0][0] for time, _ in teacher.asked]
+  assert len(times) == 48 and not [t for t in times if 1.5 < t < 40]
+
+
+def test_endless_refusal_stops_in_the_end(tmp_path):
+  teacher = Scripted(lambda number, text: endpoint.TryLater('busy', after=30, limited=True))
+  with pytest.raises(protocol.Unfinished, match='for 6. minutes .* "too many requests".*busy'):
+    complete(tmp_path, teacher, n=4)
+  assert len(teacher.asked) < 4 * 130
+
+
+def test_failures_are_repeated_with_growing_waits(tmp_path):
+  counts = collections.Counter()
+
+  def fault(number, text):
+    counts[text] += 1
+    return endpoint.TryLater('500') if counts[text] <= 4 else None
+  teacher = Scripted(fault, seconds=0.01)
+  found, seconds = complete(tmp_path, teacher, n=3, max_retries=4)
+  assert len(found) == 3 and 7.5 <= seconds <= 16  # 1 + 2 + 4 + 8, each halved at most.
+
+
+def test_requests_that_stay_unanswered_are_told_and_the_others_kept(tmp_path):
+  def fault(number, text):
+    return endpoint.TryLater('500: no') if text.endswith('3') else None
+  with pytest.raises(protocol.Unfinished, match='1 request.s. stayed without an answer .1 times 5'):
+    complete(tmp_path, Scripted(fault), max_retries=2)
+  healed = Scripted()
+  complete(tmp_path, healed)
+  assert [text for _, text in healed.asked] == ['input 3']
+
+
+# --- Stops ---------------------------------------------------------------------------------------
+
+
+def test_fatal_errors_in_a_row_stop_everything(tmp_path):
+  teacher = Scripted(lambda number, text: endpoint.Fatal('401: bad key'))
+  with pytest.raises(protocol.Unfinished, match='5 requests in a row .*: 401: bad key'):
+    complete(tmp_path, teacher, n=200, in_flight=4)
+  assert len(teacher.asked) <= 5 + 4
+
+
+def test_single_fatal_errors_do_not(tmp_path):
+  teacher = Scripted(lambda number, text: endpoint.Fatal('404') if number % 3 == 0 else None)
+  with pytest.raises(protocol.Unfinished, match='stayed without an answer'):
+    complete(tmp_path, teacher, n=60, in_flight=1)
+  assert len(teacher.asked) == 60
+
+
+def test_a_rejected_request_is_an_answer_and_not_repeated(tmp_path):
+  def fault(number, text):
+    return endpoint.Rejected('400: too long') if text.endswith('3') else None
+  found, _ = complete(tmp_path, Scripted(fault))
+  assert [c.finish_reason for (c,) in found].count('rejected') == 1
+  again = Scripted()
+  assert complete(tmp_path, again)[0] == found and not again.asked
+
+
+def test_rejection_of_everything_is_the_settings_fault_and_leaves_no_trace(tmp_path):
+  teacher = Scripted(lambda number, text: endpoint.Rejected('400: max_tokens is not supported'))
+  with pytest.raises(protocol.Unfinished, match='max_tokens is not supported'):
+    complete(tmp_path, teacher, n=50, in_flight=2)
+  mended = Scripted()
+  complete(tmp_path, mended)
+  assert len(mended.asked) == 10
+
+
+def test_max_requests_counts_this_run(tmp_path):
+  for left in (10, 6, 2):
+    teacher = Scripted()
+    if left > 4:
+      with pytest.raises(protocol.Unfinished, match='--max_requests=4 are sent'):
+        complete(tmp_path, teacher, budget=limits.Budget(max_requests=4))
+    else:
+      complete(tmp_path, teacher, budget=limits.Budget(max_requests=4))
+    assert len(teacher.asked) == min(4, left)
+
+
+def test_the_budget_is_of_the_whole_journal_and_is_not_exceeded(tmp_path):
+  # 0.11 USD an answer; about 0.29 is set aside for one in flight.
+  def budget():
+    return limits.Budget(max_usd=0.80, prompt_price=1000, completion_price=1000)
+  options = {'decoding': endpoint.Decoding(max_tokens=200)}
+  teacher = Scripted()
+  with pytest.raises(protocol.Unfinished, match='--budget_usd=0.8 would be exceeded: 0.[5-7]'):
+    complete(tmp_path, teacher, budget=budget(), **options)
+  paid = 0.11 * len(teacher.asked)
+  assert 0.5 < paid <= 0.80
+  again = Scripted()
+  with pytest.raises(protocol.Unfinished, match='budget'):
+    complete(tmp_path, again, budget=budget(), **options)
+  assert paid + 0.11 * len(again.asked) <= 0.80
+  rest = Scripted()
+  complete(tmp_path, rest, **options)
+  assert len(teacher.asked) + len(again.asked) + len(rest.asked) == 10
+
+
+def test_a_stop_waits_for_what_is_in_flight(tmp_path):
+  teacher = Scripted(seconds=5)
+  made = client(tmp_path, teacher, in_flight=3)
+
+  async def main():
+    asyncio.get_running_loop().call_later(7, made.stop, 'interrupted')
+    try:
+      await made.complete(examples(10))
+    finally:
+      await made.close()
+  with pytest.raises(protocol.Unfinished, match='interrupted'):
+    run(main())
+  assert len(teacher.asked) == 6  # Two rounds of three: the second was in flight.
+  rest = Scripted()
+  complete(tmp_path, rest)
+  assert len(rest.asked) == 4
+
+
+def test_a_stop_does_not_wait_for_requests_that_wait_themselves(tmp_path):
+  teacher = Scripted(lambda number, text: endpoint.TryLater('429', after=3000, limited=True))
+  made = client(tmp_path, teacher)
+
+  async def main():
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    loop.call_later(100, made.stop, 'interrupted')
+    with pytest.raises(protocol.Unfinished, match='interrupted'):
+      await made.complete(examples(5))
+    await made.close()
+    return loop.time() - begun
+  assert run(main()) < 110
+
+
+def test_a_journal_that_cannot_be_written_ends_the_job(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.UserError, match='could not be written down'):
+    complete(tmp_path / 'file' / 'journal', Scripted())
+
+
+# --- Estimates and the progress line -------------------------------------------------------------
+
+
+def test_dry_run_counts_what_is_missing_and_learns_from_the_journal(tmp_path):
+  prices = {'prompt_price': 10.0, 'completion_price': 100.0}
+  made = client(tmp_path / 'j', Scripted(), budget=limits.Budget(**prices), samples=2)
+  found = estimate.estimate(made, examples(10))
+  length = len(PROMPT.as_text('input 0'))
+  assert found == estimate.Estimate(
+      20, 20, 20 * length / 4, 20 * len('A: It is. So the answer is yes.') / 4, 20 * 256, False)
+  complete(tmp_path / 'j', Scripted(), n=4, samples=2)
+  made = client(tmp_path / 'j', Scripted(), budget=limits.Budget(**prices), samples=2)
+  found = estimate.estimate(made, examples(10))
+  assert found == estimate.Estimate(20, 12, 1200, 120, 12 * 256, True)
+  text = estimate.render(made, found, requests_per_minute=6)
+  assert '20, of which 8 are answered in the journal: 12 to send' in text
+  assert 'cost          0.02 USD, at most 0.32' in text and 'at least 2 minutes' in text
+
+
+def test_the_progress_line(tmp_path):
+  teacher = Scripted(lambda number, text: endpoint.TryLater('x') if number == 2 else None)
+  complete(tmp_path, Scripted(), n=3)
+  made = client(tmp_path, teacher, in_flight=2, budget=limits.Budget(prompt_price=100))
+  lines = []
+
+  async def main():
+    loop = asyncio.get_running_loop()
+    loop.call_later(2.5, lambda: lines.append(made._progress.line()))
+    await made.complete(examples(10))
+    lines.append(made._progress.line())
+    await made.close()
+  run(main())
+  assert lines[0].startswith('5 of 10 done, 2 in flight, ') or lines[0].startswith('6 of 10')
+  assert ' USD, 1 asked again' in lines[0] and 'tokens' in lines[0]
+  assert lines[1].startswith('10 of 10 done, 0 in flight') and '770 tokens, 0.10 USD' in lines[1]
+
+
+def test_notes_name_a_torn_and_a_damaged_journal(tmp_path):
+  complete(tmp_path, Scripted())
+  (path,) = tmp_path.glob('*.jsonl')
+  lines = path.read_bytes().splitlines(keepends=True)
+  lines[4] = lines[4].replace(b'input', b'inPut')
+  path.write_bytes(b''.join(lines)[:-20])
+  teacher = Scripted()
+  made = client(tmp_path, teacher)
+  torn, damaged = asking.journal_notes(made.journal)
+  assert torn.startswith(f'{path}: cut off') and '1 damaged line(s)' in damaged
+  assert f'{path}, line 5' in damaged
+  assert len(complete(tmp_path, teacher)[0]) == 10 and len(teacher.asked) == 2
+
+
+def test_options_are_plain_values():
+  assert dataclasses.asdict(asking.Options())['decoding'] == {
+      'max_tokens': 256, 'temperature': 0.0, 'extra': {}}

@@ -1,0 +1,213 @@
+"""The journal: what was written down comes back, whatever happened to the files."""
+
+import asyncio
+import hashlib
+import pathlib
+import subprocess
+import sys
+import tempfile
+import textwrap
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dss_jax import errors
+from dss_jax.teacher import journal as journal_lib
+
+TEXT = st.text(st.characters(codec=None), max_size=40)  # Half surrogate pairs too.
+ENTRIES = st.dictionaries(st.integers(0, 50), TEXT, min_size=1, max_size=12)
+
+
+def key(i) -> str:
+  return hashlib.sha256(str(i).encode()).hexdigest()
+
+
+def write(folder, entries, writer=None) -> journal_lib.Journal:
+  """A journal into which the entries were written, closed."""
+  made = journal_lib.Journal(str(folder))
+  if writer:
+    made._writer = writer(str(folder), '0')
+
+  async def run():
+    for i, text in entries.items():
+      await made.add(key(i), {'id': f'q{i}', 'response': {'text': text}}, i, 2)
+    await made.close()
+  asyncio.run(run())
+  return made
+
+
+def read(folder) -> tuple[dict[int, str], journal_lib.Journal]:
+  made = journal_lib.Journal(str(folder))
+  made.refresh()
+  found = made.read(map(key, range(60)))
+  return {i: found[key(i)]['response']['text'] for i in range(60) if key(i) in found}, made
+
+
+@pytest.mark.parametrize('writer', [journal_lib._Segment, journal_lib._Parts])
+@settings(max_examples=30, deadline=None)
+@given(first=ENTRIES, second=ENTRIES)
+def test_what_was_written_comes_back(writer, first, second):
+  with tempfile.TemporaryDirectory() as folder:
+    made = write(folder, first, writer)
+    assert read(folder)[0] == first == {i: e['response']['text'] for i in first
+                                        for e in [made.read([key(i)])[key(i)]]}
+    write(folder, second)
+    found, again = read(folder)
+    assert found == {**second, **first}  # The first answer stays.
+    assert again.usage() == journal_lib.Usage(len(found), sum(found), 2 * len(found))
+    assert again.has(map(key, range(60))) == set(map(key, found))
+    assert len(list(journal_lib.entries(folder))) == len(first) + len(second)
+
+
+@settings(max_examples=60, deadline=None)
+@given(entries=ENTRIES, cut=st.integers(1, 400))
+def test_a_torn_tail_costs_only_what_it_held(entries, cut):
+  with tempfile.TemporaryDirectory() as folder:
+    write(folder, entries)
+    (path,) = pathlib.Path(folder).glob('*.jsonl')
+    data = path.read_bytes()[:-cut]
+    path.write_bytes(data)
+    whole = data.count(b'\n')
+    found, made = read(folder)
+    assert list(found.items()) == sorted(list(entries.items())[:whole])
+    assert made.torn == ([str(path)] if data and not data.endswith(b'\n') else [])
+    assert not made.damaged
+    write(folder, entries)  # A later run writes a file of its own: nothing hides behind the tail.
+    assert read(folder)[0] == entries
+
+
+@settings(max_examples=60, deadline=None)
+@given(entries=ENTRIES, at=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_damaged_middle_costs_only_its_line(entries, at, bit):
+  with tempfile.TemporaryDirectory() as folder:
+    write(folder, entries)
+    (path,) = pathlib.Path(folder).glob('*.jsonl')
+    data = bytearray(path.read_bytes())
+    at %= len(data)
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+    found, made = read(folder)
+    assert len(found) >= len(entries) - 2  # A line break that is gone joins two.
+    assert set(found.items()) <= set(entries.items())
+    if len(found) < len(entries):
+      assert made.damaged or made.torn
+
+
+def test_zeros_of_a_power_cut_are_passed_over(tmp_path):
+  write(tmp_path, {1: 'one'})
+  (path,) = tmp_path.glob('*.jsonl')
+  path.write_bytes(path.read_bytes() + b'\0' * 4096)
+  found, made = read(tmp_path)
+  assert found == {1: 'one'} and made.torn == [str(path)]
+
+
+def test_refresh_finds_what_another_process_added(tmp_path):
+  ours = journal_lib.Journal(str(tmp_path))
+  ours.refresh()
+  write(tmp_path, {1: 'one'})
+  (path,) = tmp_path.glob('*.jsonl')
+  whole = path.read_bytes()
+  path.write_bytes(whole[:20])  # Still being written.
+  ours.refresh()
+  assert not ours.has([key(1)]) and ours.torn
+  path.write_bytes(whole)
+  ours.refresh()
+  assert ours.has([key(1)]) and not ours.torn
+  assert ours.read([key(1)])[key(1)]['id'] == 'q1'
+
+
+def test_parts_are_immutable_files_of_bounded_size(tmp_path):
+  write(tmp_path, dict.fromkeys(range(30), 'x'), journal_lib._Parts)
+  (only,) = tmp_path.glob('*.jsonl')
+  write(tmp_path / 'more', dict.fromkeys(range(60), 'x') | {i + 100: 'y' for i in range(190)},
+        journal_lib._Parts)
+  parts = sorted((tmp_path / 'more').glob('*.jsonl'))
+  assert [p.read_bytes().count(b'\n') for p in parts] == [100, 100, 50]
+
+
+def test_parts_go_up_without_being_asked(tmp_path, monkeypatch):
+  monkeypatch.setattr(journal_lib, '_PART_SECONDS', 0.05)
+
+  async def run():
+    made = journal_lib.Journal(str(tmp_path))
+    made._writer = journal_lib._Parts(str(tmp_path), 'w')
+    await made.add(key(1), {'id': 'q1', 'response': {'text': 'one'}})
+    for _ in range(100):
+      await asyncio.sleep(0.02)
+      if read(tmp_path)[0]:
+        return
+    raise AssertionError('no part after two seconds')
+  asyncio.run(run())
+
+
+def test_kill_9_loses_nothing_that_was_added(tmp_path):
+  script = '''
+      import asyncio, os, signal, sys
+      from dss_jax.teacher import journal
+      async def run():
+        made = journal.Journal(sys.argv[1])
+        for i in range(20):
+          await made.add(f'{i:064x}', {'id': str(i), 'response': {}})
+        os.kill(os.getpid(), signal.SIGKILL)
+      asyncio.run(run())
+  '''
+  done = subprocess.run([sys.executable, '-c', textwrap.dedent(script), str(tmp_path)],
+                        capture_output=True, check=False)
+  assert done.returncode == -9, done.stderr.decode()
+  made = journal_lib.Journal(str(tmp_path))
+  made.refresh()
+  assert len(made.has(f'{i:064x}' for i in range(20))) == 20
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_line(tmp_path):
+  """The system refuses to let a file grow past 2,000 bytes, as a full disk does."""
+  script = '''
+      import asyncio, resource, sys
+      from dss_jax import errors
+      from dss_jax.teacher import journal
+      resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+      async def run():
+        made = journal.Journal(sys.argv[1])
+        for i in range(20):
+          await made.add(f'{i:064x}', {'id': str(i), 'response': {'text': 'x' * 300}})
+      try:
+        asyncio.run(run())
+      except errors.UserError as error:
+        print(error)
+  '''
+  done = subprocess.run([sys.executable, '-c', textwrap.dedent(script), str(tmp_path)],
+                        capture_output=True, check=True, text=True)
+  assert 'an answer could not be written down (File too large); make room' in done.stdout
+  (path,) = tmp_path.glob('*.jsonl')
+  assert path.read_bytes().endswith(b'}\n') and path.stat().st_size < 2000
+  made = journal_lib.Journal(str(tmp_path))
+  made.refresh()
+  assert not made.torn and made.usage().requests == path.read_bytes().count(b'\n') > 2
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.UserError, match='file/journal: an answer could not be written'):
+    write(tmp_path / 'file' / 'journal', {1: 'one'})
+
+
+def test_a_large_journal_needs_little_memory(tmp_path):
+  """100,000 answers of 1 KB: the index stays far below the 100 MB of text."""
+  script = '''
+      import resource, sys
+      from dss_jax.teacher import journal
+      made = journal.Journal(sys.argv[1])
+      before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+      made.refresh()
+      print(made.usage().requests, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+  '''
+  with open(tmp_path / 'a.jsonl', 'wb') as f:
+    for i in range(100_000):
+      f.write(journal_lib._line({'key': f'{i:064x}', 'response': 'x' * 1000, 'usage': [1, 2]}))
+  done = subprocess.run([sys.executable, '-c', textwrap.dedent(script), str(tmp_path)],
+                        capture_output=True, check=True, text=True)
+  requests, kilobytes = map(int, done.stdout.split())
+  assert requests == 100_000 and kilobytes < 20_000, kilobytes
+
+
