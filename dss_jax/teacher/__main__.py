@@ -53,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'stopped: {error}.\nNothing is lost: the same command goes on from here.',
           file=sys.stderr)
     return _STOPPED
+  except OSError as error:  # A full disk, above all.
+    raise errors.UserError(
+        f'{error.filename or records_dir}: cannot be written ({error.strerror or error}); mend '
+        'that and run the same command again: answers are in the journal') from error
   return 0
 
 

@@ -7,8 +7,9 @@
   python tests/teacher/server.py --answers=answers.json --latency=0.1    # prints `port 40123`
 
 `answers` maps a question (the last user message, or the last question of a completions prompt)
-to a completion. `faults` are what goes wrong: a function of the request's number (from 1) and
-body to None, or to one of the functions at the end of this file. GET /stats has the counts.
+to a completion, or to [completion, finish_reason] for one that no stop string ends. `faults` are
+what goes wrong: a function of the request's number (from 1) and body to None, or to one of the
+functions at the end of this file. GET /stats has the counts.
 """
 
 import argparse
@@ -44,12 +45,13 @@ class Server:
 
   def __init__(
       self,
-      answers: Callable[[str], str] | Mapping[str, str] = lambda question: ANSWER,
+      answers: Callable[[str], Any] | Mapping[str, Any] | str = ANSWER,
       latency: float | Callable[[str], float] = 0.0,
       faults: Callable[[int, Body], Fault | None] = lambda number, body: None,
       model: str = 'teacher',
   ):
-    self._answers = answers.__getitem__ if isinstance(answers, Mapping) else answers
+    self._answers = answers if callable(answers) else (
+        answers.__getitem__ if isinstance(answers, Mapping) else lambda question: answers)
     self._latency = latency if callable(latency) else lambda question: latency
     self.faults = faults
     self.model = model
@@ -135,9 +137,9 @@ def _question(body: Body) -> str:
   return body['prompt'].rpartition('\n\n')[2].rpartition('\n')[0]
 
 
-def _cut(text: str, body: Body) -> tuple[str, str]:
+def _cut(answer: Any, body: Body) -> tuple[str, str]:
   """Ends the text as a model would: before a stop string, or where its tokens, words here, end."""
-  reason = 'stop'
+  text, reason = (answer, 'stop') if isinstance(answer, str) else answer
   limit = body.get('max_completion_tokens', body.get('max_tokens'))
   words = text.split()
   if limit and len(words) > limit:
@@ -262,7 +264,8 @@ def main() -> None:
   """The program."""
   parser = argparse.ArgumentParser()
   parser.add_argument('--port', type=int, default=0)
-  parser.add_argument('--answers', metavar='FILE', help='JSON: question -> completion')
+  parser.add_argument('--answers', metavar='FILE',
+                      help='JSON: question -> completion, or one for all')
   parser.add_argument('--latency', type=float, default=0.0, metavar='SECONDS')
   args = parser.parse_args()
   given = {'answers': json.loads(pathlib.Path(args.answers).read_text())} if args.answers else {}

@@ -1,0 +1,280 @@
+"""What goes wrong between a job and its server, and what the job then does: one table.
+
+Every row runs the command line as a process of its own on 20 inputs, then once more against a
+healthy server, which must finish the job and be asked only for what is missing.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import live
+import pytest
+import server
+
+N = 20
+TABLE = []
+
+
+def _some(share, fault):
+  """One request in `share` meets the fault."""
+  return lambda number, body: fault if number % share == 0 else None
+
+
+def _first(count, fault):
+  return lambda number, body: fault if number <= count else None
+
+
+def _always(fault):
+  return lambda number, body: fault
+
+
+def _one(text, fault):
+  """The request about one input meets the fault, always."""
+  return lambda number, body: fault if f'Q: {text}\n' in body['messages'][-1]['content'] else None
+
+
+TRANSIENT = {
+    '10 % status 500': _some(10, server.status(500)),
+    '20 % connection resets': _some(5, server.reset()),
+    '20 % cut JSON': _some(5, server.truncated()),
+    '20 % empty choices': _some(5, server.without_choices()),
+    '20 % web pages (wrong content type)': _some(5, server.html()),
+    '10 % hung connections, --timeout=2': _some(10, server.hang()),
+    '429, Retry-After: 2, to the first 16': _first(
+        16, server.status(429, headers={'Retry-After': '2'})),
+    'status 503 to the first 10': _first(10, server.status(503)),
+}
+FATAL = {
+    '401, the key echoed': (_always(server.echo_key()), '401 (a wrong API key?)'),
+    'unknown model': (_always(server.unknown_model()), "404: no model 'teacher', or a wrong "),
+    'no credit (429 insufficient_quota)': (_always(server.status(
+        429, server.error('You exceeded your current quota', 'insufficient_quota',
+                          'insufficient_quota'))), 'You exceeded your current quota'),
+    'every request rejected (400)': (_always(server.too_long()), 'maximum context length'),
+}
+
+
+def _note(fault, outcome, requests, seconds):
+  TABLE.append((fault, outcome, str(requests), f'{seconds:.1f} s'))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def table():
+  yield
+  header = ('fault', 'outcome of the run, then of the next one', 'requests', 'time')
+  widths = [max(len(row[i]) for row in [header, *TABLE]) for i in range(4)]
+  print()
+  for row in [header, *TABLE]:
+    print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def _run(tmp_path, faults, *flags, **kwargs):
+  """(process, requests, seconds)."""
+  live.write_inputs(tmp_path, N)
+  with server.Server(live.answer, latency=0.02, faults=faults) as teacher:
+    begun = time.monotonic()
+    done = live.run(teacher, tmp_path, '--in_flight=8', *flags, **kwargs)
+    return done, teacher.requests, time.monotonic() - begun
+
+
+def _finish(tmp_path, missing):
+  """The next run against a healthy server asks for what is missing."""
+  done, requests, _ = _run(tmp_path, lambda number, body: None)
+  assert done.returncode == 0, done.stderr
+  assert requests == missing
+  rows = live.read(tmp_path)
+  assert len(rows) == N and {row.parse_status for row in rows.values()} == {'ok'}
+
+
+@pytest.mark.parametrize('name', TRANSIENT)
+def test_what_passes_is_waited_out(tmp_path, name):
+  done, requests, seconds = _run(tmp_path, TRANSIENT[name], '--timeout=2')
+  assert done.returncode == 0, done.stderr
+  assert requests > N
+  _finish(tmp_path, 0)
+  _note(name, f'finished, {requests - N} asked again; then nothing asked', requests, seconds)
+
+
+@pytest.mark.slow
+def test_a_storm_of_429_with_a_long_retry_after(tmp_path):
+  """Eight requests are told to wait 40 s: none is sent before, and it is no failure."""
+  done, requests, seconds = _run(
+      tmp_path, _first(8, server.status(429, headers={'Retry-After': '40'})), '--max_retries=0')
+  assert done.returncode == 0 and 40 < seconds < 60, done.stderr
+  assert requests == N + 8
+  _note('429 storm, Retry-After: 40', 'finished, 8 asked again; then nothing asked', requests,
+        seconds)
+
+
+@pytest.mark.parametrize('name', FATAL)
+def test_what_does_not_pass_stops_at_once_with_one_message(tmp_path, name):
+  fault, message = FATAL[name]
+  done, requests, seconds = _run(tmp_path, fault)
+  assert done.returncode == 3
+  assert message in done.stderr and done.stderr.count('\n') <= 2, done.stderr
+  assert requests <= 5 + 8 and not (tmp_path / 'records' / 'manifest.json').exists()
+  _finish(tmp_path, N)
+  _note(name, f'stopped: ...{message}; then {N} asked', requests, seconds)
+
+
+def test_one_rejected_input_is_quarantined_and_the_rest_written(tmp_path):
+  done, requests, seconds = _run(tmp_path, _one('What is 3?', server.too_long()))
+  assert done.returncode == 0 and requests == N
+  rows = live.read(tmp_path)
+  assert rows['q3'].parse_status == 'rejected' and len(rows) == N
+  (line,) = [json.loads(text) for path in (tmp_path / 'records/quarantine').iterdir()
+             for text in path.read_text().splitlines()]
+  assert line['id'] == 'q3' and line['reason'] == 'rejected'
+  done, again, _ = _run(tmp_path, lambda number, body: None, '--retry_failed=1')
+  assert done.returncode == 0 and again == 1
+  assert live.read(tmp_path)['q3'].parse_status == 'ok'
+  _note('one input rejected (400, too long)', 'finished, it is in quarantine; '
+        '--retry_failed=1 asks for it alone', requests, seconds)
+
+
+def test_one_input_that_always_fails_keeps_the_others(tmp_path):
+  done, requests, seconds = _run(tmp_path, _one('What is 3?', server.status(500)),
+                                 '--max_retries=1')
+  assert done.returncode == 3 and '1 request(s) stayed without an answer' in done.stderr
+  _finish(tmp_path, 1)
+  _note('one input always 500, --max_retries=1', 'stopped, 19 kept; then 1 asked', requests,
+        seconds)
+
+
+# --- The disk ------------------------------------------------------------------------------------
+
+
+def test_disk_full(tmp_path):
+  """The system lets no file grow past 6,000 bytes, as a full disk does."""
+  live.write_inputs(tmp_path, N)
+  script = '''
+      import resource, sys
+      resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+      from dss_jax import cli, datasets
+      from dss_jax.teacher import __main__ as main
+      datasets.describe_only()
+      cli.run(main.main)
+  '''
+  with server.Server(live.answer, latency=0.02) as teacher:
+    words = live.command(teacher, tmp_path, '--in_flight=4')[3:]
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, '-c', textwrap.dedent(script), *words],
+                          capture_output=True, text=True, check=False, env=live.environment(),
+                          timeout=60)
+    seconds = time.monotonic() - begun
+    requests = teacher.requests
+  assert done.returncode == 2 and 'Traceback' not in done.stderr
+  assert 'could not be written down (File too large); make room' in done.stderr
+  kept = sum(path.read_bytes().count(b'\n')
+             for path in (tmp_path / 'records/journal').glob('*.jsonl'))
+  assert requests - 8 <= kept < requests
+  _finish(tmp_path, N - kept)
+  _note('disk full', f'error names the journal, {kept} kept; then {N - kept} asked', requests,
+        seconds)
+
+
+def test_disk_full_while_writing_records(tmp_path):
+  """The journal holds everything by then: the next run asks nothing."""
+  live.write_inputs(tmp_path, N)
+  script = '''
+      import resource, sys
+      from dss_jax import cli, datasets, records
+      from dss_jax.teacher import __main__ as main
+      def stage(*args, stage_shard=records.stage_shard):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+        return stage_shard(*args)
+      records.stage_shard = stage
+      datasets.describe_only()
+      cli.run(main.main)
+  '''
+  with server.Server(live.answer) as teacher:
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(script),
+         *live.command(teacher, tmp_path, '--num_shards=1')[3:]],
+        capture_output=True, text=True, check=False, env=live.environment(), timeout=60)
+    seconds = time.monotonic() - begun
+    requests = teacher.requests
+  assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
+  assert 'File too large' in done.stderr and requests == N
+  assert not (tmp_path / 'records' / 'manifest.json').exists()
+  _finish(tmp_path, 0)
+  _note('disk full while writing records', 'error names it; then nothing asked', requests, seconds)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere; /proc is below')
+def test_read_only_directory(tmp_path):
+  (tmp_path / 'records').mkdir(mode=0o500)
+  done, requests, _ = _run(tmp_path, lambda number, body: None)
+  assert done.returncode == 2 and 'cannot be written' in done.stderr and not requests
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='no /proc, where nobody may write')
+def test_a_directory_where_nobody_may_write(tmp_path):
+  done, requests, seconds = _run(tmp_path, lambda number, body: None, '--records_dir=/proc/records')
+  assert done.returncode == 2 and '/proc/records: cannot be written' in done.stderr
+  assert not requests
+  _note('read-only directory', 'error names it; nothing asked', requests, seconds)
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+  (tmp_path / 'records').write_text('a file')
+  done, requests, seconds = _run(tmp_path, lambda number, body: None)
+  assert done.returncode == 2 and not requests
+  assert f'{tmp_path}/records' in done.stderr and 'cannot be' in done.stderr
+  _note('a file in the place of the directory', 'error names it; nothing asked', requests, seconds)
+
+
+def test_two_jobs_on_one_directory(tmp_path):
+  live.write_inputs(tmp_path, N)
+  with server.Server(live.answer, latency=0.5) as teacher:
+    first = live.start(teacher, tmp_path, '--in_flight=4')
+    while not teacher.requests:
+      time.sleep(0.01)
+    begun = time.monotonic()
+    second = live.run(teacher, tmp_path)
+    seconds = time.monotonic() - begun
+    assert second.returncode == 2
+    assert f'another job is at work on cqa-train (process {first.pid}' in second.stderr
+    assert first.wait(60) == 0 and teacher.requests == N
+  _finish(tmp_path, 0)
+  _note('two jobs on one directory', 'the second refuses and names the first, which finishes', N,
+        seconds)
+
+
+# --- The journal ---------------------------------------------------------------------------------
+
+
+def _damage(tmp_path, change):
+  """A finished job whose journal is then changed; and the next run."""
+  _run(tmp_path, lambda number, body: None)
+  (path,) = (tmp_path / 'records' / 'journal').glob('*.jsonl')
+  path.write_bytes(change(path.read_bytes()))
+  done, requests, seconds = _run(tmp_path, lambda number, body: None)
+  assert done.returncode == 0 and str(path) in done.stderr
+  _finish(tmp_path, 0)
+  return done, requests, seconds
+
+
+def test_a_journal_with_a_torn_tail(tmp_path):
+  done, requests, seconds = _damage(tmp_path, lambda data: data[:-30])
+  assert requests == 1 and 'cut off by a kill or a power cut' in done.stderr
+  _note('journal with a torn tail', 'told, that answer asked again; then nothing', requests,
+        seconds)
+
+
+def test_a_journal_with_a_corrupt_middle(tmp_path):
+  def change(data):
+    lines = data.splitlines(keepends=True)
+    lines[5] = b'\0' * (len(lines[5]) - 1) + b'\n'
+    lines[9] = lines[9].replace(b'number', b'NUMBER')
+    return b''.join(lines)
+  done, requests, seconds = _damage(tmp_path, change)
+  assert requests == 2 and '2 damaged line(s) in the journal are passed over' in done.stderr
+  assert 'line 6' in done.stderr and 'line 10' in done.stderr
+  _note('journal with a corrupt middle', 'told which lines, asked again; then nothing', requests,
+        seconds)
