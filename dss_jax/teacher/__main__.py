@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -83,8 +84,14 @@ def _request(
   path = chosen.prompt or prompts.path_of(dataset.name)
   prompt = prompts.load(path)
   source = sources.find(dataset, chosen.split, chosen.inputs, records_dir, chosen.tfds_data_dir)
+  text = prompt.as_text(source[0].input)
+  if chosen.client == 'openai':  # As it is sent.
+    client = clients.from_flags(chosen, records_dir)
+    assert isinstance(client, asking.AskingClient)
+    text = json.dumps(client.request(asking.Question(source[0], 0, 0)), indent=2,
+                      ensure_ascii=False)
   return '\n'.join([
-      prompt.as_text(source[0].input), '',
+      text, '',
       f'# {path}: version {prompt.version}, {len(prompt.demonstrations)} demonstrations, sha256 '
       f'{prompt.sha256()}; stops at {", ".join(map(repr, prompt.stop)) or "nothing"}'])
 

@@ -20,7 +20,9 @@ from dss_jax.teacher import shard as shard_lib
 from dss_jax.teacher import summary as summary_lib
 
 HOLDOUTS = ('auto', 'none')
-_SHARDS_AT_ONCE = 2  # So that the slow last answers of one leave no connection idle.
+# So many shards are open that the slow last answers of one leave no connection idle, and so few
+# that a large job's rows stay on the disk.
+_SHARDS_AT_ONCE, _ROWS_AT_ONCE = 2, 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +141,9 @@ def make_plan(
 async def run_here(
     plan: Plan, examples: Sequence[datasets.Example], client: protocol.Client
 ) -> list[shard_lib.Result]:
-  """The local runner: shards in order, two at a time."""
-  turn = asyncio.Semaphore(_SHARDS_AT_ONCE)
+  """The local runner: shards in order, some at a time."""
+  most = max(len(spec.rows) for spec in plan.specs)
+  turn = asyncio.Semaphore(max(_SHARDS_AT_ONCE, _ROWS_AT_ONCE // most))
   stopped: list[protocol.Unfinished] = []
 
   async def one(spec: shard_lib.Spec) -> shard_lib.Result | None:

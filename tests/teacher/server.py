@@ -21,6 +21,7 @@ import pathlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ class Server:
     requests: how many came, in all.
     questions: how often each was asked.
     in_flight, peak: requests being answered, now and at most.
+    first, end: when the first came and the last was answered, in seconds of one clock.
     last: body and headers of the request that came last.
   """
 
@@ -57,6 +59,7 @@ class Server:
     self.model = model
     self.port = 0
     self.requests = self.in_flight = self.peak = 0
+    self.first = self.end = 0.0
     self.questions: collections.Counter[str] = collections.Counter()
     self.last: tuple[Body, Mapping[str, str]] = ({}, {})
 
@@ -105,17 +108,19 @@ class Server:
     self.requests += 1
     self.in_flight += 1
     self.peak = max(self.peak, self.in_flight)
+    self.first = self.first or time.monotonic()
     self.last = body, request.headers
     try:
       fault = self.faults(self.requests, body)
       return await fault(request) if fault else await self._answer(body)
     finally:
       self.in_flight -= 1
+      self.end = time.monotonic()
 
   def _get(self, path: str) -> web.Response:
     if path == '/stats':
       return _json({'requests': self.requests, 'in_flight': self.in_flight, 'peak': self.peak,
-                    'questions': self.questions})
+                    'seconds': self.end - self.first, 'questions': self.questions})
     if path == '/v1/models':
       return _json({'object': 'list', 'data': [{'id': self.model, 'object': 'model'}]})
     return _json({'detail': 'Not Found'}, 404)
@@ -132,7 +137,7 @@ class Server:
 
 def _question(body: Body) -> str:
   if 'messages' in body:
-    return next(one['content'] for one in reversed(body['messages']) if one['role'] == 'user')
+    return next((one['content'] for one in reversed(body['messages']) if one['role'] == 'user'), '')
   # The last paragraph, but for the lead-in at its end: 'Q: Where do birds live?\nA:'.
   return body['prompt'].rpartition('\n\n')[2].rpartition('\n')[0]
 

@@ -68,6 +68,19 @@ def test_dry_run_sends_nothing(teacher, tmp_path):
   assert teacher.requests == 0 and not (tmp_path / 'records').exists()
 
 
+@pytest.mark.parametrize('endpoint, field', [('chat', 'messages'), ('completions', 'prompt')])
+def test_show_prompt_prints_the_request_as_it_is_sent(teacher, tmp_path, endpoint, field):
+  live.write_inputs(tmp_path, 1)
+  shown = live.run(teacher, tmp_path, f'--endpoint={endpoint}', '--show_prompt',
+                   '--params={"top_p": 0.9, "temperature": null}').stdout
+  body, _, note = shown.rpartition('\n\n# ')
+  assert teacher.requests == 0 and live.PROMPT.sha256() in note
+  live.run(teacher, tmp_path, f'--endpoint={endpoint}', '--split=test',
+           '--params={"top_p": 0.9, "temperature": null}')
+  assert teacher.last[0] == json.loads(body) and field in teacher.last[0]
+  assert teacher.last[0]['top_p'] == 0.9 and 'temperature' not in teacher.last[0]
+
+
 def test_max_requests_stops_with_its_own_exit_code_and_goes_on(teacher, tmp_path):
   live.write_inputs(tmp_path, 20)
   for left in (20, 12, 4):
