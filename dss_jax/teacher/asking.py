@@ -65,6 +65,7 @@ class AskingClient(protocol.Client):
   ):
     self.name = endpoint.name
     self.model = endpoint.model
+    self.folders = (journal.folder,)
     self.prompt = prompt
     self.endpoint = endpoint
     self.options = options
@@ -90,8 +91,10 @@ class AskingClient(protocol.Client):
   ) -> list[tuple[protocol.Completion, ...]]:
     self._catch_signals()
     self.journal.refresh()  # Another worker may have been at this shard before.
-    keys = [[self.key(question) for question in self._questions(example, attempt)]
-            for example in examples]
+    # In a thread, as other shards' answers come in meanwhile.
+    keys = await asyncio.to_thread(
+        lambda: [[self.key(question) for question in self._questions(example, attempt)]
+                 for example in examples])
     answered = self.journal.has(key for row in keys for key in row)
     self._progress.known(len(answered), extra=attempt > 0)
     await self._ask(examples, keys, answered, attempt)

@@ -115,7 +115,8 @@ def run(
                    provenance or {})
   with contextlib.ExitStack() as stack:
     for name in plan.splits:
-      stack.enter_context(locks.hold(records_dir, f'{dataset.name}-{name}'))
+      for folder in (records_dir, *client.folders):
+        stack.enter_context(locks.hold(folder, f'{dataset.name}-{name}'))
     for name in plan.splits:
       epath.Path(plan.staging(name)).rmtree(missing_ok=True)  # Of a killed job; cheap to redo.
     results = asyncio.run(_run(runner or run_here, plan, examples, client))

@@ -25,10 +25,12 @@ class Client:
   Attributes:
     name: what `--client` calls it.
     model: goes into every record as `teacher_model`; '' if there is no teacher.
+    folders: where it writes; no other job on the same set may, meanwhile.
   """
 
   name = ''
   model = ''
+  folders: Sequence[str] = ()
 
   def prepare(self, ids: Sequence[str]) -> None:
     """Called once with the ids of all examples, before anything is written."""

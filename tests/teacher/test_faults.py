@@ -240,6 +240,9 @@ def test_two_jobs_on_one_directory(tmp_path):
     seconds = time.monotonic() - begun
     assert second.returncode == 2
     assert f'another job is at work on cqa-train (process {first.pid}' in second.stderr
+    third = live.run(teacher, tmp_path, f'--records_dir={tmp_path}/other',
+                     f'--journal={tmp_path}/records/journal')
+    assert third.returncode == 2 and 'journal/.cqa-train.lock: another job' in third.stderr
     assert first.wait(60) == 0 and teacher.requests == N
   _finish(tmp_path, 0)
   _note('two jobs on one directory', 'the second refuses and names the first, which finishes', N,
