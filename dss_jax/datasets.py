@@ -135,5 +135,6 @@ def get(name: str) -> Dataset:
   if name not in _REGISTRY:
     raise errors.UserError(
         f'unknown dataset {name!r}: {errors.did_you_mean(name, _REGISTRY)}; '
-        'a dataset of your own is added with dss_jax.data.register(...)')
+        'a dataset of your own is added with dss_jax.data.register(...), in a module that '
+        '--import=MODULE names')
   return _REGISTRY[name]

@@ -1,5 +1,6 @@
 """Every command of the README runs, in order, on small files with the README's names."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ ADAPTED = {
     'dss train --gin_file=gin/native/dss_cqa.gin --gin.INITIAL': ['--print_config'],
     'dss train --gin_file=gin/native/dss_cqa.gin --gin_file=gin/native/tiny.gin': SMALL,
     'dss train --import=my_tasks': SMALL,
+    'dss teacher --client=openai': ['--base_url={base_url}'],
     'dss teacher': [],
     'dss predict': ['--max_target_length=8'],
     'dss convert': [],
@@ -72,8 +74,17 @@ def test_the_two_commands_are_those_of_ci():
   assert "pip install -e '.[test]'" in install[1] and "install --quiet -e '.[test]'" in ci
 
 
+@pytest.fixture(scope='module')
+def teacher():
+  """A server for the command that asks one."""
+  sys.path.insert(0, str(REPO / 'tests' / 'teacher'))
+  server = importlib.import_module('server')
+  with server.Server('A: It is a number. So the answer is (c) many.') as running:
+    yield running
+
+
 @pytest.mark.slow
-def test_every_other_command_runs(folder):
+def test_every_other_command_runs(folder, teacher):
   ran = 0
   for command in commands():
     if INSTALL in command:
@@ -83,12 +94,14 @@ def test_every_other_command_runs(folder):
     words = shlex.split(command)
     assert words[0] == 'dss'
     done = subprocess.run(
-        [sys.executable, '-m', 'dss_jax.cli', *words[1:], *extra], cwd=folder, text=True,
-        capture_output=True, timeout=600,
+        [sys.executable, '-m', 'dss_jax.cli', *words[1:],
+         *(flag.format(base_url=teacher.base_url) for flag in extra)],
+        cwd=folder, text=True, capture_output=True, timeout=600,
         env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=1'})
     assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
     ran += 1
-  assert ran == 10
+  assert ran == 11
+  assert teacher.requests == 40 and (folder / 'records' / 'journal').is_dir()
   assert json.loads((folder / 'runs' / 'tiny' / 'run.json').read_text())
   assert json.loads((folder / 'runs' / 'tickets' / 'run.json').read_text())
   assert len((folder / 'predictions.jsonl').read_text().splitlines()) == 3
@@ -100,7 +113,7 @@ def test_every_other_command_runs(folder):
 
 
 def test_every_gin_file_and_path_that_the_docs_name_exists():
-  for name in ('README.md', 'docs/architecture.md', 'docs/checkpoints.md'):
+  for name in ('README.md', 'docs/architecture.md', 'docs/checkpoints.md', 'docs/your_task.md'):
     text = (REPO / name).read_text()
     for path in re.findall(r'`((?:gin|dss_jax|tasks|docs)/[\w./]+\.(?:gin|py|md))`', text):
       path = path.replace('_D.gin', '_cqa.gin')

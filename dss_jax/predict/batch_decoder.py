@@ -28,6 +28,9 @@ class BatchDecoder:
     self._params = params
     self._sharding = sharding
     self._shards = math.prod(sharding.mesh.shape[axis] for axis in ('data', 'fsdp'))
+    # As many entries as options are used. Decorated methods would keep the parameters for ever.
+    self._decoder = functools.cache(self._make_decoder)
+    self._sampler = functools.cache(self._make_sampler)
 
   def search(
       self, prompts: Prompts, batch_size: int, input_length: int, target_length: int,
@@ -80,8 +83,7 @@ class BatchDecoder:
   def _put(self, array: np.ndarray) -> jax.Array:
     return self._sharding.put({'rows': array})['rows']
 
-  @functools.lru_cache  # noqa: B019  As many entries as options are used.
-  def _decoder(self, length: int, beams: int, length_penalty: float) -> Callable:
+  def _make_decoder(self, length: int, beams: int, length_penalty: float) -> Callable:
     def decode(params, tokens):
       if beams == 1:
         result = models.greedy_search(self._model, params, tokens, length)
@@ -91,8 +93,7 @@ class BatchDecoder:
       return found.tokens[:, 0], found.log_probs[:, 0]
     return self._sharding.jit(decode)
 
-  @functools.lru_cache  # noqa: B019
-  def _sampler(
+  def _make_sampler(
       self, length: int, samples: int, temperature: float, top_k: int, top_p: float, seed: int
   ) -> Callable:
     def draw(params, tokens, numbers):

@@ -78,3 +78,18 @@ class Prediction:
   rationale: str | None = None
   samples: tuple[Sample, ...] = ()
   scores: dict[str, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+  """What a network wrote after a prompt.
+
+  Attributes:
+    text: without EOS.
+    tokens: how many it wrote, EOS included.
+    ended: whether it wrote EOS; otherwise it had no more tokens.
+  """
+
+  text: str
+  tokens: int
+  ended: bool

@@ -5,6 +5,7 @@ No TensorFlow is imported.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from dss_jax import tokenizer as tokenizer_lib
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
 from dss_jax.predict import batch_decoder
-from dss_jax.predict.options import Options, Prediction, Sample
+from dss_jax.predict.options import Continuation, Options, Prediction, Sample
 from dss_jax.train import config as config_lib
 from dss_jax.train import sharding as sharding_lib
 
@@ -132,6 +133,37 @@ class Student:
                      for prediction, samples in zip(predictions, drawn)]
     return predictions
 
+  def encode(self, text: str) -> list[int]:
+    """Token ids of a text, EOS included; nothing is put before it and nothing cut."""
+    return [*self.tokenizer.encode(text), tokenizer_lib.EOS_ID]
+
+  def generate(
+      self, prompts: batch_decoder.Prompts, *, seeds: Sequence[int] = (), batch_size: int = 64,
+      max_tokens: int = 256, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0,
+  ) -> list[Continuation]:
+    """What the network writes after any prompts, in their order; they are not cut.
+
+      student.generate([student.encode('Where do birds live?')])
+      -> [Continuation('nest', tokens=2, ended=True)]
+
+    Args:
+      prompts: from `encode`.
+      seeds: one for each prompt, below 2 ** 32: what is drawn depends on nothing else. By
+        default the prompts' numbers.
+      batch_size: rows at a time.
+      max_tokens: to write at most, EOS included.
+      temperature: 0 takes the likeliest token at every step.
+      top_k, top_p: see `Options`.
+    """
+    length = sys.maxsize
+    if temperature:
+      drawn = self._decoder.sample(
+          prompts, seeds or range(len(prompts)), batch_size, length, max_tokens, 1, temperature,
+          top_k, top_p, 0)
+      return [self._continuation(ids) for ((ids, _),) in drawn]
+    found = self._decoder.search(prompts, batch_size, length, max_tokens)
+    return [self._continuation(ids) for ids, _ in found]
+
   def _check(self, options: Options) -> None:
     info = self.info
     if options.rationale and info.rationale_prefix is None and not info.answer_phrase:
@@ -164,6 +196,11 @@ class Student:
 
   def _encode(self, text: str, length: int) -> list[int]:
     return [*self.tokenizer.encode(text)[:length - 1], tokenizer_lib.EOS_ID]
+
+  def _continuation(self, ids: Sequence[int]) -> Continuation:
+    ended = tokenizer_lib.EOS_ID in ids
+    count = ids.index(tokenizer_lib.EOS_ID) + 1 if ended else len(ids)
+    return Continuation(self.tokenizer.decode(ids), count, ended)
 
   def _read(self, ids: Sequence[int], log_prob: float) -> Prediction:
     """An answer's tokens -> its label, and the rationale if that stands before it."""

@@ -74,6 +74,7 @@ class AskingClient(protocol.Client):
     self._prompt_sha256 = prompt.sha256()
     self._sender = sender.Sender(endpoint, journal, options, pace or limits.Pace(), self.budget)
     self._progress = progress.Progress(self._sender)
+    self._sender.say = self._progress.say
     self._catching = False
 
   def prepare(self, ids: Sequence[str]) -> None:

@@ -100,6 +100,9 @@ def from_flags(flags: argparse.Namespace, records_dir: str, share: int = 1) -> p
   module, name = ENDPOINTS[flags.client]
   flags = argparse.Namespace(**{**vars(flags), 'in_flight': max(1, flags.in_flight // share)})
   prompt = prompts.load(flags.prompt or prompts.path_of(flags.dataset))
+  if prompt.dataset != flags.dataset:
+    raise errors.UserError(f'--prompt={flags.prompt} is for dataset {prompt.dataset!r}, not for '
+                           f'--dataset={flags.dataset}')
   return asking.AskingClient(
       getattr(importlib.import_module(module), name).from_flags(flags), prompt,
       journal_lib.Journal(flags.journal or os.path.join(records_dir, 'journal')),
@@ -115,10 +118,12 @@ def _options(flags: argparse.Namespace) -> asking.Options:
     raise errors.UserError(f'--params={flags.params}: not JSON ({error})') from error
   if not isinstance(extra, dict):
     raise errors.UserError(f'--params={flags.params}: give an object, {{"top_p": 0.9}}')
+  more = {name: 2 * value if name == 'max_completion_tokens' else value
+          for name, value in extra.items()}
   several = flags.samples > 1
   temperature = flags.temperature if flags.temperature is not None else 0.7 * several
   return asking.Options(
       samples=flags.samples,
       decoding=endpoint.Decoding(flags.max_tokens, temperature, extra),
-      retry_decoding=endpoint.Decoding(2 * flags.max_tokens, max(temperature, 0.7), extra),
+      retry_decoding=endpoint.Decoding(2 * flags.max_tokens, max(temperature, 0.7), more),
       in_flight=flags.in_flight, max_retries=flags.max_retries, max_fatal=flags.max_fatal)

@@ -35,6 +35,8 @@ def estimate(client: asking.AskingClient, examples: Sequence[datasets.Example]) 
   client.journal.refresh()
   used = client.journal.usage()
   wanted = to_send = characters = 0
+  first = client.request(asking.Question(examples[0], 0, 0))
+  most = first.get('max_tokens') or first.get('max_completion_tokens') or 0
   for example in tqdm.tqdm(examples, desc='estimating', unit='row', delay=3, disable=None):
     questions = [asking.Question(example, sample, 0) for sample in range(client.options.samples)]
     missing = len(questions) - len(client.journal.has(map(client.key, questions)))
@@ -50,7 +52,7 @@ def estimate(client: asking.AskingClient, examples: Sequence[datasets.Example]) 
     prompt = characters / _CHARACTERS_A_TOKEN
     completion = sum(replies) / len(replies) / _CHARACTERS_A_TOKEN
   return Estimate(wanted, to_send, prompt, completion * to_send,
-                  client.options.decoding.max_tokens * to_send, measured)
+                  most * to_send, measured)
 
 
 def render(client: asking.AskingClient, found: Estimate, requests_per_minute: float) -> str:
@@ -60,20 +62,25 @@ def render(client: asking.AskingClient, found: Estimate, requests_per_minute: fl
          f'{_CHARACTERS_A_TOKEN:g} characters a token; answers as long as the demonstrations')
   lines = [
       f'dry run: nothing was sent to {client.model!r}',
-      f'  requests      {found.wanted:,}, of which {found.wanted - found.to_send:,} are answered '
+      f'  requests        {found.wanted:,}, of which {found.wanted - found.to_send:,} are answered '
       f'in the journal: {found.to_send:,} to send',
-      f'  tokens read   {found.prompt_tokens:,.0f}, {found.prompt_tokens / count:.0f} a request '
+      f'  tokens read     {found.prompt_tokens:,.0f}, {found.prompt_tokens / count:.0f} a request '
       f'({how})',
-      f'  tokens written {found.completion_tokens:,.0f}, {found.completion_tokens / count:.0f} a '
+      f'  tokens written  {found.completion_tokens:,.0f}, {found.completion_tokens / count:.0f} a '
       f'request; at most {found.most_completion_tokens:,.0f}']
   if budget.prompt_price or budget.completion_price:
-    lines.append(
-        f'  cost          {budget.cost(found.prompt_tokens, found.completion_tokens):.2f} USD, at '
-        f'most {budget.cost(found.prompt_tokens, found.most_completion_tokens):.2f}')
+    expected = budget.cost(found.prompt_tokens, found.completion_tokens)
+    most = budget.cost(found.prompt_tokens, found.most_completion_tokens)
+    lines.append(f'  cost            {_usd(expected)} USD, at most {_usd(most)}')
   else:
-    lines.append('  cost          give --prompt_price and --completion_price, USD for a million '
+    lines.append('  cost            give --prompt_price and --completion_price, USD for a million '
                  'tokens')
   if requests_per_minute:
-    lines.append(f'  time          at least {found.to_send / requests_per_minute:.0f} minutes at '
+    lines.append(f'  time            at least {found.to_send / requests_per_minute:.1f} minutes at '
                  f'--rpm={requests_per_minute:g}')
   return '\n'.join(lines)
+
+
+def _usd(amount: float) -> str:
+  """'12.40', but '0.0031'."""
+  return f'{amount:.2f}' if amount >= 1 else f'{amount:.2g}'

@@ -118,7 +118,8 @@ class OpenAIEndpoint:
       failure = endpoint.TryLater(f'no answer within {self._timeout:g} s')
     except (openai.OpenAIError, aiohttp.ClientError, OSError) as error:
       cause = error.__cause__ or error
-      failure = endpoint.TryLater(self._message('connection', str(cause) or type(cause).__name__))
+      says = str(cause).replace(' ssl:default', '') or type(cause).__name__
+      failure = endpoint.TryLater(self._message('connection', says))
     else:
       return self._parsed(text, chat)
     raise failure  # Out here: the SDK's error holds the key, and would be this one's context.

@@ -55,7 +55,7 @@ class Progress:
   def line(self) -> str:
     """'3,201 of 9,741 done, 64 in flight, 45.2/s, 1,204,551 tokens, 0.42 USD, 2:24 left'."""
     counts = self._counts
-    done = self._known + counts.answered
+    done = self._done
     rate = self._rate()
     parts = [f'{done:,} of {self._total:,} done']
     if counts.failed:
@@ -71,6 +71,10 @@ class Progress:
     if rate > 0 and done < self._total:
       parts.append(f'{tqdm.tqdm.format_interval((self._total - done) / rate)} left')
     return ', '.join(parts)
+
+  @property
+  def _done(self) -> int:
+    return self._known + self._counts.answered + self._counts.repeated
 
   def _rate(self) -> float:
     """Answers a second, over the last half minute."""
@@ -97,5 +101,5 @@ class Progress:
     if self._bar is None:
       self._bar = tqdm.tqdm(bar_format='teacher: {percentage:3.0f}%|{bar:20}| {postfix}')
     self._bar.total = self._total
-    self._bar.n = self._known + self._counts.answered
+    self._bar.n = self._done
     self._bar.set_postfix_str(self.line(), refresh=True)

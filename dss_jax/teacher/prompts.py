@@ -133,8 +133,8 @@ def load(path: str) -> Prompt:
       raw = tomllib.load(f)
   except OSError as error:
     raise errors.UserError(
-        f'prompt {path}: {error.strerror}; a dataset needs a prompt file (--prompt=FILE), see '
-        'dss_jax/teacher/prompts.py for what is in it') from error
+        f'prompt {path}: {error.strerror}; a dataset of your own needs a prompt file of its own, '
+        '--prompt=FILE: docs/your_task.md shows one') from error
   except ValueError as error:  # Bad TOML, or not UTF-8.
     raise errors.UserError(f'prompt {path}: not TOML ({error})') from error
   _check_keys(raw, _KEYS, (), path)

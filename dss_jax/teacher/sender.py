@@ -2,7 +2,7 @@
 
 import asyncio
 import collections
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dss_jax.teacher import endpoint as endpoint_lib
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _FIRST_RATIO = 4.0  # characters a token, until answers tell
 _FIRST_LENGTH = 80.0  # tokens of an answer, likewise
+_MOST_TOLD = 5  # kinds of failures
 
 
 class Sender:
@@ -21,6 +22,8 @@ class Sender:
 
   Attributes:
     in_flight, answered, failed, retried: requests, for the progress line.
+    repeated: requests that turned out to be another input's, word for word.
+    say: tells the user something.
     prompt_tokens, completion_tokens: of this run's answers.
     stopped: why nothing more is sent, '' while it is.
   """
@@ -33,7 +36,8 @@ class Sender:
     self._options = options
     self.pace = pace
     self.budget = budget
-    self.in_flight = self.answered = self.failed = self.retried = 0
+    self.in_flight = self.answered = self.failed = self.retried = self.repeated = 0
+    self.say: Callable[[str], None] = lambda line: None
     self.prompt_tokens = self.completion_tokens = 0
     self.stopped = ''
     self._given_up = False
@@ -42,6 +46,8 @@ class Sender:
     self._limited_since: float | None = None
     self._rejections: list[tuple[str, dict[str, Any]]] = []
     self._reasons: collections.Counter[str] = collections.Counter()
+    self._told: set[str] = set()
+    self._begun: dict[str, asyncio.Future[None]] = {}  # keys on their way
     self._ratio, self._length = _FIRST_RATIO, _FIRST_LENGTH
     self._waiting: set[asyncio.Task[Any]] = set()
 
@@ -76,6 +82,18 @@ class Sender:
 
     Returns: False if nothing more is to be sent at all.
     """
+    if key in self._begun or self._journal.has([key]):  # Another input is the same, word for word.
+      if key in self._begun:
+        await asyncio.shield(self._begun[key])
+      self.repeated += bool(self._journal.has([key]))
+      return not self.stopped
+    self._begun[key] = asyncio.get_running_loop().create_future()
+    try:
+      return await self._send(key, example_id, request)
+    finally:
+      self._begun.pop(key).set_result(None)
+
+  async def _send(self, key: str, example_id: str, request: Mapping[str, Any]) -> bool:
     characters = len(request.get('prompt', '')) + sum(
         len(message['content']) for message in request.get('messages', ()))
     async with self._slots:
@@ -112,9 +130,12 @@ class Sender:
         response = await self._endpoint.ask(request, seed=int(key[:8], 16))
       except endpoint_lib.TryLater as error:
         self.retried += 1
+        self._tell(str(error))
         failures += not error.limited
         if failures > self._options.max_retries:
           self._fail(str(error))
+          if not self.answered:  # Nothing ever was: the server is not there.
+            self._count_fatal(str(error))
           return None
         await self._back_off(error, failures)
       except endpoint_lib.Rejected as error:
@@ -163,6 +184,12 @@ class Sender:
     if self._fatal >= self._options.max_fatal:
       self.stop(f'{self._fatal} requests in a row met an error that repeating does not mend: '
                 f'{message}')
+
+  def _tell(self, message: str) -> None:
+    """What goes wrong, when it first does: the user may know more than a retry does."""
+    if message not in self._told and len(self._told) < _MOST_TOLD:
+      self._told.add(message)
+      self.say(f'{message}; asking again')
 
   def _fail(self, message: str) -> None:
     self.failed += 1

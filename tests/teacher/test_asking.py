@@ -105,6 +105,22 @@ def test_answers_come_in_order_and_a_second_run_asks_nothing(tmp_path):
   assert complete(tmp_path, more, n=12)[0][:10] == first and len(more.asked) == 2
 
 
+def test_inputs_that_are_the_same_are_asked_once(tmp_path):
+  teacher = Scripted()
+  made = client(tmp_path, teacher, in_flight=4)
+  same = [datasets.Example(f'q{i}', f'input {i % 3}') for i in range(12)]
+
+  async def main():
+    try:
+      return await made.complete(same)
+    finally:
+      await made.close()
+  found = run(main())
+  assert len(teacher.asked) == 3 and len({c.request_key for (c,) in found}) == 3
+  assert [c.text for (c,) in found] == [f'It is input {i % 3}. So the answer is yes.'
+                                        for i in range(12)]
+
+
 @pytest.mark.parametrize('change', [
     {'decoding': endpoint.Decoding(max_tokens=9)}, {'decoding': endpoint.Decoding(temperature=1)}])
 def test_other_settings_are_another_request(tmp_path, change):
@@ -202,6 +218,14 @@ def test_fatal_errors_in_a_row_stop_everything(tmp_path):
   with pytest.raises(protocol.Unfinished, match='5 requests in a row .*: 401: bad key'):
     complete(tmp_path, teacher, n=200, in_flight=4)
   assert len(teacher.asked) <= 5 + 4
+
+
+def test_a_server_that_never_answers_stops_the_job_and_says_why_at_once(tmp_path, capsys):
+  teacher = Scripted(lambda number, text: endpoint.TryLater('connection: refused'), seconds=0.01)
+  with pytest.raises(protocol.Unfinished, match='5 requests in a row .*: connection: refused'):
+    complete(tmp_path, teacher, n=500, in_flight=20, max_retries=3)
+  assert len(teacher.asked) <= 20 * 4 + 20
+  assert capsys.readouterr().err.count('connection: refused; asking again') == 1
 
 
 def test_single_fatal_errors_do_not(tmp_path):
@@ -314,7 +338,7 @@ def test_dry_run_counts_what_is_missing_and_learns_from_the_journal(tmp_path):
   assert found == estimate.Estimate(20, 12, 1200, 120, 12 * 256, True)
   text = estimate.render(made, found, requests_per_minute=6)
   assert '20, of which 8 are answered in the journal: 12 to send' in text
-  assert 'cost          0.02 USD, at most 0.32' in text and 'at least 2 minutes' in text
+  assert 'cost            0.024 USD, at most 0.32' in text and 'at least 2.0 minutes' in text
 
 
 def test_the_progress_line(tmp_path):

@@ -64,7 +64,7 @@ def test_dry_run_sends_nothing(teacher, tmp_path):
   done = live.run(teacher, tmp_path, '--dry_run', '--prompt_price=1', '--completion_price=2',
                   '--rpm=10')
   assert '20, of which 0 are answered in the journal: 20 to send' in done.stdout
-  assert ' USD, at most ' in done.stdout and 'at least 2 minutes' in done.stdout
+  assert ' USD, at most ' in done.stdout and 'at least 2.0 minutes' in done.stdout
   assert teacher.requests == 0 and not (tmp_path / 'records').exists()
 
 
