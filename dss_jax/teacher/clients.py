@@ -98,7 +98,10 @@ def from_flags(flags: argparse.Namespace, records_dir: str, share: int = 1) -> p
     return CLIENTS[flags.client].from_flags(flags)
   secrets.provide(flags)
   module, name = ENDPOINTS[flags.client]
-  flags = argparse.Namespace(**{**vars(flags), 'in_flight': max(1, flags.in_flight // share)})
+  in_flight = max(1, flags.in_flight // share)
+  if flags.client == 't5':  # One batch is decoded while the next one fills.
+    in_flight = max(in_flight, 2 * flags.batch_size)
+  flags = argparse.Namespace(**{**vars(flags), 'in_flight': in_flight})
   prompt = prompts.load(flags.prompt or prompts.path_of(flags.dataset))
   if prompt.dataset != flags.dataset:
     raise errors.UserError(f'--prompt={flags.prompt} is for dataset {prompt.dataset!r}, not for '
