@@ -35,6 +35,11 @@ def register() -> None:
 
 
 def known_files() -> list[str]:
-  """['gin/native/dss_cqa.gin', ...]"""
+  """['gin/dss_cqa.gin', 'gin/native/dss_cqa.gin', ...]"""
   root = configs_dir()
   return sorted('gin/' + str(path.relative_to(root).as_posix()) for path in root.rglob('*.gin'))
+
+
+def is_for_t5x(path: str) -> bool:
+  """Whether a file of ours is for T5X's programs: 'gin/dss_cqa.gin', 'gin/t5x/run.gin'."""
+  return path in known_files() and not path.startswith(('gin/native/', 'gin/recipes/'))

@@ -1,4 +1,7 @@
-"""Every file under gin/ parses into a run, and that run trains a step at tiny size."""
+"""Every file under gin/ parses into a run, and that run trains a step at tiny size.
+
+Those for T5X are in test_t5x_runs.py.
+"""
 
 import os
 import re
@@ -7,11 +10,11 @@ import jax
 import pytest
 
 import dss_jax.tasks  # noqa: F401
-from dss_jax import datasets, gin_files, models, records
+from dss_jax import datasets, errors, gin_files, models, records
 from dss_jax.tasks import toy
 from dss_jax.train import gin_config, loop
 
-FILES = gin_files.known_files()
+FILES = [file for file in gin_files.known_files() if not gin_files.is_for_t5x(file)]
 OVERRIDES = {'TRAIN_STEPS': 1, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 1, 'BATCH_SIZE': 8,
              'TASK_FEATURE_LENGTHS': "{'inputs': 128, 'targets': 64}", 'VOCABULARY': 'bytes'}
 
@@ -39,6 +42,13 @@ def test_all_runs_are_there():
     if name in ('esnli', 'anli', 'cqa', 'svamp', 'asdiv', 'toy'):
       for kind in ('dss', 'dss_teacher', 'finetune', 'distill', 'rationale_then_label'):
         assert f'gin/native/{kind}_{name}.gin' in FILES
+
+
+def test_a_file_for_t5x_is_told_apart(tmp_path):
+  with pytest.raises(errors.UserError, match='gin/dss_cqa.gin is for t5x/train.py: this engine has '
+                                             'gin/native/dss_cqa.gin'):
+    gin_config.parse(['gin/dss_cqa.gin'], [])
+  assert gin_files.is_for_t5x('gin/t5x/run.gin') and not gin_files.is_for_t5x('gin/native/run.gin')
 
 
 @pytest.mark.parametrize('file', FILES)

@@ -53,6 +53,11 @@ def configure(**overrides: Any) -> DataSettings:
   return _configured
 
 
+def is_configured() -> bool:
+  """Whether `configure` was called in this process."""
+  return _configured is not None
+
+
 def current() -> DataSettings:
   """What `configure` set, else a fresh `DataSettings()` (which gin may have bound)."""
   return _configured or DataSettings()

@@ -51,8 +51,27 @@ class ConfiguredVocabulary(seqio.Vocabulary):
   """Stands for `load(settings.current().vocabulary)`.
 
   Registered tasks hold this object: importing them reads nothing, and one process may train
-  with several vocabularies in turn (sweeps, tests). Equal to the vocabulary it stands for.
+  with several vocabularies in turn (sweeps, tests). Equal to the vocabulary it stands for, from
+  either side: SeqIO compares the vocabularies of a mixture's tasks, and asks theirs about ours.
   """
+
+  @property  # type: ignore[misc]
+  def __class__(self):
+    """Once it is said which one it stands for, `isinstance` takes it for that."""
+    return type(self.loaded) if settings.is_configured() else ConfiguredVocabulary
+
+  def __getstate__(self):
+    """By which SeqIO compares SentencePiece vocabularies."""
+    return self.loaded.__getstate__()
+
+  def __reduce__(self):
+    return 'VOCABULARY'  # There is one: copies and pickles are it.
+
+  def __getattr__(self, name):
+    """What only that vocabulary has, such as `sp_model`."""
+    if name.startswith('__') or not settings.is_configured():
+      raise AttributeError(name)
+    return getattr(self.loaded, name)
 
   def __init__(self):
     super().__init__(extra_ids=0)
@@ -115,7 +134,7 @@ class ConfiguredVocabulary(seqio.Vocabulary):
     return self.loaded.decode_tf(ids)
 
   def __eq__(self, other):
-    if self is other or isinstance(other, ConfiguredVocabulary):
+    if self is other or type(other) is ConfiguredVocabulary:
       return True
     return self.loaded == other
 

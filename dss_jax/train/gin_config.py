@@ -51,6 +51,10 @@ def resolved() -> str:
 
 
 def _parse_file(path: str) -> None:
+  if gin_files.is_for_t5x(path):
+    ours = f'gin/native/{path.rpartition("/")[2]}'
+    there = f': this engine has {ours}' if ours in gin_files.known_files() else ''
+    raise errors.UserError(f'--gin_file={path} is for t5x/train.py{there}')
   logging.disable(logging.ERROR)  # gin logs an error for every place it looks in vain.
   try:
     gin.parse_config_file(path)

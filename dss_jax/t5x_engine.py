@@ -1,0 +1,179 @@
+"""The objective on Google's T5X: a model, a trainer and an optimizer that its gin files name.
+
+Needs T5X, which is on no package index (docs/t5x.md). `gin/dss_<dataset>.gin` puts these parts
+into `t5x/train.py`; the mixtures, the loss and the recipes are those of the native engine.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import clu.metrics
+import flax.struct
+import jax
+import jax.numpy as jnp
+import seqio
+from t5x import metrics, models, optimizers, trainer
+
+import dss_jax.tasks  # noqa: F401  Registers the tasks and mixtures.
+from dss_jax import gin_files, objective
+from dss_jax.data import feature_converter, packing, settings, vocabularies
+from dss_jax.train import config as config_lib
+from dss_jax.train import optimizer as optimizer_lib
+
+gin_files.register()  # `include 'gin/...'` finds the files of an installed package.
+
+_OBJECTIVE = feature_converter.OBJECTIVE
+_COUNTS = 'objective_counts'  # |L| and |R| of the whole batch, in every row: float32 [B, 2]
+
+
+class FeatureConverter(feature_converter.DssFeatureConverter):
+  """`DssFeatureConverter` with the arguments that T5X calls a converter with."""
+
+  def __init__(self, pack: bool = True, use_custom_packing_ops: bool = False,
+               window: int = packing.WINDOW, **kwargs: Any):
+    del use_custom_packing_ops  # Our packer is the only one.
+    super().__init__(pack=pack, window=window, **kwargs)
+
+
+class EncoderDecoderModel(models.EncoderDecoderModel):
+  """T5X's encoder-decoder with the loss of Distilling Step-by-Step.
+
+  Everything but the loss and its metrics is T5X's: decoding, scoring, initialisation. A task
+  without label or rationale tokens in the batch contributes nothing, as in `objective`.
+  """
+
+  FEATURE_CONVERTER_CLS = FeatureConverter
+
+  def __init__(self, *args: Any, alpha: float = 0.5, **kwargs: Any):
+    """As T5X's, without `z_loss`, `label_smoothing` and `loss_normalizing_factor`.
+
+    Args:
+      *args: see T5X.
+      alpha: weight of the label loss, in [0, 1].
+      **kwargs: see T5X.
+    """
+    super().__init__(*args, **kwargs)
+    self._alpha = alpha
+
+  def loss_fn(
+      self, params: Any, batch: Mapping[str, jax.Array], dropout_rng: jax.Array | None
+  ) -> tuple[jax.Array, dict[str, clu.metrics.Metric]]:
+    """This batch's part of the objective, and metrics.
+
+    Where the batch is a microbatch, `Trainer` has put the counts of the whole batch into it.
+    """
+    logits_BxTxV = self._compute_logits(params, batch, dropout_rng)
+    tasks_BxT = batch[_OBJECTIVE]
+    counts = jnp.max(batch[_COUNTS], axis=0) if _COUNTS in batch else (
+        objective.count_tokens(tasks_BxT))
+    loss, sums = objective.weighted_loss(
+        logits_BxTxV, batch['decoder_target_tokens'], tasks_BxT, counts, self._alpha)
+    shared = self._compute_metrics(
+        logits=logits_BxTxV, targets=batch['decoder_target_tokens'],
+        mask=(tasks_BxT != objective.PADDING).astype(jnp.int32), loss=loss,
+        segment_ids=_segment_ids(batch))
+    for name in ('loss_per_nonpadding_target_token', 'loss_per_all_target_tokens'):
+      shared.pop(name, None)  # Our loss is a mean already.
+    return loss, {**shared, **_task_metrics(sums)}
+
+
+@flax.struct.dataclass
+class _Mean(clu.metrics.Average):
+  """An average that is 0 where there was nothing to average, as a task without tokens."""
+
+  def compute(self) -> jax.Array:
+    return self.total / jnp.maximum(self.count, 1.0)
+
+
+def _task_metrics(sums: objective.TaskSums) -> dict[str, clu.metrics.Metric]:
+  """Per task: nats per token, token accuracy and number of tokens."""
+  found: dict[str, clu.metrics.Metric] = {}
+  for i, task in enumerate(('label', 'rationale')):
+    found[f'{task}/loss'] = _Mean(sums.cross_entropy[i], sums.tokens[i])
+    found[f'{task}/token_accuracy'] = _Mean(sums.correct[i], sums.tokens[i])
+    found[f'{task}/tokens'] = metrics.AveragePerStep(total=sums.tokens[i])
+  return found
+
+
+def _segment_ids(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """What T5X counts packed examples by; without packing, what is no padding."""
+  ending = '_segment_ids'
+  return {name.removesuffix(ending): ids for name, ids in batch.items()
+          if name.endswith(ending)} or {
+              name: batch[name] != 0 for name in ('encoder_input_tokens', 'decoder_target_tokens')}
+
+
+class Trainer(trainer.Trainer):
+  """T5X's trainer, with |L| and |R| counted before the batch is cut into microbatches.
+
+  T5X adds up the gradients of microbatches, so each must be divided by the counts of the whole
+  batch: then k microbatches give the gradient of one.
+  """
+
+  @functools.cached_property
+  def _partitioned_train_step(self) -> Callable[..., Any]:
+    def train_step(state, batch):
+      counts = objective.count_tokens(batch[_OBJECTIVE])
+      rows = jnp.broadcast_to(counts, (batch[_OBJECTIVE].shape[0], 2))
+      return trainer.train_with_lr(
+          state, {**batch, _COUNTS: rows}, learning_rate=self._learning_rate_fn(state.step),
+          dropout_rng=self._get_step_rng(state.step), model=self._model,
+          num_microbatches=self._num_microbatches,
+          weight_metrics_computer=self._weight_metrics_computer,
+          data_partition_spec=self._partitioner.data_partition_spec)
+
+    return self._partitioner.partition(
+        train_step,
+        in_axis_resources=(self._train_state_axes, self._partitioner.data_partition_spec),
+        out_axis_resources=(self._train_state_axes, None), donate_argnums=(0,))
+
+
+def learning_rate(
+    steps: int, rate: float, schedule: str = 'linear', warmup_steps: int = 0, first_step: int = 0,
+) -> Callable[[jax.Array], jax.Array]:
+  """The native engine's schedule.
+
+  Args:
+    steps: number of the last step, as T5X counts: pretraining included.
+    rate: the highest.
+    schedule: see `OptimizerConfig`.
+    warmup_steps: of them.
+    first_step: of the checkpoint that training starts from.
+  """
+  config = config_lib.OptimizerConfig(learning_rate=rate, schedule=schedule,
+                                      warmup_steps=warmup_steps)
+  made = optimizer_lib.make_schedule(config, steps - first_step)
+  return lambda step: jnp.asarray(made(jnp.maximum(step - first_step, 0)), jnp.float32)
+
+
+def adamw(
+    steps: int, rate: float, schedule: str = 'linear', warmup_steps: int = 0, first_step: int = 0,
+    clip_norm: float = 1.0, weight_decay: float = 0.0, beta2: float = 0.999,
+) -> optimizers.OptimizerDef:
+  """The native engine's AdamW with clipping, as a T5X optimizer.
+
+  Its schedule counts its own steps, so T5X's `Trainer.learning_rate_fn` is for the logs alone;
+  give `learning_rate` there with the same arguments.
+  """
+  config = config_lib.OptimizerConfig(
+      name='adamw', learning_rate=rate, schedule=schedule, warmup_steps=warmup_steps,
+      clip_norm=clip_norm, weight_decay=weight_decay, beta2=beta2)
+  rates = optimizer_lib.make_schedule(config, steps - first_step)
+  return optimizers.OptaxWrapper(optimizer_lib.make_optimizer(config, rates))
+
+
+def data(
+    vocabulary: str, records_dir: str = '', label_prefix: str = '[label] ',
+    rationale_prefix: str = '[rationale] ', train_fraction: float = 1.0,
+    train_fraction_seed: int = 0,
+) -> seqio.Vocabulary:
+  """Says what the tasks read (see `DataSettings`) and returns their vocabulary.
+
+  T5X makes the model, which needs the vocabulary, before it opens any data set.
+  """
+  chosen = settings.configure(
+      records_dir=records_dir, vocabulary=vocabulary, label_prefix=label_prefix,
+      rationale_prefix=rationale_prefix, train_fraction=train_fraction,
+      train_fraction_seed=train_fraction_seed)
+  return vocabularies.load(chosen.vocabulary)

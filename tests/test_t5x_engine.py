@@ -1,0 +1,157 @@
+"""The objective on T5X: the native engine's loss and gradients, whatever the microbatches.
+
+Skips where T5X is not importable; docs/t5x.md says how to get it.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip('t5x', reason='T5X is on no package index; docs/t5x.md says how to get it')
+
+import seqio
+from flax import linen as nn
+from flax import traverse_util
+from t5x import optimizers, partitioning, train_state
+from t5x.examples.t5 import network
+
+from dss_jax import models, objective, t5x_engine
+from dss_jax.data import pipeline
+from dss_jax.train import config as config_lib
+from dss_jax.train import optimizer as optimizer_lib
+from dss_jax.train import state as state_lib
+from dss_jax.train import step as step_lib
+
+SIZES = {'vocab_size': 128, 'emb_dim': 32, 'num_heads': 8, 'head_dim': 4, 'num_encoder_layers': 2,
+         'num_decoder_layers': 2, 'mlp_dim': 64, 'dropout_rate': 0.0}
+LENGTHS = {'inputs': 48, 'targets': 24}
+ALPHA = 0.3
+
+
+@pytest.fixture(scope='module')
+def student():
+  config = models.T5Config(**SIZES, mlp_activations=('gelu', 'linear'),
+                           logits_via_embedding=False, dtype='float32', scan_layers=False)
+  module = models.Transformer(config)
+  return module, nn.unbox(state_lib.init_params(module, jax.random.key(0)))
+
+
+@pytest.fixture(scope='module')
+def t5x_model():
+  config = network.T5Config(**SIZES, dtype='float32', mlp_activations=('gelu', 'linear'),
+                            logits_via_embedding=False)
+  vocabulary = seqio.PassThroughVocabulary(SIZES['vocab_size'])
+  return t5x_engine.EncoderDecoderModel(
+      network.Transformer(config), vocabulary, vocabulary, optimizers.sgd(1.0), alpha=ALPHA)
+
+
+@pytest.fixture(params=[True, False], ids=['packed', 'unpacked'])
+def batch(request, toy_data):
+  rows = pipeline.eval_batches('dss_toy', 'train', LENGTHS, batch_size=16, pack=request.param)
+  return next(rows)
+
+
+def _flat(tree):
+  return traverse_util.flatten_dict(tree, sep='/')
+
+
+def _assert_close(ours, theirs, tolerance):
+  ours, theirs = _flat(ours), _flat(theirs)
+  assert set(ours) == set(theirs)
+  for name, value in ours.items():
+    scale = np.abs(value).max() or 1.0
+    np.testing.assert_allclose(theirs[name], value, atol=tolerance * scale, rtol=0, err_msg=name)
+
+
+def test_the_parameters_have_the_same_names(student, t5x_model):
+  theirs = jax.eval_shape(
+      lambda: t5x_model.get_initial_variables(
+          jax.random.key(0), {'encoder_input_tokens': (1, 8), 'decoder_input_tokens': (1, 8)}))
+  ours = {name: value.shape for name, value in _flat(student[1]).items()}
+  assert {name: value.shape for name, value in _flat(theirs['params']).items()} == ours
+
+
+def test_loss_and_gradients_are_the_native_engines(student, t5x_model, batch):
+  module, params = student
+  (loss, metrics), grads = jax.value_and_grad(t5x_model.loss_fn, has_aux=True)(params, batch, None)
+  wanted, sums = step_lib.gradients(module, params, batch, alpha=ALPHA)
+  summary = objective.summarize(sums, ALPHA)
+  assert loss == pytest.approx(float(summary['loss']), rel=1e-5)
+  _assert_close(wanted, grads, 1e-4)
+  for task in ('label', 'rationale'):
+    assert float(metrics[f'{task}/loss'].compute()) == pytest.approx(
+        float(summary[f'{task}_loss']), rel=1e-5)
+    assert float(metrics[f'{task}/token_accuracy'].compute()) == pytest.approx(
+        float(summary[f'{task}_token_accuracy']) / 100, rel=1e-6)
+  assert float(metrics['label/tokens'].total) == float(summary['label_tokens']) > 0
+
+
+def test_a_task_without_tokens_adds_nothing_and_no_nan(student, t5x_model, batch):
+  only_labels = {**batch, 'decoder_objective': np.where(
+      batch['decoder_objective'] == objective.LABEL, objective.LABEL, 0)}
+  loss, metrics = t5x_model.loss_fn(student[1], only_labels, None)
+  assert float(loss) == pytest.approx(ALPHA * float(metrics['label/loss'].compute()), rel=1e-5)
+  assert float(metrics['rationale/loss'].compute()) == 0.0
+
+
+def _one_step(student, t5x_model, batch, microbatches):
+  """(gradients, metrics) of T5X's trainer on the eight devices: SGD at rate 1 shows them."""
+  params = jax.tree.map(jnp.array, student[1])
+  _, axes = (t5x_model.get_initial_variables(
+      jax.random.key(0), {'encoder_input_tokens': (8, 8), 'decoder_input_tokens': (8, 8)})[name]
+             for name in ('params', 'params_axes'))
+  state = train_state.FlaxOptimTrainState.create(
+      t5x_model.optimizer_def, {'params': params, 'params_axes': axes})
+  partitioner = partitioning.PjitPartitioner(
+      num_partitions=1, logical_axis_rules=partitioning.standard_logical_axis_rules())
+  trainer = t5x_engine.Trainer(
+      t5x_model, state, partitioner, [], None, partitioner.get_mesh_axes(state),
+      jax.random.key(0), lambda step: jnp.float32(1.0), microbatches)
+  with partitioner.mesh:
+    after, metrics = trainer._partitioned_train_step(state, dict(batch))
+  return jax.tree.map(lambda old, new: np.asarray(old - new), student[1], dict(after.params)), {
+      name: metrics[name] for name in ('label/loss', 'rationale/loss', 'loss')}
+
+
+@pytest.mark.parametrize('microbatches', [1, 2])
+def test_microbatches_on_eight_devices_give_the_gradient_of_one_batch(
+    student, t5x_model, batch, microbatches):
+  assert jax.device_count() == 8
+  grads, metrics = _one_step(student, t5x_model, batch, microbatches)
+  wanted, sums = step_lib.gradients(student[0], student[1], batch, alpha=ALPHA)
+  _assert_close(wanted, grads, 1e-5)
+  summary = objective.summarize(sums, ALPHA)
+  assert float(metrics['loss'].total) == pytest.approx(float(summary['loss']), rel=1e-5)
+  assert float(metrics['label/loss'].compute()) == pytest.approx(
+      float(summary['label_loss']), rel=1e-5)
+
+
+def test_microbatches_differ_without_the_counts(student, t5x_model, batch):
+  """What T5X's own trainer would do: the test above can fail."""
+  parts = [{name: rows[8 * i:8 * i + 8] for name, rows in batch.items()} for i in range(2)]
+  grads = [jax.grad(lambda p, part=part: t5x_model.loss_fn(p, part, None)[0])(student[1])
+           for part in parts]
+  summed = jax.tree.map(jnp.add, *grads)
+  wanted, _ = step_lib.gradients(student[0], student[1], batch, alpha=ALPHA)
+  with pytest.raises(AssertionError):
+    _assert_close(wanted, summed, 1e-2)
+
+
+def test_the_optimizer_and_its_schedule_are_the_native_engines(student):
+  ours = optimizer_lib.make_optimizer(
+      config_lib.OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+      optimizer_lib.make_schedule(
+          config_lib.OptimizerConfig(learning_rate=1e-3, warmup_steps=2), 10))
+  params = wanted = student[1]
+  definition = t5x_engine.adamw(steps=1010, rate=1e-3, warmup_steps=2, first_step=1000)
+  state, wanted_state = definition.init_state(params), ours.init(params)
+  for i in range(4):
+    grads = jax.tree.map(lambda x, i=i: jnp.cos(x * 7 + i), params)
+    params, state = definition.apply_gradient(definition.hyper_params, params, state, grads)
+    updates, wanted_state = ours.update(grads, wanted_state, wanted)
+    wanted = jax.tree.map(jnp.add, wanted, updates)
+  _assert_close(wanted, params, 1e-7)
+  rates = t5x_engine.learning_rate(steps=1010, rate=1e-3, warmup_steps=2, first_step=1000)
+  assert [float(rates(1000 + i)) for i in (0, 1, 2, 10)] == pytest.approx(
+      [0, 5e-4, 1e-3, 0], abs=1e-9)

@@ -1,0 +1,205 @@
+"""T5X's own programs, unmodified, on our gin files: train, resume, evaluate, infer, and mixtures.
+
+Skips where T5X is not importable; docs/t5x.md says how to get it. Slow: each program is started
+as a user would.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+t5x = pytest.importorskip(
+    't5x', reason='T5X is on no package index; docs/t5x.md says how to get it')
+
+from dss_jax import gin_files, records  # noqa: E402
+from dss_jax.predict import student as student_lib  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+REPO = pathlib.Path(__file__).parents[1]
+PROGRAMS = pathlib.Path(t5x.__file__).parent
+SMALL = {'VOCAB_SIZE': 384, 'EVAL_PERIOD': 4, 'EVAL_STEPS': 1, 'CHECKPOINT_PERIOD': 4,
+         'BATCH_SIZE': 8, 'EVAL_BATCH_SIZE': 8,
+         'TASK_FEATURE_LENGTHS': {'inputs': 96, 'targets': 96}}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Records of a few sums."""
+  made = tmp_path_factory.mktemp('t5x')
+  for split, first in (('train', 0), ('validation', 40), ('test', 60)):
+    rows = [records.RationaleRecord(
+        id=str(i), input=f'Ann has {i} pens and buys 2. How many?', label=f'( {i}.0 + 2.0 )',
+        teacher_label=f'( {i}.0 + 2.0 )', rationale=f'She has {i} and 2.')
+            for i in range(first, first + 20)]
+    for name in ('svamp', 'cqa', 'anli'):
+      records.write_records(str(made / 'records'), name, split, rows, num_shards=2)
+  return made
+
+
+def program(name, folder, files, bindings, devices=1, **environment):
+  """Runs t5x/<name>.py from the repository's root; returns its output."""
+  given = {**SMALL, 'RECORDS_DIR': str(folder / 'records'), 'VOCABULARY': 'bytes', **bindings}
+  words = [sys.executable, str(PROGRAMS / f'{name}.py'), *(f'--gin_file={file}' for file in files),
+           *(f'--gin.{key}={value!r}' for key, value in given.items() if value is not None)]
+  done = subprocess.run(
+      words, cwd=REPO, capture_output=True, text=True, check=False, timeout=300,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', **environment,
+           'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'})
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stderr
+
+
+def train(folder, model_dir, steps, *, file='gin/dss_svamp.gin', devices=1, **bindings):
+  return program('train', folder, [file, 'gin/tiny.gin'],
+                 {'MODEL_DIR': str(model_dir), 'TRAIN_STEPS': steps, **bindings}, devices)
+
+
+def metrics(model_dir, name='dss_svamp_label'):
+  path = model_dir / 'inference_eval' / f'{name}-metrics.jsonl'
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def trained(folder):
+  """Four steps, then four more by the same command."""
+  model_dir = folder / 'run'
+  train(folder, model_dir, 4)
+  log = train(folder, model_dir, 8)
+  assert "'step': 4, 'event_type': 'restore'" in log
+  return model_dir
+
+
+def test_trains_evaluates_checkpoints_and_resumes(trained):
+  assert {'checkpoint_4', 'checkpoint_8'} <= {path.name for path in trained.iterdir()}
+  assert [row['step'] for row in metrics(trained)][-1] == 8
+  assert {'accuracy', 'text_accuracy'} <= set(metrics(trained)[-1])
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(folder, trained):
+  import numpy as np
+
+  from dss_jax.convert import open as open_lib
+  whole = folder / 'whole'
+  train(folder, whole, 8, EVAL_PERIOD=8)
+  ours, theirs = (open_lib.open_weights(str(path / 'checkpoint_8')) for path in (trained, whole))
+  assert set(ours.specs) == set(theirs.specs)
+  for name in ours.specs:
+    np.testing.assert_array_equal(ours.read(name), theirs.read(name), err_msg=name)
+
+
+@pytest.mark.parametrize('file', ['gin/finetune_svamp.gin', 'gin/distill_svamp.gin',
+                                  'gin/dss_cqa.gin', 'gin/dss_anli.gin'])
+def test_the_other_recipes_train(folder, tmp_path, file):
+  train(folder, tmp_path / 'run', 2, file=file, EVAL_PERIOD=2, CHECKPOINT_PERIOD=2)
+  assert (tmp_path / 'run' / 'checkpoint_2').is_dir()
+  assert list((tmp_path / 'run' / 'inference_eval').glob('*-metrics.jsonl'))
+
+
+def test_eval_and_infer_and_our_own_prediction_agree(folder, trained, tmp_path):
+  checkpoint = str(trained / 'checkpoint_8')
+  common = {'CHECKPOINT_PATH': checkpoint}
+  program('eval', folder, ['gin/t5x/eval.gin', 'gin/recipes/svamp.gin', 'gin/tiny.gin'],
+          {**common, 'EVAL_OUTPUT_DIR': str(tmp_path / 'eval')})
+  assert metrics(tmp_path / 'eval')[-1]['step'] == 8
+  program('infer', folder, ['gin/t5x/infer.gin', 'gin/recipes/svamp.gin', 'gin/tiny.gin'],
+          {**common, 'INFER_OUTPUT_DIR': str(tmp_path / 'infer'),
+           'MIXTURE_OR_TASK_NAME': 'dss_svamp_label'})
+  (found,) = (tmp_path / 'infer').glob('*predict.jsonl-00000-of-00001')
+  theirs = [json.loads(line)['prediction'] for line in found.read_text().splitlines()]
+  student = student_lib.load(checkpoint, vocabulary='bytes', label_prefix='[label] ')
+  rows = records.read_records(str(folder / 'records'), 'svamp', 'test')
+  ours = student.predict([row.input for row in rows], max_input_length=96, max_target_length=96)
+  assert [p.label for p in ours] == theirs and len(theirs) == 20
+
+
+def test_eight_devices_give_the_loss_of_one(folder, tmp_path):
+  losses = []
+  for devices in (1, 8):
+    log = train(folder, tmp_path / str(devices), 2, devices=devices, EVAL_PERIOD=2,
+                CHECKPOINT_PERIOD=2)
+    line = next(line for line in log.splitlines() if 'training_eval/dss_svamp accuracy' in line)
+    losses.append(float(line.partition(' loss=')[2].partition(',')[0]))
+  assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_our_tasks_in_somebody_elses_mixture_under_stock_t5x(folder, tmp_path):
+  (tmp_path / 'others.py').write_text(textwrap.dedent('''
+      import seqio
+      import dss_jax.tasks
+      import tensorflow as tf
+      VOCABULARY = seqio.ByteVocabulary()
+      def rows(split, shuffle_files, seed=None):
+        return tf.data.Dataset.from_tensor_slices(
+            {'inputs': ['2 and 3'] * 16, 'targets': ['5'] * 16})
+      features = {name: seqio.Feature(VOCABULARY, add_eos=True) for name in ('inputs', 'targets')}
+      seqio.TaskRegistry.add(
+          'others', source=seqio.FunctionDataSource(rows, splits=['train', 'validation']),
+          preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+          output_features=features)
+      seqio.MixtureRegistry.add('mixed', ['others', 'dss_cqa_label', 'dss_cqa_rationale'],
+                                default_rate=1.0)
+      dss_jax.data.configure(records_dir=RECORDS, vocabulary='bytes')
+      '''.replace('RECORDS', repr(str(folder / 'records')))))
+  (tmp_path / 'mixed.gin').write_text(textwrap.dedent('''
+      from __gin__ import dynamic_registration
+      import __main__ as train_script
+      import others
+      import seqio
+      from t5x import utils
+      from t5x.examples.t5 import network
+      include 't5x/examples/t5/t5_1_1/base.gin'
+      include 't5x/configs/runs/finetune.gin'
+      include 'gin/tiny.gin'
+      MIXTURE_OR_TASK_NAME = 'mixed'
+      VOCABULARY = @seqio.ByteVocabulary()
+      network.T5Config.vocab_size = 384
+      network.T5Config.dtype = 'float32'
+      INITIAL_CHECKPOINT_PATH = []
+      USE_CACHED_TASKS = False
+      train_script.train.infer_eval_dataset_cfg = None
+      '''))
+  log = program('train', folder, [str(tmp_path / 'mixed.gin')],
+                {'MODEL_DIR': str(tmp_path / 'run'), 'TRAIN_STEPS': 2, 'EVAL_PERIOD': 2,
+                 'VOCABULARY': None, 'utils.SaveCheckpointConfig.period': 2},
+                PYTHONPATH=f'{tmp_path}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
+  assert 'collection=train accuracy' in log and (tmp_path / 'run' / 'checkpoint_2').is_dir()
+
+
+def test_every_file_for_t5x_parses(tmp_path):
+  """All runs with all sizes, and from another directory."""
+  runs = [file for file in gin_files.known_files()
+          if gin_files.is_for_t5x(file) and file.count('/') == 1 and file != 'gin/tiny.gin']
+  assert len(runs) == 12
+  script = textwrap.dedent('''
+      import json, sys
+      import gin, t5x.train
+      from t5x import gin_utils
+      import __main__
+      __main__.train = t5x.train.train
+      roots, runs = json.loads(sys.argv[1])
+      for run in runs:
+        for size in ('small', 'base', 'large', 'xl', 'xxl'):
+          gin.clear_config()
+          gin_utils.parse_gin_flags(
+              roots, [run, f'gin/t5x/t5_1_1_{size}.gin'], ["MODEL_DIR='x'"], finalize_config=False)
+          print(run, size, gin.query_parameter('%MODEL').config_key[-1],
+                gin.query_parameter('t5x.examples.t5.network.T5Config.emb_dim'))
+  ''')
+  for runs_here, roots in (
+      (runs, [str(REPO), str(PROGRAMS.parent)]),
+      ([run.removeprefix('gin/') for run in runs],
+       [str(gin_files.configs_dir()), str(PROGRAMS.parent)])):
+    done = subprocess.run([sys.executable, '-c', script, json.dumps([roots, runs_here])],
+                          cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) == 60
+    assert {size: int(width) for _, size, _, width in lines} == {
+        'small': 512, 'base': 768, 'large': 1024, 'xl': 2048, 'xxl': 4096}
+    assert {model for _, _, model, _ in lines} == {'dss_jax.t5x_engine.EncoderDecoderModel'}
