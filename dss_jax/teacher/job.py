@@ -5,11 +5,12 @@ are asked about one after the other, staged, and published together when all are
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -67,6 +68,7 @@ class Outcome:
   quarantine: Mapping[str, str]
 
 
+_T = TypeVar('_T')
 Runner = Callable[[Plan, Sequence[datasets.Example], protocol.Client],
                   Awaitable[Sequence[shard_lib.Result]]]
 
@@ -119,7 +121,7 @@ def run(
         stack.enter_context(locks.hold(folder, f'{dataset.name}-{name}'))
     for name in plan.splits:
       epath.Path(plan.staging(name)).rmtree(missing_ok=True)  # Of a killed job; cheap to redo.
-    results = asyncio.run(_run(runner or run_here, plan, examples, client))
+    results = _wait(_run(runner or run_here, plan, examples, client))
     return publish(plan, client, results)
 
 
@@ -188,6 +190,16 @@ def publish(
   return Outcome(
       plan.dataset, client.model, plan.settings.parser, plan.records_dir, written,
       {split: len(specs) for split, specs in plan.splits.items()}, quarantine)
+
+
+def _wait(work: Coroutine[Any, Any, _T]) -> _T:
+  """`asyncio.run`, also inside a notebook, whose own event loop runs in this thread."""
+  try:
+    asyncio.get_running_loop()
+  except RuntimeError:
+    return asyncio.run(work)
+  with concurrent.futures.ThreadPoolExecutor(1) as thread:
+    return thread.submit(asyncio.run, work).result()
 
 
 async def _run(

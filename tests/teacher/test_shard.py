@@ -1,5 +1,6 @@
 """From several samples to one record: voting, --keep, quarantine, further attempts, locks."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -133,6 +134,13 @@ def test_only_failed_rows_are_asked_again(tmp_path):
       'a': ('yes', 'a-0-0'), 'b': ('no', 'b-1-0'), 'c': ('yes', 'c-2-0'), 'd': ('yes', 'd-1-0')}
   assert quarantine(tmp_path) is None
   assert records.find_set(str(tmp_path), 'mine', 'test').entry['retry_failed'] == 3
+
+
+def test_inside_a_notebook_whose_event_loop_is_running(tmp_path):
+  async def cell():
+    return run(tmp_path, Client({'a': [say('yes')]}))
+  rows, _ = asyncio.run(cell())
+  assert rows['a'].parse_status == 'ok'
 
 
 # --- --keep --------------------------------------------------------------------------------------
