@@ -114,7 +114,7 @@ def _one_step(student, t5x_model, batch, microbatches):
       name: metrics[name] for name in ('label/loss', 'rationale/loss', 'loss')}
 
 
-@pytest.mark.parametrize('microbatches', [1, 2])
+@pytest.mark.parametrize('microbatches', [1, 2, 4])
 def test_microbatches_on_eight_devices_give_the_gradient_of_one_batch(
     student, t5x_model, batch, microbatches):
   assert jax.device_count() == 8

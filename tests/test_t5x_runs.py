@@ -4,13 +4,16 @@ Skips where T5X is not importable; docs/t5x.md says how to get it. Slow: each pr
 as a user would.
 """
 
+import concurrent.futures
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 t5x = pytest.importorskip(
@@ -42,11 +45,11 @@ def folder(tmp_path_factory):
   return made
 
 
-def program(name, folder, files, bindings, devices=1, **environment):
+def program(name, folder, files, bindings, devices=1, flags=(), **environment):
   """Runs t5x/<name>.py from the repository's root; returns its output."""
   given = {**SMALL, 'RECORDS_DIR': str(folder / 'records'), 'VOCABULARY': 'bytes', **bindings}
   words = [sys.executable, str(PROGRAMS / f'{name}.py'), *(f'--gin_file={file}' for file in files),
-           *(f'--gin.{key}={value!r}' for key, value in given.items() if value is not None)]
+           *(f'--gin.{key}={value!r}' for key, value in given.items() if value is not None), *flags]
   done = subprocess.run(
       words, cwd=REPO, capture_output=True, text=True, check=False, timeout=300,
       env={**os.environ, 'JAX_PLATFORMS': 'cpu', **environment,
@@ -55,9 +58,10 @@ def program(name, folder, files, bindings, devices=1, **environment):
   return done.stderr
 
 
-def train(folder, model_dir, steps, *, file='gin/dss_svamp.gin', devices=1, **bindings):
+def train(
+    folder, model_dir, steps, *, file='gin/dss_svamp.gin', devices=1, flags=(), **bindings):
   return program('train', folder, [file, 'gin/tiny.gin'],
-                 {'MODEL_DIR': str(model_dir), 'TRAIN_STEPS': steps, **bindings}, devices)
+                 {'MODEL_DIR': str(model_dir), 'TRAIN_STEPS': steps, **bindings}, devices, flags)
 
 
 def metrics(model_dir, name='dss_svamp_label'):
@@ -126,6 +130,36 @@ def test_eight_devices_give_the_loss_of_one(folder, tmp_path):
     line = next(line for line in log.splitlines() if 'training_eval/dss_svamp accuracy' in line)
     losses.append(float(line.partition(' loss=')[2].partition(',')[0]))
   assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_two_processes_train_checkpoint_and_resume(folder, tmp_path):
+  for steps in (2, 4):
+    with socket.socket() as free:
+      free.bind(('127.0.0.1', 0))
+      address = f'127.0.0.1:{free.getsockname()[1]}'
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+      logs = list(pool.map(lambda index, steps=steps, address=address: train(
+          folder, tmp_path / 'run', steps, EVAL_PERIOD=2, CHECKPOINT_PERIOD=2,
+          flags=('--multiprocess_gpu', f'--coordinator_address={address}', '--process_count=2',
+                 f'--process_index={index}')), range(2)))
+  assert "'step': 2, 'event_type': 'restore'" in logs[0]
+  assert (tmp_path / 'run' / 'checkpoint_4').is_dir()
+
+
+def test_a_native_checkpoint_continues(folder, trained, tmp_path):
+  """T5X -> native -> T5X: evaluated before its first step, it answers as before."""
+  from dss_jax.convert import __main__ as convert
+  convert.main([f'--input={trained}/checkpoint_8', f'--output={tmp_path}/native', '--to=native'])
+  convert.main([f'--input={tmp_path}/native', f'--output={tmp_path}/t5x', '--to=t5x'])
+  (checkpoint,) = (tmp_path / 't5x').glob('checkpoint_*')
+  first = int(checkpoint.name.rpartition('_')[2])
+  log = train(folder, tmp_path / 'run', first + 2, INITIAL_CHECKPOINT_PATH=str(checkpoint),
+              FIRST_STEP=first, EVAL_PERIOD=2, CHECKPOINT_PERIOD=2, LEARNING_RATE=0.0)
+  after = student_lib.load(str(tmp_path / 'run' / f'checkpoint_{first + 2}'), vocabulary='bytes')
+  before = student_lib.load(str(trained / 'checkpoint_8'), vocabulary='bytes')
+  import jax
+  jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+  assert 'restore' in log
 
 
 def test_our_tasks_in_somebody_elses_mixture_under_stock_t5x(folder, tmp_path):
