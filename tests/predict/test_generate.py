@@ -21,6 +21,7 @@ def test_encode_adds_eos_alone(student, prompts):
   assert prompts[-1] == [1] and len(prompts[2]) == 118 and prompts[3].count(1) == 2
 
 
+@pytest.mark.slow
 def test_greedy_is_what_predict_finds_without_prefix(student_folders, student, prompts):
   plain = dss_jax.load(str(student_folders / 'native'), label_prefix='')
   found = student.generate(prompts, max_tokens=12)

@@ -58,6 +58,11 @@ FATAL = {
 }
 
 
+def _some_slow(names, quick):
+  """Each is seconds; one of them stands for all in the fast tests."""
+  return [name if name == quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def _note(fault, outcome, requests, seconds):
   TABLE.append((fault, outcome, str(requests), f'{seconds:.1f} s'))
 
@@ -90,7 +95,7 @@ def _finish(tmp_path, missing):
   assert len(rows) == N and {row.parse_status for row in rows.values()} == {'ok'}
 
 
-@pytest.mark.parametrize('name', TRANSIENT)
+@pytest.mark.parametrize('name', _some_slow(TRANSIENT, '20 % connection resets'))
 def test_what_passes_is_waited_out(tmp_path, name):
   done, requests, seconds = _run(tmp_path, TRANSIENT[name], '--timeout=2')
   assert done.returncode == 0, done.stderr
@@ -110,7 +115,7 @@ def test_a_storm_of_429_with_a_long_retry_after(tmp_path):
         seconds)
 
 
-@pytest.mark.parametrize('name', FATAL)
+@pytest.mark.parametrize('name', _some_slow(FATAL, '401, the key echoed'))
 def test_what_does_not_pass_stops_at_once_with_one_message(tmp_path, name):
   fault, message = FATAL[name]
   done, requests, seconds = _run(tmp_path, fault)
@@ -136,6 +141,7 @@ def test_one_rejected_input_is_quarantined_and_the_rest_written(tmp_path):
         '--retry_failed=1 asks for it alone', requests, seconds)
 
 
+@pytest.mark.slow
 def test_one_input_that_always_fails_keeps_the_others(tmp_path):
   done, requests, seconds = _run(tmp_path, _one('What is 3?', server.status(500)),
                                  '--max_retries=1')
@@ -177,6 +183,7 @@ def test_disk_full(tmp_path):
         seconds)
 
 
+@pytest.mark.slow
 def test_disk_full_while_writing_records(tmp_path):
   """The journal holds everything by then: the next run asks nothing."""
   live.write_inputs(tmp_path, N)
@@ -221,6 +228,7 @@ def test_a_directory_where_nobody_may_write(tmp_path):
   _note('read-only directory', 'error names it; nothing asked', requests, seconds)
 
 
+@pytest.mark.slow
 def test_a_directory_that_cannot_be_made(tmp_path):
   (tmp_path / 'records').write_text('a file')
   done, requests, seconds = _run(tmp_path, lambda number, body: None)

@@ -73,6 +73,7 @@ def _prepare(folder, name, config, splits, features, rows):
   assert not done.returncode, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_tfds_rows_through_the_real_builders(tmp_path):
   """The real `anli/r1` and `cos_e` builders read data that lies where they would have put it."""
   _prepare(tmp_path / 'tfds', 'anli', 'r1', ['train', 'validation', 'test'],

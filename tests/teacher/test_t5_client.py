@@ -139,6 +139,7 @@ def on_one_device(folder, asked):
   return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_every_mesh_writes_what_one_device_writes(folder, teacher, greedy):
   asked = [teacher.request(PROMPT, text, GREEDY) for text in TEXTS]
   assert greedy == on_one_device(folder, asked)
