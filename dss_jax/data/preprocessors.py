@@ -104,10 +104,14 @@ def tokenize(
   -> {'inputs': [12, 5, 1, 12, 9], 'targets': [7]}   (EOS at the end comes after trimming)
 
   Rows are encoded by the hundred: one by one, this step would be most of the pipeline's cost.
+  They say by which settings, for `check_settings`.
   """
+  made_with = vocabularies.describe_settings()
+
   def tokenize_rows(batch):
     return {
         **batch,
+        _MADE_WITH: tf.fill(tf.shape(batch['inputs']), made_with),
         'inputs': _encode_with_eos_markers(batch['inputs'], output_features['inputs'].vocabulary),
         'targets': _encode(batch['targets'], output_features['targets'].vocabulary),
     }
@@ -116,6 +120,19 @@ def tokenize(
 
 
 _TOKENIZE_BATCH = 128
+_MADE_WITH = 'made_with'
+
+
+@seqio.utils.map_over_dataset
+def check_settings(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  """Refuses rows of an offline cache (`seqio_cache_tasks`) that other settings have made."""
+  now = vocabularies.describe_settings()
+  made_with = row[_MADE_WITH]
+  same = tf.debugging.Assert(tf.equal(made_with, now), [
+      'the cached task was made with other settings; cache it again into another folder. It has',
+      made_with, 'and the settings are', now])
+  with tf.control_dependencies([same]):
+    return {name: tf.identity(value) for name, value in row.items() if name != _MADE_WITH}
 
 
 def _encode(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTensor:
@@ -163,7 +180,8 @@ def label_after(answer_phrase: str, text: str, example=None, is_target: bool = F
   return label.strip() if found else ''
 
 
-FINISH = (tokenize, seqio.preprocessors.append_eos_after_trim, spread_objective)
+FINISH = (tokenize, seqio.CacheDatasetPlaceholder(), check_settings,
+          seqio.preprocessors.append_eos_after_trim, spread_objective)
 
 
 def pipeline(keep, make_example, **arguments) -> tuple:

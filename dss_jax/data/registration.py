@@ -7,9 +7,9 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import datasets, metrics, objective
+from dss_jax.data import cached, vocabularies
 from dss_jax.data import preprocessors as prep
 from dss_jax.data import source as source_lib
-from dss_jax.data import vocabularies
 
 
 def _alternate(
@@ -71,6 +71,7 @@ def _add_task(dataset, task_name, preprocessors, metric_fns=(), postprocess_fn=N
   seqio.TaskRegistry.remove(task_name)  # Registering a name again replaces it.
   seqio.TaskRegistry.add(
       task_name,
+      task_cls=cached.CacheableTask,
       source=source_lib.RecordsSource(dataset),
       output_features={'inputs': feature, 'targets': feature},
       preprocessors=preprocessors,

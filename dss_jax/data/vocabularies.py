@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 
 import seqio
 import tensorflow as tf
@@ -41,6 +42,16 @@ def fingerprint(spec: str) -> str:
     return settings.BYTES
   with tf.io.gfile.GFile(spec, 'rb') as f:
     return hashlib.sha256(f.read()).hexdigest()
+
+
+def describe_settings() -> str:
+  """What the tokens of a row depend on besides the row: vocabulary, prefixes, subset."""
+  now = settings.current()
+  described = {'vocabulary': fingerprint(now.vocabulary)[:12],
+               'prefixes': [now.label_prefix, now.rationale_prefix]}
+  if now.train_fraction < 1.0:
+    described['train_fraction'] = [now.train_fraction, now.train_fraction_seed]
+  return json.dumps(described)
 
 
 def _one_line(error: Exception) -> str:

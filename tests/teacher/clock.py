@@ -3,19 +3,20 @@
 import asyncio
 import selectors
 
-_GRACE_SECONDS = 0.02  # for threads and sockets to report
+_GRACE_SECONDS = 0.02  # for sockets to report
 
 
 class _Selector(selectors.DefaultSelector):
-  """Jumps instead of sleeping."""
+  """Jumps instead of sleeping, but not while a thread is at work."""
 
   skipped = 0.0
+  threads = 0
 
   def select(self, timeout=None):
     if not timeout or timeout < _GRACE_SECONDS:
       return super().select(timeout)
     events = super().select(_GRACE_SECONDS)
-    if not events:
+    if not events and not self.threads:
       self.skipped += timeout - _GRACE_SECONDS
     return events
 
@@ -29,6 +30,14 @@ class Loop(asyncio.SelectorEventLoop):
 
   def time(self) -> float:
     return super().time() + self._jumping.skipped
+
+  def run_in_executor(self, executor, func, *args):
+    def finished(_):
+      self._jumping.threads -= 1
+    self._jumping.threads += 1
+    future = super().run_in_executor(executor, func, *args)
+    future.add_done_callback(finished)
+    return future
 
 
 def run(main):
