@@ -16,7 +16,7 @@ import seqio
 from t5x import metrics, models, optimizers, trainer
 
 import dss_jax.tasks  # noqa: F401  Registers the tasks and mixtures.
-from dss_jax import gin_files, objective
+from dss_jax import gin_files, objective, t5x_network
 from dss_jax.data import feature_converter, packing, settings, vocabularies
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
@@ -55,6 +55,7 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
     """
     super().__init__(*args, **kwargs)
     self._alpha = alpha
+    self._own_network = isinstance(self.module, t5x_network.Transformer)
 
   def loss_fn(
       self, params: Any, batch: Mapping[str, jax.Array], dropout_rng: jax.Array | None
@@ -76,6 +77,31 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
     for name in ('loss_per_nonpadding_target_token', 'loss_per_all_target_tokens'):
       shared.pop(name, None)  # Our loss is a mean already.
     return loss, {**shared, **_task_metrics(sums)}
+
+  def get_initial_variables(self, rng, input_shapes, input_types=None) -> Mapping[str, Any]:
+    if not self._own_network:
+      return super().get_initial_variables(rng, input_shapes, input_types)
+    integers = dict.fromkeys(input_shapes, jnp.int32)  # T5X would make tokens of floats.
+    return t5x_network.split_axes(super().get_initial_variables(rng, input_shapes, integers))
+
+  def _compute_kv_cache(
+      self, params, encoded_inputs, encoder_input_tokens, decoder_input_tokens,
+      prefill_decoder_prompt=False):
+    if self._own_network:
+      return t5x_network.new_cache(
+          self.module, params, encoder_input_tokens, decoder_input_tokens.shape[1]), None
+    return super()._compute_kv_cache(
+        params, encoded_inputs, encoder_input_tokens, decoder_input_tokens,
+        prefill_decoder_prompt)
+
+  def _compute_logits_from_slice(
+      self, decoding_state, params, encoded_inputs, raw_inputs, max_decode_length):
+    if self._own_network:
+      return t5x_network.next_logits(
+          self.module, params, decoding_state.cur_token, decoding_state.cache, raw_inputs,
+          max_decode_length)
+    return super()._compute_logits_from_slice(
+        decoding_state, params, encoded_inputs, raw_inputs, max_decode_length)
 
 
 @flax.struct.dataclass

@@ -3,6 +3,8 @@
 Skips where T5X is not importable; docs/t5x.md says how to get it.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +15,10 @@ pytest.importorskip('t5x', reason='T5X is on no package index; docs/t5x.md says 
 import seqio
 from flax import linen as nn
 from flax import traverse_util
-from t5x import optimizers, partitioning, train_state
+from t5x import decoding, optimizers, partitioning, train_state
 from t5x.examples.t5 import network
 
-from dss_jax import models, objective, t5x_engine
+from dss_jax import models, objective, t5x_engine, t5x_network
 from dss_jax.data import pipeline
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
@@ -37,13 +39,21 @@ def student():
   return module, nn.unbox(state_lib.init_params(module, jax.random.key(0)))
 
 
-@pytest.fixture(scope='module')
-def t5x_model():
-  config = network.T5Config(**SIZES, dtype='float32', mlp_activations=('gelu', 'linear'),
-                            logits_via_embedding=False)
+def make_model(module, **arguments):
   vocabulary = seqio.PassThroughVocabulary(SIZES['vocab_size'])
   return t5x_engine.EncoderDecoderModel(
-      network.Transformer(config), vocabulary, vocabulary, optimizers.sgd(1.0), alpha=ALPHA)
+      module, vocabulary, vocabulary, optimizers.sgd(1.0), alpha=ALPHA, **arguments)
+
+
+SHAPE = network.T5Config(**SIZES, dtype='float32', mlp_activations=('gelu', 'linear'),
+                         logits_via_embedding=False)
+NETWORKS = {'theirs': network.Transformer(SHAPE),
+            'ours': t5x_network.Transformer(t5x_network.config(SHAPE))}
+
+
+@pytest.fixture(scope='module', params=NETWORKS)
+def t5x_model(request):
+  return make_model(NETWORKS[request.param])
 
 
 @pytest.fixture(params=[True, False], ids=['packed', 'unpacked'])
@@ -64,12 +74,39 @@ def _assert_close(ours, theirs, tolerance):
     np.testing.assert_allclose(theirs[name], value, atol=tolerance * scale, rtol=0, err_msg=name)
 
 
-def test_the_parameters_have_the_same_names(student, t5x_model):
-  theirs = jax.eval_shape(
-      lambda: t5x_model.get_initial_variables(
-          jax.random.key(0), {'encoder_input_tokens': (1, 8), 'decoder_input_tokens': (1, 8)}))
+def variables(model):
+  shapes = {'encoder_input_tokens': (8, 8), 'decoder_input_tokens': (8, 8)}
+  return model.get_initial_variables(jax.random.key(0), shapes)
+
+
+def test_the_parameters_have_the_same_names_and_axes(student, t5x_model):
+  found = jax.eval_shape(lambda: variables(t5x_model))
   ours = {name: value.shape for name, value in _flat(student[1]).items()}
-  assert {name: value.shape for name, value in _flat(theirs['params']).items()} == ours
+  assert {name: value.shape for name, value in _flat(found['params']).items()} == ours
+  axes = {name: value.names for name, value in _flat(variables(t5x_model)['params_axes']).items()}
+  theirs = variables(make_model(NETWORKS['theirs']))['params_axes']
+  assert axes == {name: value.names for name, value in _flat(theirs).items()}
+
+
+@pytest.mark.parametrize('decode', [
+    functools.partial(decoding.temperature_sample, temperature=0.0), decoding.beam_search],
+    ids=['greedy', 'beams'])
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_our_network_decodes_what_theirs_does(student, toy_data, decode, scan_layers):
+  batch = next(pipeline.eval_batches('dss_toy', 'train', LENGTHS, batch_size=8, pack=False))
+  params = jax.tree.map(lambda x: 3 * x, student[1])  # Not the same token for ever.
+  ours = t5x_network.Transformer(t5x_network.config(SHAPE, scan_layers=scan_layers))
+  scanned = models.stack_layers(params) if scan_layers else params
+  rows, scores = [], []
+  for module, given in ((NETWORKS['theirs'], params), (ours, scanned)):
+    found, aux = make_model(module, decode_fn=decode).predict_batch_with_aux(
+        given, batch, num_decodes=1 if decode is not decoding.beam_search else 3,
+        return_all_decodes=True)
+    rows.append(np.asarray(found))
+    scores.append(np.asarray(aux['scores']))
+  np.testing.assert_array_equal(*rows)
+  np.testing.assert_allclose(*scores, rtol=1e-4)
+  assert len({tuple(row) for row in rows[0][:, -1]}) > 4
 
 
 def test_loss_and_gradients_are_the_native_engines(student, t5x_model, batch):
@@ -98,9 +135,7 @@ def test_a_task_without_tokens_adds_nothing_and_no_nan(student, t5x_model, batch
 def _one_step(student, t5x_model, batch, microbatches):
   """(gradients, metrics) of T5X's trainer on the eight devices: SGD at rate 1 shows them."""
   params = jax.tree.map(jnp.array, student[1])
-  _, axes = (t5x_model.get_initial_variables(
-      jax.random.key(0), {'encoder_input_tokens': (8, 8), 'decoder_input_tokens': (8, 8)})[name]
-             for name in ('params', 'params_axes'))
+  axes = variables(t5x_model)['params_axes']
   state = train_state.FlaxOptimTrainState.create(
       t5x_model.optimizer_def, {'params': params, 'params_axes': axes})
   partitioner = partitioning.PjitPartitioner(

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,6 +21,8 @@ t5x = pytest.importorskip(
     't5x', reason='T5X is on no package index; docs/t5x.md says how to get it')
 
 from dss_jax import gin_files, records  # noqa: E402
+from dss_jax.convert import __main__ as convert  # noqa: E402
+from dss_jax.convert import open as open_lib  # noqa: E402
 from dss_jax.predict import student as student_lib  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -49,7 +52,8 @@ def program(name, folder, files, bindings, devices=1, flags=(), **environment):
   """Runs t5x/<name>.py from the repository's root; returns its output."""
   given = {**SMALL, 'RECORDS_DIR': str(folder / 'records'), 'VOCABULARY': 'bytes', **bindings}
   words = [sys.executable, str(PROGRAMS / f'{name}.py'), *(f'--gin_file={file}' for file in files),
-           *(f'--gin.{key}={value!r}' for key, value in given.items() if value is not None), *flags]
+           *(f'--gin.{key}={_literal(value)}' for key, value in given.items() if value is not None),
+           *flags]
   done = subprocess.run(
       words, cwd=REPO, capture_output=True, text=True, check=False, timeout=300,
       env={**os.environ, 'JAX_PLATFORMS': 'cpu', **environment,
@@ -58,10 +62,15 @@ def program(name, folder, files, bindings, devices=1, flags=(), **environment):
   return done.stderr
 
 
+def _literal(value):
+  return value if str(value).startswith('@') else repr(value)
+
+
 def train(
-    folder, model_dir, steps, *, file='gin/dss_svamp.gin', devices=1, flags=(), **bindings):
+    folder, name, steps, *, file='gin/dss_svamp.gin', devices=1, flags=(), **bindings):
   return program('train', folder, [file, 'gin/tiny.gin'],
-                 {'MODEL_DIR': str(model_dir), 'TRAIN_STEPS': steps, **bindings}, devices, flags)
+                 {'MODEL_DIR': str(folder / name), 'TRAIN_STEPS': steps, 'EVAL_PERIOD': steps,
+                  'CHECKPOINT_PERIOD': steps, **bindings}, devices, flags)
 
 
 def metrics(model_dir, name='dss_svamp_label'):
@@ -69,101 +78,34 @@ def metrics(model_dir, name='dss_svamp_label'):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.fixture(scope='module')
-def trained(folder):
-  """Four steps, then four more by the same command."""
-  model_dir = folder / 'run'
-  train(folder, model_dir, 4)
-  log = train(folder, model_dir, 8)
-  assert "'step': 4, 'event_type': 'restore'" in log
-  return model_dir
+def loss(log, mixture):
+  """Of the evaluation."""
+  line = next(line for line in log.splitlines() if f'training_eval/{mixture} accuracy' in line)
+  return float(line.partition(' loss=')[2].partition(',')[0])
 
 
-def test_trains_evaluates_checkpoints_and_resumes(trained):
-  assert {'checkpoint_4', 'checkpoint_8'} <= {path.name for path in trained.iterdir()}
-  assert [row['step'] for row in metrics(trained)][-1] == 8
-  assert {'accuracy', 'text_accuracy'} <= set(metrics(trained)[-1])
+def train_and_resume(folder):
+  train(folder, 'run', 4)
+  return train(folder, 'run', 8, EVAL_PERIOD=4, CHECKPOINT_PERIOD=4)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(folder, trained):
-  import numpy as np
-
-  from dss_jax.convert import open as open_lib
-  whole = folder / 'whole'
-  train(folder, whole, 8, EVAL_PERIOD=8)
-  ours, theirs = (open_lib.open_weights(str(path / 'checkpoint_8')) for path in (trained, whole))
-  assert set(ours.specs) == set(theirs.specs)
-  for name in ours.specs:
-    np.testing.assert_array_equal(ours.read(name), theirs.read(name), err_msg=name)
-
-
-@pytest.mark.parametrize('file', ['gin/finetune_svamp.gin', 'gin/distill_svamp.gin',
-                                  'gin/dss_cqa.gin', 'gin/dss_anli.gin'])
-def test_the_other_recipes_train(folder, tmp_path, file):
-  train(folder, tmp_path / 'run', 2, file=file, EVAL_PERIOD=2, CHECKPOINT_PERIOD=2)
-  assert (tmp_path / 'run' / 'checkpoint_2').is_dir()
-  assert list((tmp_path / 'run' / 'inference_eval').glob('*-metrics.jsonl'))
-
-
-def test_eval_and_infer_and_our_own_prediction_agree(folder, trained, tmp_path):
-  checkpoint = str(trained / 'checkpoint_8')
-  common = {'CHECKPOINT_PATH': checkpoint}
-  program('eval', folder, ['gin/t5x/eval.gin', 'gin/recipes/svamp.gin', 'gin/tiny.gin'],
-          {**common, 'EVAL_OUTPUT_DIR': str(tmp_path / 'eval')})
-  assert metrics(tmp_path / 'eval')[-1]['step'] == 8
-  program('infer', folder, ['gin/t5x/infer.gin', 'gin/recipes/svamp.gin', 'gin/tiny.gin'],
-          {**common, 'INFER_OUTPUT_DIR': str(tmp_path / 'infer'),
-           'MIXTURE_OR_TASK_NAME': 'dss_svamp_label'})
-  (found,) = (tmp_path / 'infer').glob('*predict.jsonl-00000-of-00001')
-  theirs = [json.loads(line)['prediction'] for line in found.read_text().splitlines()]
-  student = student_lib.load(checkpoint, vocabulary='bytes', label_prefix='[label] ')
-  rows = records.read_records(str(folder / 'records'), 'svamp', 'test')
-  ours = student.predict([row.input for row in rows], max_input_length=96, max_target_length=96)
-  assert [p.label for p in ours] == theirs and len(theirs) == 20
-
-
-def test_eight_devices_give_the_loss_of_one(folder, tmp_path):
-  losses = []
-  for devices in (1, 8):
-    log = train(folder, tmp_path / str(devices), 2, devices=devices, EVAL_PERIOD=2,
-                CHECKPOINT_PERIOD=2)
-    line = next(line for line in log.splitlines() if 'training_eval/dss_svamp accuracy' in line)
-    losses.append(float(line.partition(' loss=')[2].partition(',')[0]))
-  assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def test_two_processes_train_checkpoint_and_resume(folder, tmp_path):
+def two_processes(folder):
+  """Two steps, and two more by the same command; the log of the second start."""
   for steps in (2, 4):
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
       address = f'127.0.0.1:{free.getsockname()[1]}'
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
       logs = list(pool.map(lambda index, steps=steps, address=address: train(
-          folder, tmp_path / 'run', steps, EVAL_PERIOD=2, CHECKPOINT_PERIOD=2,
+          folder, 'two', steps, file='gin/dss_anli.gin', EVAL_PERIOD=2, CHECKPOINT_PERIOD=2,
           flags=('--multiprocess_gpu', f'--coordinator_address={address}', '--process_count=2',
                  f'--process_index={index}')), range(2)))
-  assert "'step': 2, 'event_type': 'restore'" in logs[0]
-  assert (tmp_path / 'run' / 'checkpoint_4').is_dir()
+  return logs[0]
 
 
-def test_a_native_checkpoint_continues(folder, trained, tmp_path):
-  """T5X -> native -> T5X: evaluated before its first step, it answers as before."""
-  from dss_jax.convert import __main__ as convert
-  convert.main([f'--input={trained}/checkpoint_8', f'--output={tmp_path}/native', '--to=native'])
-  convert.main([f'--input={tmp_path}/native', f'--output={tmp_path}/t5x', '--to=t5x'])
-  (checkpoint,) = (tmp_path / 't5x').glob('checkpoint_*')
-  first = int(checkpoint.name.rpartition('_')[2])
-  log = train(folder, tmp_path / 'run', first + 2, INITIAL_CHECKPOINT_PATH=str(checkpoint),
-              FIRST_STEP=first, EVAL_PERIOD=2, CHECKPOINT_PERIOD=2, LEARNING_RATE=0.0)
-  after = student_lib.load(str(tmp_path / 'run' / f'checkpoint_{first + 2}'), vocabulary='bytes')
-  before = student_lib.load(str(trained / 'checkpoint_8'), vocabulary='bytes')
-  import jax
-  jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
-  assert 'restore' in log
-
-
-def test_our_tasks_in_somebody_elses_mixture_under_stock_t5x(folder, tmp_path):
-  (tmp_path / 'others.py').write_text(textwrap.dedent('''
+def stock_mixture(folder):
+  """Our tasks beside a foreign one under T5X's own model."""
+  (folder / 'others.py').write_text(textwrap.dedent('''
       import seqio
       import dss_jax.tasks
       import tensorflow as tf
@@ -180,7 +122,7 @@ def test_our_tasks_in_somebody_elses_mixture_under_stock_t5x(folder, tmp_path):
                                 default_rate=1.0)
       dss_jax.data.configure(records_dir=RECORDS, vocabulary='bytes')
       '''.replace('RECORDS', repr(str(folder / 'records')))))
-  (tmp_path / 'mixed.gin').write_text(textwrap.dedent('''
+  (folder / 'mixed.gin').write_text(textwrap.dedent('''
       from __gin__ import dynamic_registration
       import __main__ as train_script
       import others
@@ -198,11 +140,108 @@ def test_our_tasks_in_somebody_elses_mixture_under_stock_t5x(folder, tmp_path):
       USE_CACHED_TASKS = False
       train_script.train.infer_eval_dataset_cfg = None
       '''))
-  log = program('train', folder, [str(tmp_path / 'mixed.gin')],
-                {'MODEL_DIR': str(tmp_path / 'run'), 'TRAIN_STEPS': 2, 'EVAL_PERIOD': 2,
+  return program('train', folder, [str(folder / 'mixed.gin')],
+                {'MODEL_DIR': str(folder / 'mixed'), 'TRAIN_STEPS': 2, 'EVAL_PERIOD': 2,
                  'VOCABULARY': None, 'utils.SaveCheckpointConfig.period': 2},
-                PYTHONPATH=f'{tmp_path}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
-  assert 'collection=train accuracy' in log and (tmp_path / 'run' / 'checkpoint_2').is_dir()
+                PYTHONPATH=f'{folder}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
+
+
+@pytest.fixture(scope='module')
+def runs(folder):
+  """Name -> future of the output of what depends on nothing else: two programs at a time."""
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    yield {
+        'resumed': pool.submit(train_and_resume, folder),
+        'whole': pool.submit(train, folder, 'whole', 8),
+        'eight': pool.submit(train, folder, 'eight', 8, devices=8),
+        'finetune': pool.submit(train, folder, 'finetune', 2, file='gin/finetune_svamp.gin'),
+        'distill': pool.submit(train, folder, 'distill', 2, file='gin/distill_svamp.gin'),
+        'own': pool.submit(train, folder, 'own', 2, file='gin/dss_cqa.gin',
+                           NETWORK='@t5x_network.Transformer()'),
+        'mixed': pool.submit(stock_mixture, folder),
+        'two': pool.submit(two_processes, folder),
+    }
+
+
+@pytest.fixture(scope='module')
+def trained(folder, runs):
+  """MODEL_DIR of four steps, then four more by the same command."""
+  assert "'step': 4, 'event_type': 'restore'" in runs['resumed'].result()
+  return folder / 'run'
+
+
+def test_trains_evaluates_checkpoints_and_resumes(trained):
+  assert {'checkpoint_4', 'checkpoint_8'} <= {path.name for path in trained.iterdir()}
+  assert [row['step'] for row in metrics(trained)][-1] == 8
+  assert {'accuracy', 'text_accuracy'} <= set(metrics(trained)[-1])
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(folder, runs, trained):
+  runs['whole'].result()
+  ours, theirs = (open_lib.open_weights(str(folder / name / 'checkpoint_8'))
+                  for name in ('run', 'whole'))
+  assert set(ours.specs) == set(theirs.specs)
+  for name in ours.specs:
+    np.testing.assert_array_equal(ours.read(name), theirs.read(name), err_msg=name)
+
+
+def test_eight_devices_give_the_loss_of_one(runs):
+  one, eight = (loss(runs[name].result(), 'dss_svamp') for name in ('whole', 'eight'))
+  assert one == pytest.approx(eight, rel=1e-4)
+
+
+@pytest.mark.parametrize('name', ['finetune', 'distill', 'own'])
+def test_the_baselines_and_our_network_train(folder, runs, name):
+  runs[name].result()
+  assert (folder / name / 'checkpoint_2').is_dir()
+  assert list((folder / name / 'inference_eval').glob('*-metrics.jsonl'))
+
+
+def test_eval_and_infer_and_our_own_prediction_agree(folder, trained, tmp_path):
+  checkpoint = str(trained / 'checkpoint_8')
+  files = ['gin/recipes/svamp.gin', 'gin/tiny.gin']
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    done = [
+        pool.submit(program, 'eval', folder, ['gin/t5x/eval.gin', *files],
+                    {'CHECKPOINT_PATH': checkpoint, 'EVAL_OUTPUT_DIR': str(tmp_path / 'eval')}),
+        pool.submit(program, 'infer', folder, ['gin/t5x/infer.gin', *files],
+                    {'CHECKPOINT_PATH': checkpoint, 'INFER_OUTPUT_DIR': str(tmp_path / 'infer'),
+                     'MIXTURE_OR_TASK_NAME': 'dss_svamp_label'})]
+    student = student_lib.load(checkpoint, vocabulary='bytes', label_prefix='[label] ')
+    rows = list(records.read_records(str(folder / 'records'), 'svamp', 'test'))
+    ours = student.predict([row.input for row in rows], max_input_length=96, max_target_length=96)
+  for future in done:
+    future.result()
+  assert metrics(tmp_path / 'eval')[-1]['step'] == 8
+  (found,) = (tmp_path / 'infer').glob('*predict.jsonl-00000-of-00001')
+  theirs = [json.loads(line) for line in found.read_text().splitlines()]
+  assert [p.label for p in ours] == [row['prediction'] for row in theirs]
+  assert [row['inputs']['id'] for row in theirs] == [row.id for row in rows]
+  assert len(rows) == 20
+
+
+def test_two_processes_train_checkpoint_and_resume(folder, runs):
+  assert "'step': 2, 'event_type': 'restore'" in runs['two'].result()
+  assert (folder / 'two' / 'checkpoint_4').is_dir()
+
+
+def test_a_native_checkpoint_continues(folder, trained, tmp_path):
+  """T5X -> native -> T5X: at a learning rate of 0 it stays what it was."""
+  convert.main([f'--input={trained}/checkpoint_8', f'--output={tmp_path}/native', '--to=native'])
+  convert.main([f'--input={tmp_path}/native', f'--output={tmp_path}/t5x', '--to=t5x'])
+  (checkpoint,) = (tmp_path / 't5x').glob('checkpoint_*')
+  first = int(checkpoint.name.rpartition('_')[2])
+  train(folder, 'continued', first + 2, INITIAL_CHECKPOINT_PATH=str(checkpoint), FIRST_STEP=first,
+        EVAL_PERIOD=2, LEARNING_RATE=0.0)
+  after = student_lib.load(str(folder / 'continued' / f'checkpoint_{first + 2}'),
+                           vocabulary='bytes')
+  before = student_lib.load(str(trained / 'checkpoint_8'), vocabulary='bytes')
+  jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+
+
+def test_our_tasks_in_somebody_elses_mixture_under_stock_t5x(folder, runs):
+  assert 'collection=train accuracy' in runs['mixed'].result()
+  assert (folder / 'mixed' / 'checkpoint_2').is_dir()
 
 
 def test_every_file_for_t5x_parses(tmp_path):
