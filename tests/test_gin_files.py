@@ -25,7 +25,7 @@ def command(file):
     return ['gin/native/dss_cqa.gin', file]
   if file == 'gin/native/run.gin':
     return [file, 'gin/recipes/cqa.gin']
-  if file in ('gin/recipes/paper.gin', 'gin/recipes/single_task.gin'):
+  if file in ('gin/recipes/paper.gin', 'gin/recipes/single_task.gin', 'gin/recipes/unpacked.gin'):
     return ['gin/native/dss_cqa.gin', file]
   if file.startswith('gin/recipes/'):
     return ['gin/native/run.gin', file]
@@ -71,6 +71,13 @@ def test_sizes_are_those_of_the_models_package(file, tmp_path):
   config = gin_config.parse(command(file), bindings(tmp_path)).model
   expected = models.t5_config(f'1.{version}', size, dtype='bfloat16', scan_layers=True)
   assert dict(vars(config)) == dict(vars(expected))
+
+
+def test_the_papers_batch_without_packing(tmp_path):
+  config = gin_config.parse(['gin/native/dss_anli.gin', 'gin/recipes/unpacked.gin'],
+                            [f'MODEL_DIR={tmp_path}']).data
+  assert (config.pack, config.batch_size) == (False, 128)
+  assert config.feature_lengths == {'inputs': 1024, 'targets': 256}
 
 
 def test_the_papers_settings(tmp_path):

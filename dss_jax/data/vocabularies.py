@@ -47,7 +47,7 @@ def fingerprint(spec: str) -> str:
 def describe_settings() -> str:
   """What the tokens of a row depend on besides the row: vocabulary, prefixes, subset."""
   now = settings.current()
-  described = {'vocabulary': fingerprint(now.vocabulary)[:12],
+  described: dict[str, object] = {'vocabulary': fingerprint(now.vocabulary)[:12],
                'prefixes': [now.label_prefix, now.rationale_prefix]}
   if now.train_fraction < 1.0:
     described['train_fraction'] = [now.train_fraction, now.train_fraction_seed]

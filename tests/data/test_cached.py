@@ -1,6 +1,7 @@
 """`seqio_cache_tasks` on our tasks, and what it wrote in place of the records."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ pytest.importorskip('apache_beam', reason="needs Apache Beam: pip install -e '.[
 from dss_jax import data
 from dss_jax.data import settings
 
+DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 't5x.md'
 LENGTHS = {'inputs': 64, 'targets': 24}
 TASKS = ('dss_toy_label', 'dss_toy_rationale')
 
@@ -22,9 +24,10 @@ TASKS = ('dss_toy_label', 'dss_toy_rationale')
 def folder(toy_records, toy_vocabulary, tmp_path_factory):
   """Folder with both tasks of the mixture, by the command of docs/t5x.md."""
   folder = tmp_path_factory.mktemp('cached')
-  (folder / 'my_data.py').write_text(
-      'import dss_jax.tasks\n'
-      f'dss_jax.data.configure(records_dir={str(toy_records)!r}, vocabulary={toy_vocabulary!r})\n')
+  (text,) = re.findall(r'```python\n(.*?)```', DOCS.read_text(), re.DOTALL)
+  (folder / 'my_data.py').write_text(text)
+  (folder / 'records').symlink_to(toy_records)
+  (folder / 'svamp.model').symlink_to(toy_vocabulary)
   program = pathlib.Path(sys.executable).with_name('seqio_cache_tasks')
   done = subprocess.run(
       [str(program), f'--tasks={",".join(TASKS)}', f'--output_cache_dir={folder}',
