@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 
-import jax
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -60,7 +59,6 @@ def make_dataset(
     shuffle: bool,
     seed: int,
     num_epochs: int | None,
-    shard_info: seqio.ShardInfo | None = None,
 ) -> tf.data.Dataset:
   """Rows of model features (see DssFeatureConverter), not batched.
 
@@ -72,30 +70,28 @@ def make_dataset(
     shuffle: whether to shuffle; the order is a function of `seed`.
     seed: for shuffling.
     num_epochs: None repeats for ever.
-    shard_info: this process's share.
   """
   get_mixture_or_task(name)
   return seqio.get_dataset(
       name, lengths, feature_converter.DssFeatureConverter(pack=pack), dataset_split=split,
-      shuffle=shuffle, seed=seed, num_epochs=num_epochs, shard_info=shard_info, verbose=False)
-
-
-def _this_process() -> seqio.ShardInfo | None:
-  count = jax.process_count()
-  return seqio.ShardInfo(jax.process_index(), count) if count > 1 else None
+      shuffle=shuffle, seed=seed, num_epochs=num_epochs, verbose=False)
 
 
 def train_iterator(
     name: str, lengths: Mapping[str, int], *, batch_size: int, pack: bool, seed: int
 ) -> tf.data.Iterator:
-  """Endless training batches of this process: int32 [batch_size / processes, length].
+  """Endless training batches: int32 [batch_size, length], the same ones in every process.
+
+  So the order of the examples depends on the seed alone, not on how many processes there are,
+  and a run continues on another number of them. A batch is a few hundred kilobytes of tokens:
+  reading all of it everywhere costs less than one step.
 
   A tf.data iterator, so that its position can be saved with `tf.train.Checkpoint`; `to_numpy`
   turns its elements into arrays.
   """
   rows = make_dataset(name, 'train', lengths, pack=pack, shuffle=True, seed=seed,
-                      num_epochs=None, shard_info=_this_process())
-  batches = rows.batch(batch_size // jax.process_count(), drop_remainder=True)
+                      num_epochs=None)
+  batches = rows.batch(batch_size, drop_remainder=True)
   options = tf.data.Options()
   options.deterministic = True
   return iter(batches.with_options(options).prefetch(2))

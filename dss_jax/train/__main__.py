@@ -39,6 +39,9 @@ settings (--gin.NAME=VALUE; --print_config shows all with their values):
 
 MODEL_DIR then holds run.json (settings, versions, records), metrics.jsonl and tensorboard/,
 checkpoints/, best/ (by validation), predictions/ and test_metrics.json.
+
+exit codes: 0 done; 2 an error of the user's; 75 told to stop by SIGTERM (preemption, end of a
+job): saved, start the same command again; 130 interrupted by Ctrl-C: saved, too.
 """
 
 
@@ -53,6 +56,14 @@ def _parser() -> argparse.ArgumentParser:
                       help='set a macro of the gin files, or Class.field; strings need no quotes')
   parser.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
                       help='import a module that registers tasks of your own; may be repeated')
+  several = parser.add_argument_group(
+      'several processes', 'the same command in each; MODEL_DIR and RECORDS_DIR seen by all')
+  several.add_argument('--distributed', action='store_true',
+                       help='find the others by asking the machine: TPU slice, SLURM, Open MPI')
+  several.add_argument('--coordinator', default='', metavar='HOST:PORT',
+                       help='of process 0, where the machine cannot be asked')
+  several.add_argument('--num_processes', type=int, metavar='N', help='with --coordinator')
+  several.add_argument('--process_id', type=int, metavar='I', help='with --coordinator; from 0')
   parser.add_argument('--print_config', action='store_true',
                       help='print the resolved gin config and stop')
   return parser
@@ -76,13 +87,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(rest)
 
   cli.import_quietly('dss_jax.tasks', *args.modules)  # They register their datasets.
-  from dss_jax.train import gin_config, loop
+  from dss_jax.train import gin_config, loop, preemption, processes
   config = gin_config.parse(args.gin_file, bindings)
   if args.print_config:
     print(gin_config.resolved())
     return 0
-  result = loop.train(config, gin_config.resolved())
-  print(_summary(config, result))
+  processes.start(processes.Start(
+      args.distributed, args.coordinator, args.num_processes, args.process_id))
+  try:
+    result = loop.train(config, gin_config.resolved())
+  except preemption.Stop as stop:
+    print(f'{stop}: saved; start the same command again to continue', file=sys.stderr)
+    return stop.exit_code
+  if processes.lead():
+    print(_summary(config, result))
   return 0
 
 

@@ -1,33 +1,39 @@
-"""Where a checkpoint is written: (state, data position) every N steps, and the best parameters.
+"""Where a checkpoint is written: state, data position and clock every N steps, best parameters.
 
-Orbax makes a step's folder whole or absent. Under MODEL_DIR:
+Orbax makes a step's folder whole or absent; checksums in it tell later damage. Under MODEL_DIR:
 
   checkpoints/<step>/state   TrainState        checkpoints/<step>/data   tf.data position
+                                               checkpoints/<step>/clock  see `Clock`
   best/<step>/params         parameters of the best validation so far, with its metrics
+  damaged/<step>             a checkpoint that could not be used, moved out of the way
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 import tensorflow as tf
+from etils import epath
 
 from dss_jax import errors
+from dss_jax.train import checksums, processes
 from dss_jax.train import config as config_lib
 from dss_jax.train import state as state_lib
 
 
 class DataPositionHandler(ocp.CheckpointHandler):
-  """Saves the position of a tf.data iterator, one file per process."""
+  """Saves the position of a tf.data iterator, which is the same in every process."""
 
   def _prefix(self, directory) -> str:
-    return os.path.join(str(directory), f'process_{jax.process_index()}')
+    return os.path.join(str(directory), 'position')
 
   def save(self, directory, args: 'DataPositionSave'):
-    tf.train.Checkpoint(iterator=args.iterator).write(self._prefix(directory))
+    if processes.lead():
+      tf.train.Checkpoint(iterator=args.iterator).write(self._prefix(directory))
 
   def restore(self, directory, args: 'DataPositionRestore'):
     tf.train.Checkpoint(iterator=args.iterator).read(self._prefix(directory)).assert_consumed()
@@ -46,6 +52,29 @@ class DataPositionRestore(ocp.args.CheckpointArgs):
   iterator: tf.data.Iterator
 
 
+@dataclasses.dataclass(frozen=True)
+class Clock:
+  """What a run knows of itself besides its state.
+
+  Attributes:
+    seconds: spent on training so far, over all starts.
+    evaluated: whether the evaluation that was due at this step is done.
+  """
+
+  seconds: float = 0.0
+  evaluated: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A checkpoint that was read; `problems` tells of newer ones that were not."""
+
+  step: int
+  state: state_lib.TrainState
+  clock: Clock
+  problems: list[str]
+
+
 class Checkpoints:
   """The checkpoints of one run; saving is asynchronous."""
 
@@ -53,36 +82,111 @@ class Checkpoints:
     model_dir = model_dir if '://' in model_dir else os.path.abspath(model_dir)
     self.every = config.every
     self._metric = metric
-    self._steps = ocp.CheckpointManager(
-        os.path.join(model_dir, 'checkpoints'),
-        options=ocp.CheckpointManagerOptions(max_to_keep=config.keep))
+    self._model_dir = epath.Path(model_dir)
+    self._keep = config.keep
+    self._saving: int | None = None
+    self._steps = self._open_steps()
     self._best = ocp.CheckpointManager(
         os.path.join(model_dir, 'best'),
         options=ocp.CheckpointManagerOptions(
             max_to_keep=1, best_fn=lambda metrics: metrics[metric], best_mode='max'))
 
-  def latest_step(self) -> int | None:
-    return self._steps.latest_step()
+  def _open_steps(self) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        self._model_dir / 'checkpoints',
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._describe_files)))
 
-  def save(self, step: int, state: state_lib.TrainState, iterator: tf.data.Iterator) -> None:
-    """Starts writing state and data position; returns when the arrays are off the device."""
+  def _describe_files(self) -> None:
+    """Writes the checksums before Orbax gives the folder its name."""
+    if processes.lead() and self._saving is not None:
+      folder = self._model_dir / 'checkpoints'
+      aside = sorted(folder.glob(f'{self._saving}.orbax-checkpoint-tmp*'),
+                     key=lambda path: path.stat().mtime)
+      checksums.write(aside[-1] if aside else self._folder(self._saving))
+
+  def steps(self) -> list[int]:
+    """Of which there are checkpoints."""
+    return sorted(self._steps.all_steps())
+
+  def save(
+      self, step: int, state: state_lib.TrainState, iterator: tf.data.Iterator, clock: Clock
+  ) -> None:
+    """Starts writing; returns when the arrays are off the device.
+
+    Raises:
+      UserError: this checkpoint, or the one before it, could not be written.
+    """
     if step in self._steps.all_steps():
       return
-    self._steps.save(step, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), data=DataPositionSave(iterator)))
+    with self._explained():
+      self._steps.wait_until_finished()
+      self._saving = step
+      self._steps.save(step, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), data=DataPositionSave(iterator),
+          clock=ocp.args.JsonSave(dataclasses.asdict(clock))))
+
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Turns what goes wrong while writing into one line."""
+    try:
+      yield
+    except Exception as error:  # OSError, or what TensorStore makes of it.
+      left = [step for step in self._steps.all_steps(read=True) if step != self._saving]
+      raise errors.UserError(
+          f'{self._model_dir}/checkpoints: the checkpoint of step {self._saving} could not be '
+          f'written ({_one_line(error)}); '
+          + (f'those of steps {left} are whole' if left else 'there is no earlier one')
+          + '. Make room, or correct what it says, and start the same command again') from error
 
   def restore(
       self, abstract_state: state_lib.TrainState, iterator: tf.data.Iterator
-  ) -> state_lib.TrainState:
-    """The newest state, and the iterator moved to where it stood.
+  ) -> Restored | None:
+    """The newest checkpoint that is whole; the iterator is moved to where it stood.
+
+    Those that are not are moved to MODEL_DIR/damaged.
 
     Args:
       abstract_state: ShapeDtypeStructs with the shardings to restore to.
       iterator: a fresh iterator of the same pipeline.
+
+    Returns: None if there is no checkpoint.
+
+    Raises:
+      UserError: there are checkpoints, and none is whole.
     """
-    restored = self._steps.restore(self._steps.latest_step(), args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract_state), data=DataPositionRestore(iterator)))
-    return restored.state
+    told: list[str] = []
+    while (step := self._steps.latest_step()) is not None:
+      found = checksums.problems(self._folder(step)) if processes.lead() else []
+      if processes.any_process(bool(found)):
+        told.append(self._set_aside(step, found))
+        continue
+      read = self._steps.restore(step, args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract_state), data=DataPositionRestore(iterator),
+          clock=ocp.args.JsonRestore()))
+      return Restored(step, read.state, Clock(**read.clock), told)
+    if told:
+      raise errors.UserError('; '.join(told) + '; no other is left. To begin anew, use another '
+                             'MODEL_DIR')
+    return None
+
+  def _folder(self, step: int) -> epath.Path:
+    return self._model_dir / 'checkpoints' / str(step)
+
+  def _set_aside(self, step: int, problems: Sequence[str]) -> str:
+    """Moves a checkpoint out of the way of its successor; returns what to tell the user."""
+    aside = self._model_dir / 'damaged' / str(step)
+    shown = '; '.join(problems[:3]) + ('; ...' if len(problems) > 3 else '')
+    self._steps.close()
+    if processes.lead():
+      aside.parent.mkdir(parents=True, exist_ok=True)
+      if aside.exists():
+        aside.rmtree()
+      self._folder(step).rename(aside)
+    processes.wait_for_all(f'damaged {step}')
+    self._steps = self._open_steps()
+    return f'the checkpoint of step {step} is damaged ({shown}) and was moved to {aside}'
 
   def save_best(self, step: int, params: Any, metrics: Mapping[str, float]) -> bool:
     """Keeps the parameters if they beat the best so far by the chosen metric."""
@@ -107,12 +211,18 @@ class Checkpoints:
     return step, restored.params, self._best.metrics(step)
 
   def wait(self) -> None:
-    self._steps.wait_until_finished()
-    self._best.wait_until_finished()
+    """Returns when all is written; UserError if it could not be."""
+    with self._explained():
+      self._steps.wait_until_finished()
+      self._best.wait_until_finished()
 
   def close(self) -> None:
     self._steps.close()
     self._best.close()
+
+
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split())[:200] or type(error).__name__
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import tqdm
 from dss_jax import models, objective
 from dss_jax.data import checks, feature_converter, pipeline
 from dss_jax.train import config as config_lib
+from dss_jax.train import processes
 from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import step as step_lib
 
@@ -34,8 +35,13 @@ class Evaluator:
       model: models.Transformer,
       sharding: sharding_lib.Sharding,
       log_dir: str = '',
+      between: Callable[[], None] = lambda: None,
   ):
-    """Reads and caches the split; UserError if its records are missing."""
+    """Reads and caches the split; UserError if its records are missing.
+
+    `between` is called between batches, and may raise.
+    """
+    self._between = between
     self._config = config
     self._split = split
     self._sharding = sharding
@@ -43,14 +49,16 @@ class Evaluator:
     self._seqio = seqio.Evaluator(
         config.data.mixture_or_task, feature_converter.DssFeatureConverter(pack=False), split,
         sequence_length=None, num_examples=limit, async_compute_metrics=False,
-        logger_cls=[seqio.JSONLogger] if log_dir else [], log_dir=log_dir or None)
+        logger_cls=[seqio.JSONLogger] if log_dir and processes.lead() else [],
+        log_dir=log_dir or None)
     for task in self._seqio.eval_tasks:
       if self._seqio.cached_task_datasets[task.name].cardinality() == 0:
         raise checks.no_rows(task, split)
     self._decode = sharding.jit(
         lambda params, tokens, max_length: models.greedy_decode(model, params, tokens, max_length),
-        static_argnums=2)
-    self._eval_step = sharding.jit(step_lib.make_eval_step(model))
+        static_argnums=2, out_shardings=sharding.replicated)
+    self._eval_step = sharding.jit(
+        step_lib.make_eval_step(model), out_shardings=sharding.replicated)
 
   def __call__(self, params: Any, step: int) -> dict[str, float]:
     """Metrics by name: `loss`, `label_loss`, ..., and the label task's (e.g. `accuracy`)."""
@@ -71,6 +79,7 @@ class Evaluator:
     """Objective and per-task losses over the split, exact: sums first, division last."""
     total: Any = None
     for batch in self._loss_batches:
+      self._between()
       sums = self._eval_step(params, self._sharding.put(batch))
       total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     fetched = jax.device_get(objective.summarize(total, self._config.alpha))
@@ -100,7 +109,8 @@ class Evaluator:
     predictions = []
     for chunk, tokens in tqdm.tqdm(
         batches, total=-(-len(inputs) // rows), desc=f'decoding {self._split}', unit='batch',
-        delay=3, leave=False, disable=jax.process_index() != 0):
+        delay=3, leave=False, disable=not processes.lead()):
+      self._between()
       decoded = self._decode(params, self._sharding.put({'tokens': tokens})['tokens'], max_target)
       predictions += [(examples[i][0], row.tolist()) for i, row in zip(chunk, np.asarray(decoded))]
     return predictions

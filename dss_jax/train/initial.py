@@ -11,6 +11,7 @@ from dss_jax import errors, models
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
 from dss_jax.train import config as config_lib
+from dss_jax.train import processes
 
 
 def check(config: config_lib.TrainConfig) -> None:
@@ -34,7 +35,7 @@ def load_params(path: str, config: models.T5Config, shardings: Any) -> Any:
   """
   flat = traverse_util.flatten_dict(shardings, sep='/')
   with tqdm.tqdm(total=len(flat), desc=f'reading {path}', unit='tensor', delay=2, leave=False,
-                 disable=jax.process_index() != 0) as bar:
+                 disable=not processes.lead()) as bar:
     def place(name: str, array: np.ndarray) -> jax.Array:
       bar.update()
       return jax.make_array_from_callback(array.shape, flat[name], lambda index: array[index])

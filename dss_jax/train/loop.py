@@ -3,22 +3,30 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+import time
 from typing import Any
 
 import jax
 import tensorflow as tf
 
-from dss_jax import atomic, models
+from dss_jax import atomic
 from dss_jax import data as data_lib
-from dss_jax.data import checks, pipeline
+from dss_jax.data import checks, pipeline, settings
 from dss_jax.train import checkpoints as checkpoints_lib
+from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
-from dss_jax.train import evaluation, initial, reporting, run_info, student_files
-from dss_jax.train import optimizer as optimizer_lib
+from dss_jax.train import (
+  evaluation,
+  guards,
+  initial,
+  preemption,
+  processes,
+  reporting,
+  run_info,
+  student_files,
+)
 from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import state as state_lib
-from dss_jax.train import step as step_lib
 
 TEST_FILE = 'test_metrics.json'
 
@@ -37,96 +45,145 @@ def train(config: config_lib.TrainConfig, gin_text: str = '') -> Result:
   """Trains, or continues the run in `config.model_dir`; returns when all steps are done.
 
   Raises:
-    UserError: wrong settings or damaged data, before anything is computed.
+    UserError: wrong settings or damaged data, before anything is computed; a loss that is no
+      number; a checkpoint that cannot be written.
+    Stop: the program was told to stop; everything is saved.
   """
   run = Run(config, gin_text)
   try:
-    state, iterator, start = run.begin()
-    reporter = reporting.Reporter(
-        config.model_dir, start=start, steps=config.steps, every=config.log_every)
-    for warning in run.warnings:
-      reporter.say(f'warning: {warning}')
-    if start:
-      reporter.say(f'resuming {config.model_dir} at step {start}')
-
-    for step in range(start + 1, config.steps + 1):
-      batch = pipeline.to_numpy(next(iterator))
-      state, metrics = run.train_step(state, run.sharding.put(batch))
-      reporter.after_step(step, metrics)
-      last = step == config.steps
-      if run.evaluate and (last or step % config.evaluation.every == 0):
-        validation = run.evaluate(state.params, step)
-        reporter.evaluated(step, 'validation', validation)
-        if config.evaluation.metric in validation:
-          run.checkpoints.save_best(step, state.params, validation)
-      if last or step % config.checkpoints.every == 0:
-        run.checkpoints.save(step, state, iterator)
-
-    reporter.close()
-    run.checkpoints.wait()
-    return run.finish(state)
+    run.begin()
+    while run.step < config.steps:
+      run.take_a_step()
+      if run.is_due(config.evaluation.every):
+        run.validate()
+      if run.is_due(config.checkpoints.every):
+        run.save()
+    return run.finish()
+  except preemption.Stop:
+    run.save_now()
+    raise
   finally:
-    run.checkpoints.close()
+    run.close()
 
 
 class Run:
-  """The parts of one run, built from its config."""
+  """The parts of one run, built from its config, and where it stands.
+
+  Attributes:
+    step: steps done.
+    state: after them.
+  """
 
   def __init__(self, config: config_lib.TrainConfig, gin_text: str = ''):
     self.config = config
     _configure_data(config.data)
-    self.warnings = _check_data(config)
-    self.sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config.mesh))
-    self.sharding.check_batch(config.data.batch_size, config.microbatches)
-    checkpoints_lib.check_model_dir(config.model_dir)
-    if not run_info.exists(config.model_dir):
-      initial.check(config)
-    if run_info.claim(config.model_dir, run_info.describe(config, gin_text)):
-      student_files.write(config)
-
-    self.model = models.Transformer(config.model)
-    schedule = optimizer_lib.make_schedule(config.optimizer, config.steps)
-    self.optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
-    self.state_sharding = self.sharding.state(self.model, self.optimizer)
-    self.train_step = self.sharding.jit(
-        step_lib.make_train_step(
-            self.model, self.optimizer, schedule, alpha=config.alpha,
-            microbatches=config.microbatches, seed=config.seed),
-        donate_argnums=0, out_shardings=(self.state_sharding, self.sharding.replicated))
-    self.evaluate = self._evaluator('validation') if config.evaluation.every else None
-    self.checkpoints = checkpoints_lib.Checkpoints(
+    self._warnings = _check_data(config)
+    self._sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config.mesh))
+    self._sharding.check_batch(config.data.batch_size, config.microbatches)
+    self._claim_model_dir(gin_text)
+    self._compute = compute_lib.build(config, self._sharding)
+    self._told = preemption.Preemption()
+    self._evaluator = self._make_evaluator('validation') if config.evaluation.every else None
+    self._checkpoints = checkpoints_lib.Checkpoints(
         config.model_dir, config.checkpoints, config.evaluation.metric)
+    self._input = guards.SlowInput(
+        f'the input pipeline of {config.data.mixture_or_task} ({settings.records_dir()})',
+        lambda line: self._reporter.say(line))
+    self._finite = guards.FiniteLoss(config.data.mixture_or_task, config.data.feature_lengths)
 
-  def begin(self) -> tuple[state_lib.TrainState, tf.data.Iterator, int]:
-    """State, data iterator and step to start from: the newest checkpoint's, or fresh ones."""
+  def _claim_model_dir(self, gin_text: str) -> None:
+    checkpoints_lib.check_model_dir(self.config.model_dir)
+    if not run_info.exists(self.config.model_dir):
+      initial.check(self.config)
+    new = run_info.claim(self.config.model_dir, run_info.describe(self.config, gin_text))
+    if new and processes.lead():
+      student_files.write(self.config)
+    processes.wait_for_all('MODEL_DIR is claimed')
+
+  def begin(self) -> None:
+    """Takes up the newest checkpoint, or begins afresh."""
     data = self.config.data
-    iterator = pipeline.train_iterator(
+    self._iterator = pipeline.train_iterator(
         data.mixture_or_task, data.feature_lengths, batch_size=data.batch_size, pack=data.pack,
         seed=data.seed)
-    def init():
-      return state_lib.init_state(self.model, self.optimizer, self.config.seed)
-    step = self.checkpoints.latest_step()
-    if step is None:
-      return self._first_state(init), iterator, 0
-    abstract = checkpoints_lib.abstract(jax.eval_shape(init), self.state_sharding)
-    return self.checkpoints.restore(abstract, iterator), iterator, step
+    abstract = checkpoints_lib.abstract(
+        jax.eval_shape(self._compute.init), self._compute.state_sharding)
+    restored = self._checkpoints.restore(abstract, self._iterator)
+    clock = restored.clock if restored else checkpoints_lib.Clock()
+    self.step = restored.step if restored else 0
+    self.state = restored.state if restored else self._first_state()
+    self._evaluated = clock.evaluated
+    self._began = time.monotonic() - clock.seconds
 
-  def _first_state(self, init: Callable[[], state_lib.TrainState]) -> state_lib.TrainState:
+    self._reporter = reporting.Reporter(
+        self.config.model_dir, start=self.step, steps=self.config.steps,
+        every=self.config.log_every)
+    for warning in [*self._warnings, *(restored.problems if restored else ())]:
+      self._reporter.say(f'warning: {warning}')
+    if restored:
+      self._reporter.say(f'resuming {self.config.model_dir} at step {self.step}')
+    if not self._evaluated:  # The run was told to stop before.
+      self.validate()
+
+  def _first_state(self) -> state_lib.TrainState:
     """Fresh parameters, or those of INITIAL_CHECKPOINT_PATH under a fresh optimizer."""
-    state = self.sharding.jit(init, out_shardings=self.state_sharding)()
+    sharding = self._compute.state_sharding
+    state = self._sharding.jit(self._compute.init, out_shardings=sharding)()
     path = self.config.initial_checkpoint_path
     if not path:
       return state
-    return state.replace(params=initial.load_params(
-        path, self.config.model, self.state_sharding.params))
+    return state.replace(params=initial.load_params(path, self.config.model, sharding.params))
 
-  def finish(self, state: state_lib.TrainState) -> Result:
+  def take_a_step(self) -> None:
+    """One optimizer step; it is looked at, and told of, while the next one runs."""
+    batch = pipeline.to_numpy(self._input.next(self._iterator))
+    self.state, metrics = self._compute.train_step(self.state, self._sharding.put(batch))
+    self.step += 1
+    self._finite.after_step(self.step, metrics, batch)
+    self._reporter.after_step(self.step, metrics)
+    self._evaluated = not (self._evaluator and self.is_due(self.config.evaluation.every))
+    self._told.check()
+
+  def is_due(self, every: int) -> bool:
+    """Whether what happens every so many steps, and at the end, happens now."""
+    return bool(every) and (self.step == self.config.steps or self.step % every == 0)
+
+  def validate(self) -> None:
+    """Evaluates on validation; keeps the parameters if they are the best so far."""
+    assert self._evaluator
+    validation = self._evaluator(self.state.params, self.step)
+    self._evaluated = True
+    self._reporter.evaluated(self.step, 'validation', validation)
+    if self.config.evaluation.metric in validation:
+      self._checkpoints.save_best(self.step, self.state.params, validation)
+
+  def save(self) -> None:
+    """Starts to write a checkpoint, of numbers only."""
+    self._finite.check()
+    clock = checkpoints_lib.Clock(time.monotonic() - self._began, self._evaluated)
+    self._checkpoints.save(self.step, self.state, self._iterator, clock)
+
+  def save_now(self) -> None:
+    """Returns when the checkpoint is written."""
+    if self.step:
+      self.save()
+    self._checkpoints.wait()
+
+  def finish(self) -> Result:
     """Test, once, with the parameters that validation chose (the last ones without it)."""
-    abstract = checkpoints_lib.abstract(state.params, self.state_sharding.params)
-    best = self.checkpoints.restore_best(abstract)
-    best_step, params, validation = best or (None, state.params, {})
+    self._reporter.close()
+    self._checkpoints.wait()
+    abstract = checkpoints_lib.abstract(
+        self.state.params, self._compute.state_sharding.params)
+    best = self._checkpoints.restore_best(abstract)
+    best_step, params, validation = best or (None, self.state.params, {})
     test = self._test(best_step or self.config.steps, params)
     return Result(self.config.steps, best_step, dict(validation), test)
+
+  def close(self) -> None:
+    self._told.close()
+    self._input.close()
+    self._checkpoints.close()
 
   def _test(self, step: int, params: Any) -> dict[str, float]:
     path = os.path.join(self.config.model_dir, TEST_FILE)
@@ -135,17 +192,19 @@ class Run:
         return json.loads(f.read())['metrics']
     if not self.config.evaluation.test_at_end or not self._has('test'):
       return {}
-    metrics = self._evaluator('test').scores(params, step)
-    atomic.write(path, json.dumps({'step': step, 'metrics': metrics}, indent=2) + '\n')
+    metrics = self._make_evaluator('test').scores(params, step)
+    if processes.lead():
+      atomic.write(path, json.dumps({'step': step, 'metrics': metrics}, indent=2) + '\n')
     return metrics
 
   def _has(self, split: str) -> bool:
     return pipeline.has_split(self.config.data.mixture_or_task, split)
 
-  def _evaluator(self, split: str) -> evaluation.Evaluator:
+  def _make_evaluator(self, split: str) -> evaluation.Evaluator:
     log_dir = os.path.join(self.config.model_dir, 'predictions', split)
     tf.io.gfile.makedirs(log_dir)
-    return evaluation.Evaluator(self.config, split, self.model, self.sharding, log_dir)
+    return evaluation.Evaluator(
+        self.config, split, self._compute.model, self._sharding, log_dir, self._told.check)
 
 
 def _configure_data(data: config_lib.DataConfig) -> None:

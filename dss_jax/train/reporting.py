@@ -13,6 +13,7 @@ import tqdm
 from clu import metric_writers
 
 from dss_jax import atomic, objective
+from dss_jax.train import processes
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -79,7 +80,7 @@ class Reporter:
     self._every = every
     self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
     self._since = (time.monotonic(), start)
-    self._lead = jax.process_index() == 0
+    self._lead = processes.lead()
     self._bar = tqdm.tqdm(total=steps, initial=start, unit='step', desc='train', mininterval=1.0,
                           disable=not self._lead, dynamic_ncols=True)
     if self._lead:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from dss_jax import atomic, errors
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.train import config as config_lib
+from dss_jax.train import processes
 
 RUN_FILE = 'run.json'
 _PACKAGES = ('dss_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'seqio',
@@ -64,6 +65,8 @@ def claim(model_dir: str, described: Mapping[str, Any]) -> bool:
   """
   path = os.path.join(model_dir, RUN_FILE)
   if not exists(model_dir):
+    if not processes.lead():
+      return True
     tf.io.gfile.makedirs(model_dir)
     atomic.write(path, json.dumps(described, indent=2, sort_keys=True) + '\n')
     return True

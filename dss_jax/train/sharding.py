@@ -100,8 +100,11 @@ class Sharding:
           f'MICROBATCHES={microbatches}')
 
   def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows -> global arrays, rows split over the mesh."""
-    return {name: jax.make_array_from_process_local_data(self.rows, rows)
+    """A batch, the same in every process -> global arrays, rows split over the mesh.
+
+    Each process hands its devices their rows.
+    """
+    return {name: jax.make_array_from_callback(rows.shape, self.rows, rows.__getitem__)
             for name, rows in batch.items()}
 
   @contextlib.contextmanager
