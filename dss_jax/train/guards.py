@@ -25,10 +25,11 @@ class FiniteLoss:
 
   _WATCHED = ('loss', 'gradient_norm')
 
-  def __init__(self, name: str, lengths: Mapping[str, int]):
-    """Of a run on the task or mixture `name`, with sequences cut at `lengths`."""
+  def __init__(self, name: str, lengths: Mapping[str, int], saved: Callable[[], list[int]]):
+    """Of a run on the task or mixture `name`, sequences cut at `lengths`; `saved` steps."""
     self._name = name
     self._lengths = lengths
+    self._saved = saved
     self._last: tuple[int, Mapping[str, jax.Array], Batch] | None = None
 
   def after_step(self, step: int, metrics: Mapping[str, jax.Array], batch: Batch) -> None:
@@ -49,8 +50,10 @@ class FiniteLoss:
                                            if len(ids) > _SHOWN_IDS else '')
     wrong = ', '.join(f'{name} is {value}' for name, value in values.items())
     raise errors.UserError(
-        f'step {step}: {wrong}. Its batch holds the records {shown}. Nothing of it was saved; try '
-        'a lower LEARNING_RATE, more WARMUP_STEPS, a CLIP_NORM, or DTYPE=float32')
+        f'step {step}: {wrong}. Its batch holds the records {shown}. '
+        + (f'The last checkpoint, of step {max(saved)}, is from before. '
+           if (saved := self._saved()) else 'There is no checkpoint. ')
+        + 'Try a lower LEARNING_RATE, more WARMUP_STEPS, a CLIP_NORM, or DTYPE=float32')
 
 
 def batch_ids(name: str, lengths: Mapping[str, int], batch: Batch) -> list[str]:

@@ -89,7 +89,8 @@ class Run:
     self._input = guards.SlowInput(
         f'the input pipeline of {config.data.mixture_or_task} ({settings.records_dir()})',
         lambda line: self._reporter.say(line))
-    self._finite = guards.FiniteLoss(config.data.mixture_or_task, config.data.feature_lengths)
+    self._finite = guards.FiniteLoss(
+        config.data.mixture_or_task, config.data.feature_lengths, self._checkpoints.steps)
 
   def _claim_model_dir(self, gin_text: str) -> None:
     checkpoints_lib.check_model_dir(self.config.model_dir)
