@@ -1,6 +1,7 @@
 """`dss <verb>`: the console command, and how every main turns a UserError into one line."""
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -26,17 +27,25 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
   """Runs a main as the program; a UserError becomes `error: ...` and exit code 2."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   logging.getLogger('absl').setLevel(logging.ERROR)  # SeqIO and Orbax chatter.
+  # What goes wrong in Orbax's threads is raised again where they are waited for.
+  logging.getLogger('absl').addFilter(lambda record: '_SignalingThread' not in str(record.msg))
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Only tf.data runs: no gain, many lines.
   try:
     sys.exit(main(None) or 0)
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
+  except OSError as error:
+    if error.errno not in _NO_ROOM:
+      raise
+    print(f'error: {error}: make room, or write elsewhere', file=sys.stderr)
+    sys.exit(2)
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     sys.exit(130)
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _BANNER = ('WARNING: All log messages before absl', 'I0000 ', 'W0000 ', 'To enable the')
 _NO_CUDA = 'cuda_platform.cc'  # TensorFlow looks for a GPU that it is not to use.
 

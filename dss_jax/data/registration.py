@@ -7,8 +7,8 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import datasets, metrics, objective
-from dss_jax.data import cached, vocabularies
 from dss_jax.data import preprocessors as prep
+from dss_jax.data import record_task, vocabularies
 from dss_jax.data import source as source_lib
 
 
@@ -71,7 +71,7 @@ def _add_task(dataset, task_name, preprocessors, metric_fns=(), postprocess_fn=N
   seqio.TaskRegistry.remove(task_name)  # Registering a name again replaces it.
   seqio.TaskRegistry.add(
       task_name,
-      task_cls=cached.CacheableTask,
+      task_cls=record_task.RecordTask,
       source=source_lib.RecordsSource(dataset),
       output_features={'inputs': feature, 'targets': feature},
       preprocessors=preprocessors,

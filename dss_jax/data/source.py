@@ -9,9 +9,8 @@ import tensorflow as tf
 from dss_jax import datasets, records
 from dss_jax.data import settings
 
-# Records; most training sets fit, so that every epoch is a permutation of its own. They are
-# shuffled before SeqIO repeats them: a buffer behind `repeat` would mix epochs. The buffer
-# travels in every checkpoint of the data position.
+# Rows that are permuted at a time; most training sets fit. They travel in every checkpoint of
+# the data position.
 SHUFFLE_BUFFER = 16_384
 
 FEATURE_DESCRIPTION = {  # of a record, for tf.io.parse_example
@@ -64,12 +63,12 @@ class RecordsSource(seqio.DataSource):
     del sequence_length, use_cached, num_epochs
     all_paths = list(self.list_shards(split))
     paths = all_paths[shard_info.index::shard_info.num_shards] if shard_info else all_paths
-    files = tf.data.Dataset.from_tensor_slices(paths)
+    order = tf.constant(paths)
     if shuffle:
-      files = files.shuffle(len(paths), seed=seed)
-    serialized = tf.data.TFRecordDataset(files)
+      order = tf.gather(order, permutation(len(paths), seed, 0))
+    serialized = tf.data.TFRecordDataset(tf.data.Dataset.from_tensor_slices(order))
     if shuffle:
-      serialized = serialized.shuffle(SHUFFLE_BUFFER, seed=seed)
+      serialized = shuffle_rows(serialized, seed)
     rows = serialized.batch(128).map(
         lambda batch: tf.io.parse_example(batch, FEATURE_DESCRIPTION),
         num_parallel_calls=tf.data.AUTOTUNE).unbatch()
@@ -77,6 +76,26 @@ class RecordsSource(seqio.DataSource):
     if split == 'train' and chosen.train_fraction < 1.0:
       rows = take_fraction(rows, all_paths, chosen.train_fraction, chosen.train_fraction_seed)
     return rows
+
+
+def shuffle_rows(rows: tf.data.Dataset, seed: int | tf.Tensor | None) -> tf.data.Dataset:
+  """Permutes SHUFFLE_BUFFER rows at a time, by the seed alone; rows may be of any structure.
+
+  tf.data's own `shuffle` keeps its seeds in a state that a saved position does not always hold.
+  """
+  def permuted(number, block):
+    size = tf.shape(tf.nest.flatten(block)[0])[0]
+    order = permutation(size, seed, number + 1)
+    return tf.nest.map_structure(lambda column: tf.gather(column, order), block)
+  return rows.ragged_batch(SHUFFLE_BUFFER).enumerate().map(permuted).unbatch()
+
+
+def permutation(size: int | tf.Tensor, seed: int | tf.Tensor | None, number: int | tf.Tensor
+                ) -> tf.Tensor:
+  """int32 [size]: a function of `seed` (None: another one every time) and `number`."""
+  chosen = tf.random.uniform([], maxval=2**62, dtype=tf.int64) if seed is None else seed
+  both = tf.stack([tf.cast(chosen, tf.int64), tf.cast(number, tf.int64)])
+  return tf.argsort(tf.random.stateless_uniform([size], both))
 
 
 def take_fraction(

@@ -194,3 +194,33 @@ def test_a_vocabulary_that_is_not_there_is_named():
   data.configure(vocabulary='no/such.model')
   with pytest.raises(errors.UserError, match='VOCABULARY=no/such.model'):
     checks.check_vocabulary('dss_toy', 128)
+
+
+@pytest.mark.parametrize('saved_at', [1, 25])
+def test_a_saved_position_goes_on_as_if_nothing_had_happened(toy_data, tmp_path, saved_at):
+  """Over the ends of several epochs, which is where tf.data's own reshuffling loses its seeds."""
+  def batches():
+    return pipeline.train_iterator('dss_toy', LENGTHS, batch_size=8, pack=True, seed=0)
+  whole = batches()
+  wanted = [pipeline.to_numpy(next(whole)) for _ in range(150)]
+  part = batches()
+  for _ in range(saved_at):
+    next(part)
+  saved = tf.train.Checkpoint(iterator=part).write(str(tmp_path / 'position'))
+  restored = batches()
+  tf.train.Checkpoint(iterator=restored).read(saved).assert_consumed()
+  for number, batch in enumerate(wanted[saved_at:], saved_at):
+    found = pipeline.to_numpy(next(restored))
+    for name, value in batch.items():
+      np.testing.assert_array_equal(found[name], value, err_msg=f'{name} of batch {number}')
+
+
+def test_epochs_are_permutations_and_differ(toy_data):
+  task = seqio.get_mixture_or_task('dss_toy_label')
+  rows = task.get_dataset(LENGTHS, split='train', shuffle=True, seed=3, num_epochs=3)
+  ids = [row['id'] for row in rows.as_numpy_iterator()]
+  epochs = [ids[:96], ids[96:192], ids[192:]]
+  assert len({tuple(epoch) for epoch in epochs}) == 3
+  assert all(sorted(epoch) == sorted(set(ids)) for epoch in epochs)
+  again = task.get_dataset(LENGTHS, split='train', shuffle=True, seed=3, num_epochs=None)
+  assert [row['id'] for row in again.take(288).as_numpy_iterator()] == ids

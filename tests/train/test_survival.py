@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import programs
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from dss_jax import errors
 from dss_jax.data import pipeline
 from dss_jax.train import __main__ as train_main
-from dss_jax.train import checksums, guards
+from dss_jax.train import checkpoints, checksums, config, guards
 
 SHORT = {'TRAIN_STEPS': 6, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 2, 'KEEP_CHECKPOINTS': 3}
 
@@ -121,15 +122,41 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(start, short, copied):
   """Files of 20 kB at most: the metrics fit, a checkpoint does not."""
   shutil.rmtree(copied / 'checkpoints' / '6')
   code, output = programs.finish(start(
-      copied, **SHORT, preexec_fn=lambda: (
+      copied, devices=8, **SHORT, preexec_fn=lambda: (
           signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
           resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))))
   assert code == 2, output
   assert 'the checkpoint of step 6 could not be written' in output
   assert 'those of steps [2, 4] are whole' in output
   assert 'Traceback' not in output
-  assert programs.finish(start(copied, **SHORT))[0] == 0
+  assert programs.finish(start(copied, devices=8, **SHORT))[0] == 0
   programs.assert_same(programs.final_state(copied, 6), short[1])
+
+
+def test_the_data_position_is_that_of_the_step(short, toy_data, tmp_path, monkeypatch):
+  """However late it is written: the iterator moves on meanwhile."""
+  save = checkpoints.DataPositionHandler.save
+
+  def late(self, directory, args):
+    time.sleep(0.5)
+    save(self, directory, args)
+  monkeypatch.setattr(checkpoints.DataPositionHandler, 'save', late)
+
+  def iterator():
+    return pipeline.train_iterator('dss_toy', {'inputs': 64, 'targets': 24}, batch_size=2,
+                                   pack=True, seed=0)
+  saved = checkpoints.Checkpoints(str(tmp_path), config.CheckpointConfig(), 'accuracy')
+  rows = iterator()
+  next(rows)
+  saved.save(1, {'x': np.ones(3)}, rows, checkpoints.Clock())
+  wanted = pipeline.to_numpy(next(rows))
+  saved.wait()
+  fresh = iterator()
+  saved.restore({'x': jax.ShapeDtypeStruct((3,), float)}, fresh)
+  saved.close()
+  found = pipeline.to_numpy(next(fresh))
+  for name, value in wanted.items():
+    np.testing.assert_array_equal(found[name], value)
 
 
 # --- Kills and signals ----------------------------------------------------------------------------
