@@ -26,7 +26,8 @@ def test_a_dry_run_prints_the_commands(accelerator, package):
       ['.venv/bin/python', '-m', 'dss_jax.train', '--gin_file=a.gin', ODD]]
 
 
-def test_a_dry_run_of_t5x_prints_the_commands(tmp_path):
+def test_a_dry_run_of_t5x_prints_the_commands(tmp_path, monkeypatch):
+  monkeypatch.delenv('PYTHONPATH', raising=False)
   done = launch('--accelerator=gpu', f'--t5x={tmp_path}', '--dry_run', '--', '--gin_file=a.gin',
                 script='t5x_train.sh')
   assert done.returncode == 0, done.stderr

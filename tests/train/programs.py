@@ -73,9 +73,15 @@ def free_address():
 
 
 def final_state(model_dir, step):
-  """All leaves of the train state, as numpy arrays by name."""
-  with ocp.CheckpointManager(pathlib.Path(model_dir) / 'checkpoints') as manager:
-    state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+  """All leaves of the train state, as numpy arrays by name, wherever they were computed."""
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  with ocp.CheckpointManager(pathlib.Path(model_dir) / 'checkpoints',
+                             item_handlers={'state': ocp.StandardCheckpointHandler()}) as manager:
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        manager.item_metadata(step).state)
+    state = manager.restore(step, args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(target))).state
   return {jax.tree_util.keystr(path): np.asarray(leaf)
           for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
