@@ -7,7 +7,7 @@ with lambda = (1 - alpha) / alpha; as the released code's alpha). Pure JAX, so t
 engines, the benchmarks and the tests call the same functions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -85,6 +85,48 @@ def weighted_loss(
       correct=_per_task(objective_BxT, correct_BxT),
       tokens=count_tokens(objective_BxT))
   return loss, jax.tree.map(jax.lax.stop_gradient, sums)
+
+
+def weighted_loss_in_chunks(
+    logits_of: Callable[[jax.Array], jax.Array],
+    hidden_BxTxD: jax.Array,
+    targets_BxT: jax.Array,
+    objective_BxT: jax.Array,
+    counts: jax.Array,
+    alpha: float,
+    chunk: int,
+) -> tuple[jax.Array, TaskSums]:
+  """`weighted_loss` without the logits of all positions at once.
+
+  The logits of `chunk` target positions of every row are computed, used, and computed again for
+  the gradient; never do more of them lie in memory. The vocabulary is T5's largest axis: of a
+  batch of 64 rows of 128 targets the float32 logits are a gigabyte, several times over in the
+  backward pass.
+
+  Args:
+    logits_of: the head, [B, chunk, D] -> [B, chunk, V]; what it closes over gets its gradient.
+    hidden_BxTxD: what the head reads.
+    targets_BxT, objective_BxT, counts, alpha: see `weighted_loss`.
+    chunk: positions, at least 1; T need not be a multiple.
+  """
+  length = targets_BxT.shape[1]
+  chunks = -(-length // chunk)
+  missing = chunks * chunk - length
+
+  def split(array):  # [B, T, ...] -> [chunks, B, chunk, ...], filled up with PADDING
+    filled = jnp.pad(array, ((0, 0), (0, missing)) + ((0, 0),) * (array.ndim - 2))
+    return jnp.moveaxis(filled.reshape(len(array), chunks, chunk, *array.shape[2:]), 1, 0)
+
+  @jax.checkpoint
+  def add(total, part):
+    hidden_BxCxD, targets_BxC, objective_BxC = part
+    found = weighted_loss(logits_of(hidden_BxCxD), targets_BxC, objective_BxC, counts, alpha)
+    return jax.tree.map(jnp.add, total, found), None
+
+  nothing = (jnp.zeros(()), TaskSums(*(jnp.zeros(2) for _ in TaskSums._fields)))
+  total, _ = jax.lax.scan(add, nothing, tuple(map(split, (
+      hidden_BxTxD, targets_BxT, objective_BxT))))
+  return total
 
 
 def summarize(sums: TaskSums, alpha: float) -> dict[str, jax.Array]:

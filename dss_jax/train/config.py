@@ -153,6 +153,7 @@ class TrainConfig:
     alpha: weight of the label loss (DESIGN: loss = alpha * label + (1 - alpha) * rationale);
       1.0 for the single-task baselines.
     microbatches: parts that a batch is computed in, one after the other; same update.
+    loss_chunk: target positions whose logits are in memory at a time; 0 for all; same update.
     seed: initial parameters and dropout.
     initial_checkpoint_path: parameters to start from: a run's or a converted folder, a Hugging
       Face folder or a T5X checkpoint, local or `gs://`; '' starts from scratch.
@@ -169,6 +170,7 @@ class TrainConfig:
   checkpoints: CheckpointConfig = _free(CheckpointConfig())
   alpha: float = 0.5
   microbatches: int = _free(1)
+  loss_chunk: int = _free(0)
   seed: int = 0
   initial_checkpoint_path: str = ''
   log_every: int = _free(10)
@@ -180,6 +182,8 @@ class TrainConfig:
       raise errors.UserError(f'DSS_ALPHA={self.alpha}: the weight of the label loss is in [0, 1]')
     _positive('TRAIN_STEPS', self.steps)
     _positive('MICROBATCHES', self.microbatches)
+    if self.loss_chunk:
+      _positive('LOSS_CHUNK', self.loss_chunk)
     if self.data.batch_size % self.microbatches:
       raise errors.UserError(
           f'BATCH_SIZE={self.data.batch_size} cannot be split into MICROBATCHES='

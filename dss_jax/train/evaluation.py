@@ -58,7 +58,7 @@ class Evaluator:
         lambda params, tokens, max_length: models.greedy_decode(model, params, tokens, max_length),
         static_argnums=2, out_shardings=sharding.replicated)
     self._eval_step = sharding.jit(
-        step_lib.make_eval_step(model), out_shardings=sharding.replicated)
+        step_lib.make_eval_step(model, config.loss_chunk), out_shardings=sharding.replicated)
 
   def __call__(self, params: Any, step: int) -> dict[str, float]:
     """Metrics by name: `loss`, `label_loss`, ..., and the label task's (e.g. `accuracy`)."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,14 +34,15 @@ LOGICAL_RULES = (  # logical axis of a parameter or activation -> mesh axes
 PARAMETER_RULES = (('embed', 'fsdp'), *(rule for rule in LOGICAL_RULES if rule[0] != 'embed'))
 
 
-def make_mesh(config: config_lib.MeshConfig) -> Mesh:
-  """The mesh over all devices of all processes.
+def make_mesh(
+    config: config_lib.MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """The mesh over all devices of all processes, or over these (of a slice that is elsewhere).
 
   Raises:
     UserError: the axes do not multiply to the number of devices.
   """
   shape = [config.data, config.fsdp, config.model]
-  count = jax.device_count()
+  count = jax.device_count() if devices is None else len(devices)
   fixed = int(np.prod([size for size in shape if size != -1]))
   if shape.count(-1) == 1 and count % fixed == 0:
     shape[shape.index(-1)] = count // fixed
@@ -49,7 +50,25 @@ def make_mesh(config: config_lib.MeshConfig) -> Mesh:
     raise errors.UserError(
         f'MESH_DATA={config.data}, MESH_FSDP={config.fsdp}, MESH_MODEL={config.model}: the '
         f'product must be the number of devices, {count} (one axis may be -1)')
-  return jax.make_mesh(tuple(shape), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+  return jax.make_mesh(
+      tuple(shape), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Jitted:
+  """A function of `jax.jit` whose traces see a mesh and the rules."""
+
+  compiled: Any
+  rules: Callable[[], contextlib.AbstractContextManager]
+
+  def __call__(self, *args) -> Any:
+    with self.rules():
+      return self.compiled(*args)
+
+  def lower(self, *args) -> jax.stages.Lowered:
+    """Traced for arguments or their `jax.ShapeDtypeStruct`s, to be compiled but not run."""
+    with self.rules():
+      return self.compiled.lower(*args)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +133,6 @@ class Sharding:
     with jax.set_mesh(self.mesh), nn.logical_axis_rules(LOGICAL_RULES):
       yield
 
-  def jit(self, fn: Callable, **options) -> Callable:
+  def jit(self, fn: Callable, **options) -> Jitted:
     """`jax.jit` whose traces see the mesh and the rules."""
-    compiled = jax.jit(fn, **options)
-
-    def call(*args):
-      with self.rules():
-        return compiled(*args)
-    return call
+    return Jitted(jax.jit(fn, **options), self.rules)

@@ -24,6 +24,7 @@ def batch_loss(
     counts: jax.Array,
     alpha: float,
     dropout_key: jax.Array | None = None,
+    loss_chunk: int = 0,
 ) -> tuple[jax.Array, objective.TaskSums]:
   """This batch's part of the objective; without a key, no dropout.
 
@@ -34,13 +35,20 @@ def batch_loss(
     counts: |L|, |R| of the global batch, float32 [2].
     alpha: weight of the label loss.
     dropout_key: for dropout, or None.
+    loss_chunk: target positions whose logits are computed at a time; 0 for all.
   """
   inputs: Any = {name: batch[name] for name in _MODEL_INPUTS if name in batch}
-  logits_BxTxV: Any = model.apply(
+  hidden_BxTxD: Any = model.apply(
       {'params': params}, **inputs, deterministic=dropout_key is None,
-      rngs=None if dropout_key is None else {'dropout': dropout_key})
-  return objective.weighted_loss(
-      logits_BxTxV, batch['decoder_target_tokens'], batch['decoder_objective'], counts, alpha)
+      rngs=None if dropout_key is None else {'dropout': dropout_key}, method='hidden_states')
+
+  def logits_of(hidden_BxTxD) -> Any:
+    return model.apply({'params': params}, hidden_BxTxD, method='logits_from_hidden')
+
+  rest = (batch['decoder_target_tokens'], batch['decoder_objective'], counts, alpha)
+  if loss_chunk:
+    return objective.weighted_loss_in_chunks(logits_of, hidden_BxTxD, *rest, loss_chunk)
+  return objective.weighted_loss(logits_of(hidden_BxTxD), *rest)
 
 
 def gradients(
@@ -51,6 +59,7 @@ def gradients(
     alpha: float,
     microbatches: int = 1,
     dropout_key: jax.Array | None = None,
+    loss_chunk: int = 0,
 ) -> tuple[Any, objective.TaskSums]:
   """Gradient of the objective over the whole batch, one microbatch at a time.
 
@@ -62,7 +71,8 @@ def gradients(
   """
   counts = objective.count_tokens(batch['decoder_objective'])
   loss_and_grad = jax.grad(
-      lambda p, part, key: batch_loss(model, p, part, counts, alpha, key), has_aux=True)
+      lambda p, part, key: batch_loss(model, p, part, counts, alpha, key, loss_chunk),
+      has_aux=True)
   if microbatches == 1:
     return loss_and_grad(params, batch, dropout_key)
 
@@ -98,6 +108,7 @@ def make_train_step(
     alpha: float,
     microbatches: int = 1,
     seed: int = 0,
+    loss_chunk: int = 0,
 ) -> Callable[[state_lib.TrainState, Batch], tuple[state_lib.TrainState, Metrics]]:
   """The function that the trainer compiles: (state, batch) -> (new state, metrics).
 
@@ -109,7 +120,7 @@ def make_train_step(
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed, impl='rbg'), state.step) if use_dropout else None
     grads, sums = gradients(model, state.params, batch, alpha=alpha, microbatches=microbatches,
-                            dropout_key=key)
+                            dropout_key=key, loss_chunk=loss_chunk)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = objective.summarize(sums, alpha) | {
@@ -122,11 +133,12 @@ def make_train_step(
   return train_step
 
 
-def make_eval_step(model: models.Transformer) -> Callable[[Any, Batch], objective.TaskSums]:
+def make_eval_step(
+    model: models.Transformer, loss_chunk: int = 0) -> Callable[[Any, Batch], objective.TaskSums]:
   """(params, batch) -> sums of teacher-forced cross entropy; add them, then `summarize`."""
   def eval_step(params, batch):
     counts = objective.count_tokens(batch['decoder_objective'])
-    return batch_loss(model, params, batch, counts, 0.5)[1]
+    return batch_loss(model, params, batch, counts, 0.5, loss_chunk=loss_chunk)[1]
   return eval_step
 
 
