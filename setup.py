@@ -40,6 +40,8 @@ EXTRAS = {
     'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6'],  # tests against PyTorch
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
+    # For `dss precompile` on a machine without TPU: libtpu, of the version that JAX asks for.
+    'tpu-plan': ['jax[tpu]>=0.10.2,<0.13'],
     'gpu': ['jax[cuda13]>=0.10.2,<0.13'],
 }
 

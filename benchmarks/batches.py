@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import flops
 import numpy as np
 import token_arrays
 
 from dss_jax import errors, models, objective, packing
+from dss_jax.models import flops
 
 WIDTHS = 32  # padded batches are as wide as a multiple of this: few shapes for XLA to compile
 _PACKED = ('encoder_input_tokens', 'encoder_segment_ids', 'encoder_positions',

@@ -12,7 +12,7 @@
 The examples of a repeat are packed together: four steps of 64 fill the trainer's window.
 Examples are counted once, in DSS too, where each is a label row and a rationale row. Tokens are
 those of inputs and targets that are not padding; operations are those that these tokens need
-(benchmarks/flops.py). Needs jax, flax, optax and numpy; --peer also torch and transformers.
+(dss_jax/models/flops.py). Needs jax, flax, optax and numpy; --peer also torch and transformers.
 """
 
 import argparse

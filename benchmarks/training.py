@@ -6,10 +6,11 @@ from typing import Any
 
 import batches as batches_lib
 import flags
-import flops
 import machine
 import ours
 import timing
+
+from dss_jax.models import flops
 
 SAMPLE = 2048  # examples that the lengths of packed rows are chosen on
 

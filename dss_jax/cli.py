@@ -16,6 +16,7 @@ VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'teacher': ('dss_jax.teacher.__main__', "a teacher LLM's rationales and labels -> TFRecords"),
     'vocab': ('dss_jax.vocab', 'train a SentencePiece model on records'),
     'inspect': ('dss_jax.inspect', 'show rows of a task: raw, tokenized, packed and back'),
+    'precompile': ('dss_jax.precompile.__main__', 'what fits on a TPU slice, without one'),
     'train': ('dss_jax.train.__main__', 'train a student T5 from records'),
     'predict': ('dss_jax.predict.__main__', "a trained student's answers to a file of inputs"),
     'export': ('dss_jax.export.__main__', 'a student as StableHLO that runs with jax alone'),

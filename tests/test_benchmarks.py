@@ -13,12 +13,12 @@ import pytest
 from flax import linen as nn
 
 from dss_jax import errors, models, objective
+from dss_jax.models import flops
 
 # The scripts import each other by bare name.
 sys.path.append(str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
 
 import batches as batches_lib
-import flops
 import generation
 import machine
 import ours

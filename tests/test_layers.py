@@ -24,6 +24,7 @@ FORBIDDEN = {  # folder or file of dss_jax -> parts of dss_jax that it must not 
   'train': ('teacher', 'tasks', 'experiments', 'predict'),
   'predict': ('teacher', 'data', 'records', 'tasks', 'experiments'),
   'export': ('teacher', 'data', 'records', 'tasks', 'experiments'),
+  'precompile': ('teacher', 'data', 'records', 'tasks', 'experiments'),
 }
 
 
@@ -52,8 +53,8 @@ def test_imports_go_one_way(part):
 @pytest.mark.parametrize('part', [*(f'{name}.py' for name in PURE), 'objective.py', 'models',
                                   'train/step.py', 'train/state.py', 'train/__init__.py',
                                   'train/config.py', 'train/sharding.py', 'convert', 'predict',
-                                  'export', 'student_info.py', 'tokenizer.py', 'atomic.py',
-                                  'records.py', 'manifest.py', 'tfrecord.py', 'cli.py',
+                                  'export', 'precompile', 'student_info.py', 'tokenizer.py',
+                                  'atomic.py', 'records.py', 'manifest.py', 'tfrecord.py', 'cli.py',
                                   'data/__init__.py', 'data/description.py', 'data/settings.py'])
 def test_the_computation_and_the_records_need_no_tensorflow(part):
   for path in files(part):

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli
+from dss_jax import cli, errors
 
 _DESCRIPTION = """\
 Train a student T5 on rationale records. Starting the same command again resumes.
@@ -99,6 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   except preemption.Stop as stop:
     print(f'{stop}: saved; start the same command again to continue', file=sys.stderr)
     return stop.exit_code
+  except Exception as error:
+    from dss_jax.precompile import advice
+    if not advice.is_out_of_memory(error):
+      raise
+    raise errors.UserError(advice.out_of_memory(config)) from error
   if processes.lead():
     print(_summary(config, result))
   return 0

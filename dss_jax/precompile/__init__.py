@@ -1,0 +1,1 @@
+"""Plan without hardware: the real programs, compiled for a TPU slice on a CPU machine."""

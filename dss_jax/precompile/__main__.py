@@ -1,0 +1,125 @@
+"""`python -m dss_jax.precompile --gin_file=... --topology=v5e:4x4`: what fits, and how."""
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from dss_jax import cli, errors
+
+_DESCRIPTION = """\
+Compile a run's train step and decoding for a TPU slice that is not here, on a CPU, and print the
+memory, arithmetic and communication that they need per device. Nothing is trained or read.
+"""
+_EPILOG = """\
+examples:
+  # Does the paper's batch of T5 v1.1 large fit on eight v5e chips, and in how many parts?
+  python -m dss_jax.precompile --gin_file=gin/native/dss_anli.gin \\
+      --gin_file=gin/recipes/unpacked.gin --models=t5_1_1_large --gin.REMAT=full \\
+      --topology=v5e:2x4 --mesh=1x-1x1
+
+  # One table over slices, models and meshes; the same command again goes on where it stopped.
+  python -m dss_jax.precompile --gin_file=gin/native/dss_anli.gin --models=t5_1_1_xl,t5_1_1_xxl \\
+      --topology=v5e:4x4,v6e:4x4 --sweep --output=plan.jsonl --format=markdown
+
+A compilation takes minutes, in a process of its own. docs/tpu_plan.md says what the figures mean.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog=cli.program('precompile'), description=_DESCRIPTION, epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  add = parser.add_argument
+  add('--gin_file', action='append', required=True, metavar='FILE', help="as training's")
+  add('--gin.NAME', dest='_shown_only', metavar='VALUE', help="as training's")
+  add('--models', default='', metavar='NAME,...',
+      help='gin/native/models/NAME.gin, one after the other (default: of the gin files)')
+  add('--topology', action='append', required=True, metavar='NAME,...',
+      help='slices such as v5e:4x4 or v4:2x2x4 (chips); may be repeated')
+  meshes = parser.add_mutually_exclusive_group()
+  meshes.add_argument('--mesh', default='', metavar='DxFxM,...',
+                      help='devices along data, fsdp and model; -1 takes what is left '
+                           "(default: the gin files')")
+  meshes.add_argument('--sweep', action='store_true',
+                      help='all meshes of each slice with data or fsdp at 1')
+  add('--microbatches', default='auto', metavar='N',
+      help='auto (default) looks for the fewest that fit')
+  add('--max_compiles', type=int, default=4, metavar='N',
+      help='of the train step, per cell of the table (default: 4)')
+  add('--decode', action=argparse.BooleanOptionalAction, default=True,
+      help="compile evaluation's decoding, too")
+  add('--timeout', type=float, default=15.0, metavar='MINUTES',
+      help='of compiling, per cell; what takes longer is left out (default: 15)')
+  add('--format', choices=('text', 'markdown', 'json'), default='text')
+  add('--output', default='', metavar='FILE',
+      help='keep every compilation there (JSON lines), and use what is there')
+  add('--known_only', action='store_true',
+      help="compile nothing: the table of what --output's file has so far")
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Parses the command line, compiles cell by cell, prints the table."""
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # Where libtpu is installed, JAX would look for a TPU.
+  cli.import_quietly('dss_jax.train.gin_config')
+  from dss_jax.precompile import cells, journal, sweep, table
+  from dss_jax.train import __main__ as train_main
+  rest, bindings = train_main.split_bindings(sys.argv[1:] if argv is None else argv)
+  args = _parser().parse_args(rest)
+  wanted = _cells(args, bindings)
+  if not args.known_only and not _have_libtpu():
+    raise errors.UserError("the TPU compiler is missing: pip install 'dss_jax[tpu-plan]'")
+  settings = cells.Settings(
+      search=args.microbatches == 'auto', decode=args.decode, timeout=60 * args.timeout,
+      most=max(1, args.max_compiles), known_only=args.known_only)
+  rows = list(sweep.run(wanted, settings, journal.Journal(args.output)))
+  print(table.render(rows, args.format))
+  return 0
+
+
+def _have_libtpu() -> bool:
+  return importlib.util.find_spec('libtpu') is not None
+
+
+def _cells(args: argparse.Namespace, bindings: Sequence[str]):
+  """All cells of the table, checked before anything is compiled."""
+  from dss_jax.precompile import cells, shapes, topologies
+  slices = [topologies.parse(name) for one in args.topology for name in _split(one)]
+  runs = [(label, _microbatches(config, args.microbatches))
+          for label, config in _runs(args.gin_file, bindings, _split(args.models))]
+  wanted = [shapes.parse(text) for text in _split(args.mesh)] or [runs[0][1].mesh]
+  found = cells.every(runs, slices, None if args.sweep else wanted)
+  if not args.sweep and len(found) == 1 and found[0].shape.problem:
+    raise errors.UserError(found[0].shape.problem)
+  return found
+
+
+def _runs(files: Sequence[str], bindings: Sequence[str], models: Sequence[str]):
+  """(label, TrainConfig) of each model, or of the gin files as they are."""
+  from dss_jax.train import gin_config
+  given = ['MODEL_DIR=unused', *bindings]  # A plan writes no run.
+  if not models:
+    return [(pathlib.Path(files[-1]).stem, gin_config.parse(files, given))]
+  return [(name, gin_config.parse([*files, f'gin/native/models/{name}.gin'], given))
+          for name in models]
+
+
+def _microbatches(config, text: str):
+  if text == 'auto':
+    return dataclasses.replace(config, microbatches=1)
+  try:
+    return dataclasses.replace(config, microbatches=int(text))
+  except ValueError as error:
+    raise errors.UserError(f'--microbatches={text}: give a number, or auto') from error
+
+
+def _split(text: str) -> list[str]:
+  return [part for part in text.split(',') if part]
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,128 @@
+"""The programs of a run, traced and compiled for devices that are elsewhere.
+
+Both are built by what the trainer uses: `train.compute.build` makes the step, `models` the
+decoding that `train.evaluation` runs. Only shapes go in; no record or weight is read.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from dss_jax import models
+from dss_jax.precompile import collectives, memory
+from dss_jax.train import compute as compute_lib
+from dss_jax.train import config as config_lib
+from dss_jax.train import sharding as sharding_lib
+
+TRAIN, DECODE = 'train', 'decode'
+_SIDES = {'encoder': 'inputs', 'decoder': 'targets'}
+
+
+def features(data: config_lib.DataConfig) -> dict[str, tuple[int, int]]:
+  """Shapes [rows, length] of the int32 features of a train batch, by name."""
+  names = ['encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens',
+           'decoder_loss_weights', 'decoder_objective']
+  if data.pack:
+    names += [f'{side}_{what}' for side in _SIDES for what in ('segment_ids', 'positions')]
+  return {name: (data.batch_size, data.feature_lengths[_SIDES[name[:7]]]) for name in names}
+
+
+def decode_rows(config: config_lib.TrainConfig, shards: int) -> int:
+  """Rows that evaluation decodes at a time: EVAL_BATCH_SIZE, rounded up to whole shares."""
+  return -(-config.evaluation.batch_size // shards) * shards
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A jitted function with the shapes and shardings of its arguments; static ones as they are."""
+
+  function: Any
+  arguments: tuple[Any, ...]
+
+  def lower(self) -> jax.stages.Lowered:
+    return self.function.lower(*self.arguments)
+
+
+def train_program(
+    config: config_lib.TrainConfig, sharding: sharding_lib.Sharding) -> Program:
+  """The train step, as `train.loop` runs it: donated state, rows over data and fsdp."""
+  sharding.check_batch(config.data.batch_size, config.microbatches)
+  compute = compute_lib.build(config, sharding)
+  state = _abstract(jax.eval_shape(compute.init), compute.state_sharding)
+  batch = {name: _tokens(shape, sharding.rows) for name, shape in features(config.data).items()}
+  return Program(compute.train_step, (state, batch))
+
+
+def decode_program(
+    config: config_lib.TrainConfig, sharding: sharding_lib.Sharding) -> Program:
+  """Greedy decoding as `train.evaluation` runs it, at the longest inputs and targets."""
+  compute = compute_lib.build(config, sharding)
+  params = _abstract(jax.eval_shape(compute.init).params, compute.state_sharding.params)
+  shards = math.prod(sharding.mesh.shape[axis] for axis in ('data', 'fsdp'))
+  lengths = config.data.feature_lengths
+  decode = sharding.jit(
+      lambda params, tokens, length: models.greedy_decode(compute.model, params, tokens, length),
+      static_argnums=2, out_shardings=sharding.replicated)
+  tokens = _tokens((decode_rows(config, shards), lengths['inputs']), sharding.rows)
+  return Program(decode, (params, tokens, lengths['targets']))
+
+
+def run(
+    kind: str, config: config_lib.TrainConfig, devices: Sequence[jax.Device], room: int
+) -> dict[str, Any]:
+  """Compiles one program and describes it with JSON-able values.
+
+  Args:
+    kind: TRAIN or DECODE.
+    config: `config.mesh` and `config.microbatches` are used.
+    devices: of the slice.
+    room: bytes of one of them.
+
+  Returns: `seconds` of compiling (`cpu_seconds`: of all threads), `memory` (bytes per device,
+    see `memory.Memory`), `collectives` (see `collectives.Traffic`). Where the arguments alone
+    exceed the device, `arguments`, their bytes, without compiling; where the compiler finds that
+    temporaries alone do, `temporaries`.
+
+  Raises:
+    UserError: the mesh does not fit the devices, or the batch does not fit the mesh.
+  """
+  sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config.mesh, devices))
+  program = (train_program if kind == TRAIN else decode_program)(config, sharding)
+  arguments = memory.of_arguments(program.arguments)
+  if arguments > room:
+    return {'seconds': 0.0, 'arguments': arguments}
+  lowered = program.lower()
+  began, worked = time.monotonic(), time.process_time()
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    needed = memory.temporaries_of_error(str(error))
+    if needed is None:
+      raise
+    return {'seconds': time.monotonic() - began, 'temporaries': needed}
+  spent = {'seconds': time.monotonic() - began, 'cpu_seconds': time.process_time() - worked}
+  stats, traffic = memory.of(compiled), collectives.count(compiled.as_text() or '')
+  return spent | {'memory': vars(stats), 'collectives': vars(traffic)}
+
+
+def num_parameters(model: models.T5Config) -> int:
+  """How many numbers the network has."""
+  tokens = jnp.ones((1, 8), jnp.int32)
+  shapes = jax.eval_shape(models.Transformer(model).init, jax.random.key(0), tokens, tokens)
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def _abstract(shapes: Any, shardings: Any) -> Any:
+  return jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+      shapes, shardings)
+
+
+def _tokens(shape: tuple[int, int], sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
