@@ -36,6 +36,9 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
+  except errors.Stop as stop:
+    print(f'{stop}: saved; start the same command again to continue', file=sys.stderr)
+    sys.exit(stop.exit_code)
   except OSError as error:
     if error.errno not in _NO_ROOM:
       raise

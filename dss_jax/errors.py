@@ -8,6 +8,14 @@ class UserError(Exception):
   """Wrong input or settings. `dss_jax.cli.run` prints the message and exits with 2."""
 
 
+class Stop(Exception):
+  """The program was told to stop, and has saved its work. `dss_jax.cli.run` exits with the code."""
+
+  def __init__(self, exit_code: int, why: str):
+    super().__init__(why)
+    self.exit_code = exit_code
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
   """What to append to "unknown X": the nearest known names, or all if none is near.
 

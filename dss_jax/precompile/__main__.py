@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import os
 import pathlib
 import sys
@@ -39,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
   add('--models', default='', metavar='NAME,...',
       help='gin/native/models/NAME.gin, one after the other (default: of the gin files)')
   add('--topology', action='append', required=True, metavar='NAME,...',
-      help='slices such as v5e:4x4 or v4:2x2x4 (chips); may be repeated')
+      help='slices such as v5e:4x4 or v4:2x2x4 (chips), h100:8 (GPUs of a host); may be '
+           'repeated')
   meshes = parser.add_mutually_exclusive_group()
   meshes.add_argument('--mesh', default='', metavar='DxFxM,...',
                       help='devices along data, fsdp and model; -1 takes what is left '
@@ -66,23 +66,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, compiles cell by cell, prints the table."""
   os.environ['JAX_PLATFORMS'] = 'cpu'  # Where libtpu is installed, JAX would look for a TPU.
   cli.import_quietly('dss_jax.train.gin_config')
-  from dss_jax.precompile import cells, journal, sweep, table
+  from dss_jax.precompile import cells, journal, sweep, table, topologies
   from dss_jax.train import __main__ as train_main
   rest, bindings = train_main.split_bindings(sys.argv[1:] if argv is None else argv)
   args = _parser().parse_args(rest)
   wanted = _cells(args, bindings)
-  if not args.known_only and not _have_libtpu():
-    raise errors.UserError("the TPU compiler is missing: pip install 'dss_jax[tpu-plan]'")
+  for topology in {cell.topology.name: cell.topology for cell in wanted}.values():
+    if not args.known_only and (problem := topologies.missing(topology)):
+      raise errors.UserError(f'--topology={topology.name}: {problem}')
   settings = cells.Settings(
       search=args.microbatches == 'auto', decode=args.decode, timeout=60 * args.timeout,
       most=max(1, args.max_compiles), known_only=args.known_only)
   rows = list(sweep.run(wanted, settings, journal.Journal(args.output)))
   print(table.render(rows, args.format))
   return 0
-
-
-def _have_libtpu() -> bool:
-  return importlib.util.find_spec('libtpu') is not None
 
 
 def _cells(args: argparse.Namespace, bindings: Sequence[str]):

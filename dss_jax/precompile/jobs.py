@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from dss_jax.precompile import topologies
 from dss_jax.train import config as config_lib
 
 COMPILED, NO_ROOM, CRASHED = 'compiled', 'no room', 'crashed'
@@ -57,7 +58,8 @@ class Job:
     settings['evaluation'] = self.config.evaluation.batch_size
     if self.kind == 'decode':
       settings.pop('microbatches')
-    versions = [_version(name) for name in ('jax', 'jaxlib', 'flax', 'libtpu', 'dss_jax')]
+    compiler = 'jax-cuda13-plugin' if topologies.parse(self.topology).chip.gpu else 'libtpu'
+    versions = [_version(name) for name in ('jax', 'jaxlib', 'flax', compiler, 'dss_jax')]
     text = json.dumps([self.kind, self.topology, settings, versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

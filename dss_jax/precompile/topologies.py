@@ -1,6 +1,7 @@
-"""What is known of TPU slices, and their devices as the compiler sees them."""
+"""What is known of TPU slices and GPU hosts, and their devices as the compiler sees them."""
 
 import dataclasses
+import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 
 from dss_jax import errors
+from dss_jax.precompile import gpus
 
 GIB = 2**30
 _2D = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
@@ -17,15 +19,17 @@ _3D = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8')
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One generation of TPU.
+  """One generation of TPU, or one GPU.
 
   Attributes:
-    hbm: bytes that a program may use on one device, as libtpu 0.0.42 says when a program needs
-      more. The chip's own figure is a little larger; see the comments.
+    hbm: bytes that a program may use on one device: as libtpu 0.0.42 says when a program needs
+      more, a little below the chip's own figure in the comment; of a GPU, the share that JAX
+      takes.
     peak: bfloat16 operations per second of one device, from the chip's page.
     devices: JAX devices per chip.
     sizes: the usual slices.
     options: for `get_topology_desc`, so that devices are counted as on the real slice.
+    gpu: whether it is one, and compiled for by JAX's CUDA plugin.
   """
 
   hbm: int
@@ -33,6 +37,7 @@ class Chip:
   devices: int
   sizes: tuple[str, ...]
   options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  gpu: bool = False
 
 
 # Peaks and capacities: cloud.google.com/tpu/docs/ v4, v5e, v5p, v6e and tpu7x, "key
@@ -45,12 +50,15 @@ CHIPS = {
     'v6e': Chip(int(31.25 * GIB), 918e12, 1, _2D),  # 32 GB
     'tpu7x': Chip(int(94.75 * GIB), 2307e12 / 2, 2, _3D),  # 192 GB, two devices
 }
-_NAME = re.compile(r'([a-z0-9]+):(\d+(?:x\d+){1,2})')
+# JAX takes three quarters of a GPU's memory (XLA_PYTHON_CLIENT_MEM_FRACTION).
+CHIPS |= {name: Chip(size * 3 // 4, gpus.PEAK[name], 1, ('1', '8', '2x8'), gpu=True)
+          for name, size in gpus.MEMORY.items()}
+_NAME = re.compile(r'([a-z0-9]+):(\d+(?:x\d+){0,2})')
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice: `name` such as 'v5e:4x4', its chip, and how many devices it has."""
+  """A slice: `name` such as 'v5e:4x4' or 'h100:2x8', its chip, and how many devices it has."""
 
   name: str
   chip: Chip
@@ -63,42 +71,63 @@ def parse(name: str) -> Topology:
   Raises:
     UserError: no such chip, or a size that no slice of it has.
   """
-  kind, _, size = name.partition(':')
-  if kind in ('cuda', 'gpu', 'rocm'):
-    raise errors.UserError(
-        f'--topology={name}: only TPU slices can be planned. XLA compiles for a GPU only with '
-        'its driver library present; on that machine, training itself compiles in a minute')
+  kind = name.partition(':')[0]
   if kind not in CHIPS:
-    raise errors.UserError(f'--topology={name}: {errors.did_you_mean(kind, CHIPS)}; '
-                           'write v5e:4x4, chips along each side')
+    raise errors.UserError(f'--topology={name}: {errors.did_you_mean(kind, CHIPS)}; write '
+                           'v5e:4x4, chips along each side, or h100:2x8, hosts x GPUs')
   chip = CHIPS[kind]
-  matched = _NAME.fullmatch(name)
-  sides = [int(side) for side in size.split('x')] if matched else []
-  whole = len(sides) == len(chip.sizes[0].split('x')) and all(sides)
-  if not whole or any(side > 1 and side % 2 for side in sides[:2]):
-    raise errors.UserError(
-        f'--topology={name}: {kind} has {", ".join(f"{kind}:{one}" for one in chip.sizes)} and '
-        'others whose first two sides are even')
-  return Topology(name, chip, math.prod(sides) * chip.devices)
+  if not _has(chip, sides(name)):
+    usual = ', '.join(f'{kind}:{one}' for one in chip.sizes)
+    others = 'hosts x GPUs' if chip.gpu else 'others whose first two sides are even'
+    raise errors.UserError(f'--topology={name}: {kind} has {usual} and {others}')
+  return Topology(name, chip, math.prod(sides(name)) * chip.devices)
+
+
+def sides(name: str) -> list[int]:
+  """'v5e:4x4' -> [4, 4]; [] if it has another form."""
+  found = _NAME.fullmatch(name)
+  return [int(side) for side in found[2].split('x')] if found else []
+
+
+def _has(chip: Chip, size: Sequence[int]) -> bool:
+  if chip.gpu:
+    return len(size) in (1, 2) and all(size)
+  whole = len(size) == len(chip.sizes[0].split('x')) and all(size)
+  return whole and not any(side > 1 and side % 2 for side in size[:2])
+
+
+def missing(topology: Topology) -> str:
+  """What to install to compile for it; '' if that is there."""
+  if topology.chip.gpu:
+    plugins = ('jax_cuda13_plugin', 'jax_cuda12_plugin')
+    return '' if any(map(importlib.util.find_spec, plugins)) else (
+        "JAX's CUDA plugin is missing: pip install 'dss_jax[gpu]'")
+  return '' if importlib.util.find_spec('libtpu') else (
+      "the TPU compiler is missing: pip install 'dss_jax[tpu-plan]'")
 
 
 def devices(topology: Topology) -> Sequence[jax.Device]:
   """The slice's devices, to compile for. JAX must have started on the CPU.
 
   Raises:
-    UserError: libtpu is not there, or refuses the size.
+    UserError: the compiler is not there, or refuses the size.
   """
   from jax.experimental import topologies
-  sides = [int(side) for side in topology.name.partition(':')[2].split('x')]
-  hosts = [min(2, sides[0]), min(2, sides[1]), 1]  # v5e:1x1 is not divisible by the default.
+  size = sides(topology.name)
+  options: dict[str, Any]
   try:
+    if topology.chip.gpu:
+      jax.devices()  # Registers the plugin.
+      options = {'platform': 'cuda', 'topology': 'x'.join(map(str, [1, 1, *size][-3:])),
+                 'target_config': gpus.target_config(topology.name.partition(':')[0])}
+    else:  # v5e:1x1 is not divisible by the default host.
+      options = {'platform': 'tpu', 'chips_per_host_bounds': [min(2, size[0]), min(2, size[1]), 1]}
     found = topologies.get_topology_desc(
-        platform='tpu', topology_name=topology.name, chips_per_host_bounds=hosts,
-        **topology.chip.options).devices
+        topology_name=topology.name, **options, **topology.chip.options).devices
   except Exception as error:  # libtpu's and jaxlib's own kinds
     reason = ' '.join(str(error).split())
     raise errors.UserError(f'{topology.name}: {reason}') from error
   if len(found) != topology.num_devices:
-    raise errors.UserError(f'{topology.name}: libtpu counts {len(found)} devices, this program '
-                           f'{topology.num_devices}; report it')
+    raise errors.UserError(f'{topology.name}: the compiler counts {len(found)} devices, this '
+                           f'program {topology.num_devices}; report it')
   return found

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(rest)
 
   cli.import_quietly('dss_jax.tasks', *args.modules)  # They register their datasets.
-  from dss_jax.train import gin_config, loop, preemption, processes
+  from dss_jax.train import gin_config, loop, processes
   config = gin_config.parse(args.gin_file, bindings)
   if args.print_config:
     print(gin_config.resolved())
@@ -96,9 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.distributed, args.coordinator, args.num_processes, args.process_id))
   try:
     result = loop.train(config, gin_config.resolved())
-  except preemption.Stop as stop:
-    print(f'{stop}: saved; start the same command again to continue', file=sys.stderr)
-    return stop.exit_code
   except Exception as error:
     from dss_jax.precompile import advice
     if not advice.is_out_of_memory(error):

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import tensorflow as tf
 
-from dss_jax import atomic
+from dss_jax import atomic, errors
 from dss_jax import data as data_lib
 from dss_jax.data import checks, pipeline, settings
 from dss_jax.train import checkpoints as checkpoints_lib
@@ -56,10 +56,10 @@ def train(config: config_lib.TrainConfig, gin_text: str = '') -> Result:
       run.take_a_step()
       if run.is_due(config.evaluation.every):
         run.validate()
-      if run.is_due(config.checkpoints.every):
+      if run.is_due(config.checkpoints.every or config.steps):
         run.save()
     return run.finish()
-  except preemption.Stop:
+  except errors.Stop:
     run.save_now()
     raise
   finally:
@@ -161,6 +161,7 @@ class Run:
   def save(self) -> None:
     """Starts to write a checkpoint, of numbers only."""
     self._finite.check()
+    self._reporter.flush()
     clock = checkpoints_lib.Clock(time.monotonic() - self._began, self._evaluated)
     self._checkpoints.save(self.step, self.state, self._iterator, clock)
 
@@ -168,6 +169,7 @@ class Run:
     """Returns when the checkpoint is written."""
     if self.step:
       self.save()
+    self._reporter.close()
     self._checkpoints.wait()
 
   def finish(self) -> Result:

@@ -8,16 +8,10 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from dss_jax import errors
+
 RESTART_ME = 75  # EX_TEMPFAIL of sysexits.h: the launch scripts start the same command again.
 INTERRUPTED = 130
-
-
-class Stop(Exception):
-  """The run is to stop here. `exit_code` is that of the program."""
-
-  def __init__(self, exit_code: int, why: str):
-    super().__init__(why)
-    self.exit_code = exit_code
 
 
 class Preemption:
@@ -30,13 +24,10 @@ class Preemption:
     self._signal: int | None = None
     self._asked = 0
     self._handlers: dict[int, Any] = {}
-    if threading.current_thread() is not threading.main_thread():
-      return  # Signals are for whoever has started us.
-    numbers = [signal.SIGINT]
-    if jax.process_count() == 1:  # Else JAX listens to SIGTERM, and tells the others.
-      numbers.append(signal.SIGTERM)
-    for number in numbers:
-      self._handlers[number] = signal.signal(number, self._noticed)
+    self._several = jax.process_count() > 1  # Then JAX listens to SIGTERM, and tells the others.
+    if not self._several and threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGINT, signal.SIGTERM):
+        self._handlers[number] = signal.signal(number, self._noticed)
 
   def _noticed(self, number: int, frame: FrameType | None) -> None:
     del frame
@@ -47,11 +38,10 @@ class Preemption:
     """Raises Stop if the run was told to. All processes must call it equally often."""
     self._asked += 1
     if self._signal == signal.SIGINT:
-      raise Stop(INTERRUPTED, 'interrupted')
-    several = jax.process_count() > 1
-    if self._signal is not None or several and (
+      raise errors.Stop(INTERRUPTED, 'interrupted')
+    if self._signal is not None or self._several and (
         multihost_utils.reached_preemption_sync_point(self._asked)):
-      raise Stop(RESTART_ME, 'told to stop (SIGTERM)')
+      raise errors.Stop(RESTART_ME, 'told to stop (SIGTERM)')
 
   def close(self) -> None:
     """Gives the signals back."""

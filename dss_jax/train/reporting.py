@@ -119,6 +119,11 @@ class Reporter:
     self.say(f'step {step} {split}: {as_text(metrics)}')
     self._since = (time.monotonic(), step)  # The evaluation's time is not the steps'.
 
+  def flush(self) -> None:
+    """Writes what there is, of the last step too."""
+    self._flush_pending()
+    self._writer.flush()
+
   def say(self, line: str) -> None:
     if self._lead:
       self._bar.write(line)

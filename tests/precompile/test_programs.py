@@ -25,6 +25,9 @@ MESH = config_lib.MeshConfig(2, 2, 2)
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec('libtpu') is None,
     reason="compiling for TPU needs libtpu: pip install 'dss_jax[tpu-plan]'")
+needs_cuda = pytest.mark.skipif(
+    importlib.util.find_spec('jax_cuda13_plugin') is None,
+    reason="compiling for GPUs needs JAX's CUDA plugin: pip install 'dss_jax[gpu]'")
 
 
 def config(pack=True, **overrides):
@@ -130,19 +133,30 @@ def on_slice(**overrides):
   return dataclasses.replace(config(), mesh=config_lib.MeshConfig(1, 2, 2), **overrides)
 
 
-@needs_libtpu
-@pytest.mark.slow
-@pytest.mark.parametrize('kind, topology', [
-    ('train', 'v5e:2x2'), ('decode', 'v5e:2x2'), ('train', 'v4:2x2x1'), ('train', 'v6e:2x2')])
-def test_compiling_for_a_slice(kind, topology):
+def check_a_slice(kind, topology):
   outcome = jobs.run(jobs.Job(kind, topology, on_slice(microbatches=2)), 300)
   assert outcome.status == jobs.COMPILED, outcome.reason
   stats = memory.Memory(**outcome.facts['memory'])
   assert 0 < stats.arguments < stats.total < 2**30
   assert sum(outcome.facts['collectives']['whole'].values()) > 0
-  loops = outcome.facts['collectives']['unknown_loops']
-  assert loops == (1 if kind == 'decode' else 0)
+  assert outcome.facts['collectives']['unknown_loops'] == (1 if kind == 'decode' else 0)
   assert set(outcome.facts['collectives']['whole']) == set(collectives.KINDS)
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize('kind, topology', [
+    ('train', 'v5e:2x2'), ('decode', 'v5e:2x2'), ('train', 'v4:2x2x1'), ('train', 'v6e:2x2')])
+def test_compiling_for_a_slice(kind, topology):
+  check_a_slice(kind, topology)
+
+
+@needs_cuda
+@pytest.mark.slow
+@pytest.mark.parametrize('kind, topology', [
+    ('train', 'h100:4'), ('decode', 'h100:4'), ('train', 'a100:4'), ('train', 'h200:2x2')])
+def test_compiling_for_gpus(kind, topology):
+  check_a_slice(kind, topology)
 
 
 @needs_libtpu

@@ -1,5 +1,6 @@
 """The command and its table, with a compiler that answers at once."""
 
+import importlib.util
 import json
 
 import fakes
@@ -19,7 +20,7 @@ FLAGS = ['--gin_file=gin/native/dss_cqa.gin', '--gin_file=gin/recipes/unpacked.g
 def compiler(monkeypatch):
   fake = fakes.Compiler()
   monkeypatch.setattr(jobs, 'run', fake)
-  monkeypatch.setattr(command, '_have_libtpu', lambda: True)
+  monkeypatch.setattr(topologies, 'missing', lambda topology: '')
   return fake
 
 
@@ -120,11 +121,12 @@ def test_the_table(compiler, capsys):
 
 
 @pytest.mark.parametrize('flags, message', [
-    (['--topology=v9:4x4'], 'known: tpu7x, v4, v5e, v5p, v6e'),
+    (['--topology=v9:4x4'], 'known: a100, h100, h200, tpu7x, v4, v5e, v5p, v6e'),
     (['--topology=v5e'], 'v5e has v5e:1x1, v5e:2x2'),
     (['--topology=v5e:3x4'], 'first two sides are even'),
     (['--topology=v4:4x4'], 'v4 has v4:2x2x1'),
-    (['--topology=cuda:8'], 'only TPU slices'),
+    (['--topology=cuda:8'], 'or h100:2x8, hosts x GPUs'),
+    (['--topology=h100:2x2x2'], 'h100 has h100:1, h100:8, h100:2x8'),
     (['--topology=v5e:2x4', '--mesh=4x1x1'], 'the devices of v5e:2x4, 8'),
     (['--topology=v5e:2x4', '--mesh=eight'], 'such as 1x16x1'),
     (['--topology=v5e:2x4', '--mesh=1x1x8'], '12 attention heads cannot be divided'),
@@ -143,10 +145,12 @@ def test_errors_name_the_fix(compiler, flags, message):
   assert not compiler.asked
 
 
-def test_without_libtpu_it_says_what_to_install(monkeypatch):
-  monkeypatch.setattr(command, '_have_libtpu', lambda: False)
-  with pytest.raises(errors.UserError, match=r"pip install 'dss_jax\[tpu-plan\]'"):
-    command.main([*FLAGS, '--topology=v5e:2x4'])
+@pytest.mark.parametrize('topology, fix', [
+    ('v5e:2x4', r"pip install 'dss_jax\[tpu-plan\]'"), ('h100:8', r"pip install 'dss_jax\[gpu\]'")])
+def test_without_the_compiler_it_says_what_to_install(monkeypatch, topology, fix):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(errors.UserError, match=fix):
+    command.main([*FLAGS, f'--topology={topology}'])
 
 
 def test_a_file_that_is_no_plan_is_refused(compiler, tmp_path):
@@ -157,7 +161,8 @@ def test_a_file_that_is_no_plan_is_refused(compiler, tmp_path):
 
 def test_devices_of_a_slice():
   counts = {name: topologies.parse(name).num_devices
-            for name in ('v5e:1x1', 'v5e:4x4', 'v4:2x2x4', 'tpu7x:2x2x1')}
-  assert counts == {'v5e:1x1': 1, 'v5e:4x4': 16, 'v4:2x2x4': 16, 'tpu7x:2x2x1': 8}
+            for name in ('v5e:1x1', 'v5e:4x4', 'v4:2x2x4', 'tpu7x:2x2x1', 'h100:8', 'a100:2x8')}
+  assert counts == {'v5e:1x1': 1, 'v5e:4x4': 16, 'v4:2x2x4': 16, 'tpu7x:2x2x1': 8,
+                    'h100:8': 8, 'a100:2x8': 16}
   mesh = shapes.resolve(config_lib.MeshConfig(2, -1, 2), topologies.parse('v5e:4x4'))
   assert shapes.name(mesh) == '2x4x2'

@@ -1,5 +1,6 @@
 """The trainer as a program of its own: started, killed, told to stop, started again."""
 
+import json
 import os
 import pathlib
 import signal
@@ -45,6 +46,12 @@ def steps_done(model_dir):
   """By metrics.jsonl."""
   path = pathlib.Path(model_dir) / 'metrics.jsonl'
   return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def logged_steps(model_dir):
+  """Whose losses are in metrics.jsonl."""
+  lines = (pathlib.Path(model_dir) / 'metrics.jsonl').read_text().splitlines()
+  return [row['step'] for row in map(json.loads, lines) if 'train/loss' in row]
 
 
 def saved_steps(model_dir):

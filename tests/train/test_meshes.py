@@ -2,12 +2,12 @@
 
 import os
 
-import batches
 import flax.linen as nn
 import jax
 import numpy as np
 import optax
 import pytest
+import ragged
 
 from dss_jax import models, objective
 from dss_jax.train import config as config_lib
@@ -19,7 +19,7 @@ CONFIG = models.T5Config(
     vocab_size=64, emb_dim=32, num_heads=4, head_dim=8, num_encoder_layers=2,
     num_decoder_layers=2, mlp_dim=64, dropout_rate=0.0, scan_layers=True)
 MODEL = models.Transformer(CONFIG)
-BATCH = batches.packed_batch(batches.ragged_examples(count=120), rows=32)
+BATCH = ragged.packed_batch(ragged.examples(count=120), rows=32)
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)]
 CELLS = ([(mesh, microbatches) for mesh in MESHES for microbatches in (1, 2, 4)]
          if os.environ.get('DSS_ALL_MESHES') else [((2, 2, 2), 4)])  # All take ten minutes.
@@ -71,7 +71,7 @@ def test_a_mesh_computes_what_one_device_does(one_device, mesh, microbatches):
       params, sharding.put(BATCH))
   loss = float(objective.summarize(sums, 0.5)['loss'])
   of_loss = abs(loss / float(one_device['loss']) - 1)
-  of_grads = batches.relative_difference(jax.device_get(grads), one_device['grads'])
+  of_grads = ragged.relative_difference(jax.device_get(grads), one_device['grads'])
   of_sgd = largest_difference(five_steps(SGD, mesh, microbatches), one_device['sgd'])
   of_adamw = largest_difference(five_steps(ADAMW, mesh, microbatches), one_device['adamw'])
   moved = largest_difference(one_device['sgd'], jax.device_get(one_device['params']))

@@ -1,10 +1,10 @@
 """The train step: exact packing, exact accumulation, any mesh, and learning."""
 
-import batches
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import ragged
 
 from dss_jax import models, objective
 from dss_jax.train import config as config_lib
@@ -31,49 +31,49 @@ def loss_and_gradients(params, batch, **kwargs):
 
 
 def test_packed_equals_unpacked(params):
-  examples = batches.ragged_examples()
-  packed = batches.packed_batch(examples)
+  examples = ragged.examples()
+  packed = ragged.packed_batch(examples)
   assert len(packed['encoder_input_tokens']) < len(examples) / 2  # It does pack.
   loss, grads = loss_and_gradients(params, packed)
-  loss_unpacked, grads_unpacked = loss_and_gradients(params, batches.unpacked_batch(examples))
+  loss_unpacked, grads_unpacked = loss_and_gradients(params, ragged.unpacked_batch(examples))
   assert loss == pytest.approx(loss_unpacked, rel=1e-5)
-  assert batches.relative_difference(grads, grads_unpacked) < 1e-5
+  assert ragged.relative_difference(grads, grads_unpacked) < 1e-5
 
 
 @pytest.mark.parametrize('microbatches', [2, 4])
 @pytest.mark.parametrize('make_batch', [
-    batches.unpacked_batch, lambda e: batches.packed_batch(e, rows=16)])
+    ragged.unpacked_batch, lambda e: ragged.packed_batch(e, rows=16)])
 def test_microbatches_give_the_gradients_of_one_batch(params, microbatches, make_batch):
   # Sorted by task: the first microbatches would hold no rationale if they were divided alone.
-  batch = make_batch(sorted(batches.ragged_examples(), key=lambda e: e[2]))
+  batch = make_batch(sorted(ragged.examples(), key=lambda e: e[2]))
   loss, grads = loss_and_gradients(params, batch)
   loss_k, grads_k = loss_and_gradients(params, batch, microbatches=microbatches)
   assert loss_k == pytest.approx(loss, rel=1e-6)
-  assert batches.relative_difference(grads_k, grads) < 1e-6
+  assert ragged.relative_difference(grads_k, grads) < 1e-6
 
 
 def test_rows_that_cannot_be_split_are_refused(params):
   with pytest.raises(ValueError, match='24 rows cannot be split into 5'):
-    loss_and_gradients(params, batches.unpacked_batch(batches.ragged_examples()), microbatches=5)
+    loss_and_gradients(params, ragged.unpacked_batch(ragged.examples()), microbatches=5)
 
 
 @pytest.mark.parametrize('mesh', [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)])
 def test_every_mesh_gives_the_gradients_of_one_device(params, mesh):
-  batch = batches.packed_batch(batches.ragged_examples(), rows=16)
+  batch = ragged.packed_batch(ragged.examples(), rows=16)
   loss, grads = loss_and_gradients(params, batch)
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(*mesh)))
   sharded_params = jax.device_put(params, sharding.params(MODEL))
   compiled = sharding.jit(lambda p, b: step_lib.gradients(MODEL, p, b, alpha=0.5, microbatches=2))
   grads_mesh, sums = compiled(sharded_params, sharding.put(batch))
   assert float(objective.summarize(sums, 0.5)['loss']) == pytest.approx(loss, rel=1e-5)
-  assert batches.relative_difference(grads_mesh, grads) < 1e-5
+  assert ragged.relative_difference(grads_mesh, grads) < 1e-5
 
 
 @pytest.mark.parametrize('chunk', [1, 7, 24, 100])
 @pytest.mark.parametrize('alpha', [0.0, 0.3])
 def test_the_loss_in_chunks_is_the_loss(params, chunk, alpha):
   """24 target positions: with a rest, without, and more than there are."""
-  batch = batches.packed_batch(batches.ragged_examples(), rows=8)
+  batch = ragged.packed_batch(ragged.examples(), rows=8)
   counts = objective.count_tokens(batch['decoder_objective'])
 
   def loss(params, loss_chunk):
@@ -84,7 +84,7 @@ def test_the_loss_in_chunks_is_the_loss(params, chunk, alpha):
   assert float(found) == pytest.approx(float(whole), rel=1e-6)
   for a, b in zip(found_sums, sums, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-6)
-  assert batches.relative_difference(found_grads, grads) < 2e-6
+  assert ragged.relative_difference(found_grads, grads) < 2e-6
 
 
 def test_the_loss_in_chunks_never_holds_all_logits():
@@ -92,7 +92,7 @@ def test_the_loss_in_chunks_never_holds_all_logits():
   config = models.T5Config(**{**CONFIG.__dict__, 'vocab_size': 16_384})
   model = models.Transformer(config)
   params = jax.eval_shape(lambda: nn.unbox(state_lib.init_params(model, jax.random.key(0))))
-  batch = batches.packed_batch(batches.ragged_examples(count=120), rows=32)
+  batch = ragged.packed_batch(ragged.examples(count=120), rows=32)
   needed = {}
   for chunk in (0, 4):
     compiled = jax.jit(lambda p, b, chunk=chunk: step_lib.gradients(
@@ -124,7 +124,7 @@ def test_both_losses_fall(name):
                        out_shardings=state_sharding)()
   step = sharding.jit(step_lib.make_train_step(MODEL, optimizer, schedule, alpha=0.5),
                       out_shardings=(state_sharding, sharding.replicated))
-  batch = sharding.put(batches.packed_batch(batches.ragged_examples(), rows=16))
+  batch = sharding.put(ragged.packed_batch(ragged.examples(), rows=16))
   history = []
   for _ in range(30):
     state, metrics = step(state, batch)
@@ -140,7 +140,7 @@ def test_dropout_differs_by_step_and_repeats_with_the_seed():
   config = config_lib.OptimizerConfig(learning_rate=0.0, schedule='constant')
   schedule = optimizer_lib.make_schedule(config, 10)
   optimizer = optimizer_lib.make_optimizer(config, schedule)
-  batch = batches.unpacked_batch(batches.ragged_examples())
+  batch = ragged.unpacked_batch(ragged.examples())
   step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, alpha=0.5, seed=3))
   state = state_lib.init_state(model, optimizer, 0)
   next_state, first = step(state, batch)

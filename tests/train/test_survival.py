@@ -185,6 +185,7 @@ def test_kill_9_at_random_moments(start, uninterrupted, tmp_path):
   code, output = programs.finish(start(model_dir))
   assert code == 0 and 'resuming' in output, output
   programs.assert_same(programs.final_state(model_dir, 300), wanted)
+  assert programs.logged_steps(model_dir) == list(range(1, 301))
   print(f'\nkilled at steps {", ".join(told)}: bit-identical')
 
 
@@ -208,6 +209,7 @@ def test_told_to_stop(start, uninterrupted, tmp_path, number, code):
   code, output = programs.finish(start(model_dir))
   assert code == 0 and f'at step {stopped_at}' in output, output
   programs.assert_same(programs.final_state(model_dir, 300), uninterrupted[1])
+  assert programs.logged_steps(model_dir) == list(range(1, 301))
 
 
 def test_told_to_stop_while_it_evaluates(run, copied, monkeypatch, tmp_path, capsys):
@@ -220,7 +222,9 @@ def test_told_to_stop_while_it_evaluates(run, copied, monkeypatch, tmp_path, cap
     return losses(self, params)
   monkeypatch.setattr(evaluation.Evaluator, 'losses', interrupted)
   model_dir = tmp_path / 'evaluated'
-  assert run(model_dir, EVAL_PERIOD=3) == 75
+  with pytest.raises(errors.Stop, match='told to stop') as stop:
+    run(model_dir, EVAL_PERIOD=3)
+  assert stop.value.exit_code == 75
   assert programs.saved_steps(model_dir) == [2, 3]
   monkeypatch.undo()
   assert run(model_dir, EVAL_PERIOD=3) == 0

@@ -8,7 +8,7 @@ from dss_jax import objective
 from dss_jax.data import packing
 
 
-def ragged_examples(count=24, seed=0):
+def examples(count=24, seed=0):
   """(inputs, targets, task): rationales are long, labels short, both ragged."""
   rng = np.random.default_rng(seed)
   examples = []
