@@ -113,7 +113,8 @@ def test_every_other_command_runs(folder, teacher):
 
 
 def test_every_gin_file_and_path_that_the_docs_name_exists():
-  for name in ('README.md', 'docs/architecture.md', 'docs/checkpoints.md', 'docs/your_task.md'):
+  for name in ('README.md', 'docs/architecture.md', 'docs/checkpoints.md', 'docs/your_task.md',
+               'docs/tpu_plan.md'):
     text = (REPO / name).read_text()
     for path in re.findall(r'`((?:gin|dss_jax|tasks|docs)/[\w./]+\.(?:gin|py|md))`', text):
       path = path.replace('_D.gin', '_cqa.gin')

@@ -56,7 +56,8 @@ class _Work:
         least_seconds=needed / topology.num_devices / topology.chip.peak)
 
   def _filled(self, row: Row, found: search.Found) -> Row:
-    tried = {k: self._verdict(outcome) for k, outcome in found.tried.items()}
+    tried = {k: self._verdict(outcome) for k, outcome in found.tried.items()
+             if outcome.status != jobs.MISSING}
     row = dataclasses.replace(row, tried=tried, proven=found.proven)
     shown = found.microbatches or max(
         (k for k, one in found.tried.items() if one.status == jobs.COMPILED), default=None)
@@ -70,7 +71,8 @@ class _Work:
     if found.microbatches is not None:
       return dataclasses.replace(row, fits=True)
     if bad:
-      return dataclasses.replace(row, reason=f'left out: {_why(bad[-1])}')
+      left_out = '' if bad[-1].status == jobs.MISSING else 'left out: '
+      return dataclasses.replace(row, reason=f'{left_out}{_why(bad[-1])}')
     return dataclasses.replace(
         row, fits=False if found.proven else None,
         reason='' if found.proven else f'left out: no fit in {len(tried)} compilations')

@@ -24,6 +24,8 @@ from dss_jax.train import checksums, processes
 from dss_jax.train import config as config_lib
 from dss_jax.train import state as state_lib
 
+_STEPS, _BEST = 'checkpoints', 'best'
+
 
 class DataPositionHandler(ocp.CheckpointHandler):
   """Saves the position of a tf.data iterator, which is the same in every process."""
@@ -84,27 +86,29 @@ class Checkpoints:
     self._metric = metric
     self._model_dir = epath.Path(model_dir)
     self._keep = config.keep
-    self._saving: int | None = None
-    self._steps = self._open_steps()
-    self._best = ocp.CheckpointManager(
-        os.path.join(model_dir, 'best'),
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=1, best_fn=lambda metrics: metrics[metric], best_mode='max'))
+    self._saving = {_STEPS: 0, _BEST: 0}
+    self._steps = self._open(_STEPS, max_to_keep=config.keep)
+    self._best = self._open(
+        _BEST, max_to_keep=1, best_fn=lambda metrics: metrics[metric], best_mode='max')
 
-  def _open_steps(self) -> ocp.CheckpointManager:
+  def _open(self, name: str, **options) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
-        self._model_dir / 'checkpoints',
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, async_options=ocp.AsyncOptions(
-                post_finalization_callback=self._describe_files)))
+        self._model_dir / name, options=ocp.CheckpointManagerOptions(
+            **options, async_options=ocp.AsyncOptions(
+                post_finalization_callback=lambda: self._describe_files(name))))
 
-  def _describe_files(self) -> None:
+  def _describe_files(self, name: str) -> None:
     """Writes the checksums before Orbax gives the folder its name."""
-    if processes.lead() and self._saving is not None:
-      folder = self._model_dir / 'checkpoints'
-      aside = sorted(folder.glob(f'{self._saving}.orbax-checkpoint-tmp*'),
+    if processes.lead():
+      step = self._saving[name]
+      aside = sorted((self._model_dir / name).glob(f'{step}.orbax-checkpoint-tmp*'),
                      key=lambda path: path.stat().mtime)
-      checksums.write(aside[-1] if aside else self._folder(self._saving))
+      checksums.write(aside[-1] if aside else self._folder(step, name))
+
+  def _problems(self, step: int, name: str = _STEPS) -> list[str]:
+    """[] if all files are as written; all processes must ask."""
+    found = checksums.problems(self._folder(step, name)) if processes.lead() else []
+    return found or ['damaged'] if processes.any_process(bool(found)) else []
 
   def steps(self) -> list[int]:
     """Of which there are checkpoints."""
@@ -122,7 +126,7 @@ class Checkpoints:
       return
     with self._explained():
       self._steps.wait_until_finished()
-      self._saving = step
+      self._saving[_STEPS] = step
       self._steps.save(step, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state), data=DataPositionSave(iterator),
           clock=ocp.args.JsonSave(dataclasses.asdict(clock))))
@@ -133,9 +137,10 @@ class Checkpoints:
     try:
       yield
     except Exception as error:  # OSError, or what TensorStore makes of it.
-      left = [step for step in self._steps.all_steps(read=True) if step != self._saving]
+      failed = self._saving[_STEPS]
+      left = [step for step in self._steps.all_steps(read=True) if step != failed]
       raise errors.UserError(
-          f'{self._model_dir}/checkpoints: the checkpoint of step {self._saving} could not be '
+          f'{self._model_dir}/checkpoints: the checkpoint of step {failed} could not be '
           f'written ({_one_line(error)}); '
           + (f'those of steps {left} are whole' if left else 'there is no earlier one')
           + '. Make room, or correct what it says, and start the same command again') from error
@@ -158,8 +163,7 @@ class Checkpoints:
     """
     told: list[str] = []
     while (step := self._steps.latest_step()) is not None:
-      found = checksums.problems(self._folder(step)) if processes.lead() else []
-      if processes.any_process(bool(found)):
+      if found := self._problems(step):
         told.append(self._set_aside(step, found))
         continue
       read = self._steps.restore(step, args=ocp.args.Composite(
@@ -171,8 +175,8 @@ class Checkpoints:
                              'MODEL_DIR')
     return None
 
-  def _folder(self, step: int) -> epath.Path:
-    return self._model_dir / 'checkpoints' / str(step)
+  def _folder(self, step: int, name: str = _STEPS) -> epath.Path:
+    return self._model_dir / name / str(step)
 
   def _set_aside(self, step: int, problems: Sequence[str]) -> str:
     """Moves a checkpoint out of the way of its successor; returns what to tell the user."""
@@ -185,7 +189,7 @@ class Checkpoints:
         aside.rmtree()
       self._folder(step).rename(aside)
     processes.wait_for_all(f'damaged {step}')
-    self._steps = self._open_steps()
+    self._steps = self._open(_STEPS, max_to_keep=self._keep)
     return f'the checkpoint of step {step} is damaged ({shown}) and was moved to {aside}'
 
   def save_best(self, step: int, params: Any, metrics: Mapping[str, float]) -> bool:
@@ -196,16 +200,25 @@ class Checkpoints:
       return best_step == step
     if best_step is not None and self._best.metrics(best_step)[self._metric] >= value:
       return False
+    self._saving[_BEST] = step
     self._best.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
                     metrics=dict(metrics))
     self._best.wait_until_finished()  # Small and rare; its metrics are read at the next one.
     return True
 
   def restore_best(self, abstract_params: Any) -> tuple[int, Any, Mapping[str, float]] | None:
-    """(step, parameters, validation metrics), or None if nothing was evaluated."""
+    """(step, parameters, validation metrics), or None if nothing was evaluated.
+
+    Raises:
+      UserError: the files are not what was written.
+    """
     step = self._best.best_step()
     if step is None:
       return None
+    if found := self._problems(step, _BEST):
+      raise errors.UserError(
+          f'{self._folder(step, _BEST)} is damaged ({"; ".join(found[:3])}); move it away to test '
+          'the last parameters instead')
     restored = self._best.restore(step, args=ocp.args.Composite(
         params=ocp.args.StandardRestore(abstract_params)))
     return step, restored.params, self._best.metrics(step)

@@ -61,6 +61,9 @@ def test_a_plan_goes_on_where_it_was_killed(compiler, capsys, tmp_path):
   assert len(lines) == len(asked)
   path.write_text('\n'.join(lines[:3]) + '\n' + lines[3][:40])  # Killed while it wrote.
   compiler.asked.clear()
+  done, open_ = plan(capsys, *flags, '--known_only', '--no-decode')
+  assert done['fits'] and open_['fits'] is None and not compiler.asked
+  assert (open_['reason'], open_['tried']) == ('not compiled yet', {})
   assert plan(capsys, *flags) == whole
   assert compiler.asked == asked[3:]
   compiler.asked.clear()

@@ -103,6 +103,20 @@ def test_without_a_whole_checkpoint_nothing_is_begun_anew(copied, run):
     run(copied)
 
 
+@pytest.mark.slow
+def test_damaged_best_parameters_are_not_tested(run, tmp_path):
+  model_dir = tmp_path / 'run'
+  run(model_dir, EVAL_PERIOD=6)
+  (model_dir / 'test_metrics.json').unlink()
+  (best,) = (path for path in (model_dir / 'best').iterdir() if path.is_dir())
+  flip_a_bit(largest(best / 'params'))
+  with pytest.raises(errors.UserError, match='best/6 is damaged .*other contents.* move it away'):
+    run(model_dir, EVAL_PERIOD=6)
+  shutil.rmtree(best)
+  assert run(model_dir, EVAL_PERIOD=6) == 0
+  assert (model_dir / 'test_metrics.json').exists()
+
+
 def test_checksums_see_every_file(tmp_path):
   (tmp_path / 'a').mkdir()
   (tmp_path / 'a' / 'one').write_bytes(bytes(range(256)) * 300)
