@@ -26,7 +26,7 @@ class Settings:
     search: whether to look for the largest microbatch; else the config's is taken.
     decode: whether to compile decoding, too.
     timeout: seconds of compiling per cell.
-    most: compilations of the train step per cell.
+    most: compilations of the train step per cell; see `search.smallest_fit`.
     known_only: whether to take only what the journal has.
   """
 

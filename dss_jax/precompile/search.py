@@ -43,11 +43,12 @@ def smallest_fit(
     attempt: compiles for one of them.
     room: bytes of the device.
     fixed: bytes of temporaries that do not shrink with the microbatch: the gradients.
-    most: compilations at most.
+    most: compilations at most. Those that the compiler gives up for want of memory do not
+      count: it mostly does so within seconds.
   """
   tried: dict[int, jobs.Outcome] = {}
   below, above = -1, len(numbers)  # Positions: does not fit, fits.
-  while above - below > 1 and len(tried) < most:
+  while above - below > 1 and sum(o.status != jobs.NO_ROOM for o in tried.values()) < most:
     guess = _guess(numbers, tried, room, fixed) if tried else 0
     position = min(max(guess, below + 1), above - 1)
     outcome = tried[numbers[position]] = attempt(numbers[position])

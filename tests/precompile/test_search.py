@@ -52,8 +52,10 @@ def test_nothing_fits():
 
 
 def test_the_budget_ends_the_search_without_a_claim():
-  found = find([1, 2, 4, 8, 16, 32], lambda k: 40 if k < 16 else 2, most=1)
+  found = find([1, 2, 4, 8, 16, 32], lambda k: 15 if k < 16 else 2, most=1)
   assert (found.microbatches, found.proven, list(found.tried)) == (None, False, [1])
+  found = find([1, 2, 4, 8, 16, 32], lambda k: 40 if k < 16 else 2, most=2)
+  assert (found.microbatches, found.proven) == (16, True)
 
 
 def test_arguments_that_exceed_the_device_end_it_at_once():
