@@ -226,6 +226,7 @@ def test_told_to_stop(start, uninterrupted, tmp_path, number, code):
   assert programs.logged_steps(model_dir) == list(range(1, 301))
 
 
+@pytest.mark.slow
 def test_told_to_stop_while_it_evaluates(run, copied, monkeypatch, tmp_path, capsys):
   """The evaluation that was cut short is done by the next start."""
   from dss_jax.train import evaluation
