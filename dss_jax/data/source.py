@@ -113,10 +113,11 @@ def take_fraction(
 
 def id_hashes(paths: Sequence[str], seed: int) -> np.ndarray:
   """int64 [n]: the hash of every record's id, in file order."""
-  ids = tf.data.TFRecordDataset(list(paths)).batch(1024).map(
-      lambda batch: _hash(
-          tf.io.parse_example(batch, {'id': FEATURE_DESCRIPTION['id']})['id'], seed))
-  return np.concatenate(list(ids.as_numpy_iterator()))
+  with tf.init_scope():  # The files are read now, even inside the function that makes an epoch.
+    ids = tf.data.TFRecordDataset(list(paths)).batch(1024).map(
+        lambda batch: _hash(
+            tf.io.parse_example(batch, {'id': FEATURE_DESCRIPTION['id']})['id'], seed))
+    return np.concatenate(list(ids.as_numpy_iterator()))
 
 
 def _hash(ids: tf.Tensor, seed: int) -> tf.Tensor:
