@@ -18,14 +18,7 @@ def parser(description: str | None, *, steps: int, what_steps: str) -> argparse.
   """A parser with the shared flags; a script adds its own."""
   made = argparse.ArgumentParser(
       description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-  model = made.add_argument_group('the network, with random weights')
-  model.add_argument('--version', default='1.1', choices=['1.0', '1.1'], help='of T5')
-  model.add_argument('--size', default='small', help='small, base, large, xl, ... (default: small)')
-  model.add_argument('--tiny', action='store_true', help='a toy network, to try the flags')
-  model.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'],
-                     help='of the activations; parameters are float32')
-  model.add_argument('--scan_layers', action=argparse.BooleanOptionalAction, default=True,
-                     help='one compiled layer, or all unrolled: slower to compile')
+  add_model(made, size='small', dtype='float32')
   data = made.add_argument_group('the data')
   data.add_argument('--tokens', metavar='FILE.npz',
                     help='from make_tokens.py (default: synthetic, lengths as CommonsenseQA has)')
@@ -42,6 +35,18 @@ def parser(description: str | None, *, steps: int, what_steps: str) -> argparse.
                    help='time PyTorch on the same work too, in turns with ours')
   run.add_argument('--json', metavar='FILE', help='save the figures, every repeat included')
   return made
+
+
+def add_model(parser: argparse.ArgumentParser, *, size: str, dtype: str) -> None:
+  """Adds the flags that `model_config` reads, with these defaults."""
+  model = parser.add_argument_group('the network, with random weights')
+  model.add_argument('--version', default='1.1', choices=['1.0', '1.1'], help='of T5')
+  model.add_argument('--size', default=size, help=f'small, base, large, xl, ... (default: {size})')
+  model.add_argument('--tiny', action='store_true', help='a toy network, to try the flags')
+  model.add_argument('--dtype', default=dtype, choices=['float32', 'bfloat16'],
+                     help=f'of the activations; parameters are float32 (default: {dtype})')
+  model.add_argument('--scan_layers', action=argparse.BooleanOptionalAction, default=True,
+                     help='one compiled layer, or all unrolled: slower to compile')
 
 
 def _positive(text: str) -> int:

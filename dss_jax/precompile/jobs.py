@@ -25,7 +25,7 @@ from dss_jax.train import config as config_lib
 COMPILED, NO_ROOM, CRASHED = 'compiled', 'no room', 'crashed'
 TIMEOUT, REFUSED, MISSING = 'timeout', 'refused', 'not compiled yet'
 MARK = 'RESULT '
-_ENVIRONMENT = {
+ENVIRONMENT = {  # of a process that compiles
     'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost',
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # No chip is touched, so nobody is disturbed.
     'TF_CPP_MIN_LOG_LEVEL': '2',
@@ -85,10 +85,10 @@ def run(job: Job, timeout: float) -> Outcome:
   """Compiles in a new process; kills it after `timeout` seconds."""
   began = time.monotonic()
   try:
-    with _deep_stack():
+    with deep_stack():
       done = subprocess.run(
           [sys.executable, '-m', 'dss_jax.precompile.child'], input=pickle.dumps(job),
-          capture_output=True, timeout=timeout, env={**os.environ, **_ENVIRONMENT})
+          capture_output=True, timeout=timeout, env={**os.environ, **ENVIRONMENT})
   except subprocess.TimeoutExpired:
     return Outcome(TIMEOUT, time.monotonic() - began, f'over {timeout / 60:.3g} min')
   wall = time.monotonic() - began
@@ -105,7 +105,7 @@ def _outcome(answer: dict[str, Any], wall: float) -> Outcome:
 
 
 @contextlib.contextmanager
-def _deep_stack() -> Iterator[None]:
+def deep_stack() -> Iterator[None]:
   """For processes started inside: libtpu was seen to overflow the usual stack of 8 MiB."""
   soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
   resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))

@@ -62,6 +62,19 @@ def test_the_planned_step_is_the_one_that_the_trainer_runs(sharding):
   assert '@Sharding' in planned.as_text() or 'sdy.sharding' in planned.as_text()
 
 
+@pytest.mark.parametrize('mesh', [(1, 1, 1), (2, 2, 2)])
+def test_the_new_state_takes_the_place_of_the_old_one(mesh, recwarn):
+  """Every byte of parameters and optimizer is reused; only the metrics are new."""
+  mesh = config_lib.MeshConfig(*mesh)
+  devices = jax.devices()[:mesh.data * mesh.fsdp * mesh.model]
+  program = compiled.train_program(
+      config(microbatches=2), sharding_lib.Sharding(sharding_lib.make_mesh(mesh, devices)))
+  stats = program.lower().compile().memory_analysis()
+  assert stats.alias_size_in_bytes == memory.of_arguments(program.arguments[:1]) > 0
+  assert stats.output_size_in_bytes - stats.alias_size_in_bytes < 1024
+  assert not [one for one in recwarn if 'donated' in str(one.message)]
+
+
 def test_the_planned_decoding_is_that_of_evaluation(sharding, toy_data):
   settings = config(evaluation=config_lib.EvalConfig(batch_size=7, num_examples=4))
   compute = compute_lib.build(settings, sharding)
