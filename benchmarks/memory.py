@@ -23,7 +23,7 @@ from typing import Any
 import flags
 import jax
 
-from dss_jax import cli, errors, models
+from dss_jax import cli, errors
 from dss_jax.precompile import compiled, jobs, topologies
 from dss_jax.precompile import memory as memory_lib
 from dss_jax.train import config as config_lib

@@ -18,6 +18,8 @@ VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'inspect': ('dss_jax.inspect', 'show rows of a task: raw, tokenized, packed and back'),
     'precompile': ('dss_jax.precompile.__main__', 'what fits on a TPU slice, without one'),
     'train': ('dss_jax.train.__main__', 'train a student T5 from records'),
+    'sweep': ('dss_jax.experiments.sweep', 'a grid of runs: methods, data and model sizes, seeds'),
+    'report': ('dss_jax.experiments.report', "a sweep's tables and figures, as one page"),
     'predict': ('dss_jax.predict.__main__', "a trained student's answers to a file of inputs"),
     'export': ('dss_jax.export.__main__', 'a student as StableHLO that runs with jax alone'),
     'convert': ('dss_jax.convert.__main__', 'checkpoints to and from Hugging Face and T5X'),
@@ -99,7 +101,8 @@ def _import(module: str) -> None:
 
 def program(verb: str) -> str:
   """The name to show in `--help`: as the user called it."""
-  return f'dss {verb}' if sys.argv[0].startswith('dss ') else f'python -m dss_jax.{verb}'
+  module = VERBS[verb][0].removesuffix('.__main__')
+  return f'dss {verb}' if sys.argv[0].startswith('dss ') else f'python -m {module}'
 
 
 def _usage() -> str:

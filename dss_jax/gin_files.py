@@ -42,4 +42,5 @@ def known_files() -> list[str]:
 
 def is_for_t5x(path: str) -> bool:
   """Whether a file of ours is for T5X's programs: 'gin/dss_cqa.gin', 'gin/t5x/run.gin'."""
-  return path in known_files() and not path.startswith(('gin/native/', 'gin/recipes/'))
+  return path in known_files() and not path.startswith(
+      ('gin/native/', 'gin/recipes/', 'gin/sweeps/'))

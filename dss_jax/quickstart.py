@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   began = time.monotonic()
   cli.import_quietly('dss_jax.tasks')
   records_dir, vocabulary = make_records(args.out)
+  if args.data_only:
+    print(f'--gin.RECORDS_DIR={records_dir} --gin.VOCABULARY={vocabulary}')
+    return 0
   accuracy = run_cells(args.out, records_dir, vocabulary, args.steps, args.processes)
   from dss_jax import quickstart_report
   print(quickstart_report.table(accuracy, args.steps))
@@ -144,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--out', default='quickstart', metavar='DIR',
                       help='where everything is written (default: ./quickstart)')
+  parser.add_argument('--data_only', action='store_true',
+                      help='make the records and the vocabulary, as for gin/sweeps/toy.gin')
   parser.add_argument('--steps', type=int, default=300, help='steps of each run (default: 300)')
   parser.add_argument('--processes', type=int, default=min(4, os.cpu_count() or 1), metavar='N',
                       help='runs at a time (default: the number of cores, at most 4)')

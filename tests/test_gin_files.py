@@ -14,7 +14,8 @@ from dss_jax import datasets, errors, gin_files, models, records
 from dss_jax.tasks import toy
 from dss_jax.train import gin_config, loop
 
-FILES = [file for file in gin_files.known_files() if not gin_files.is_for_t5x(file)]
+FILES = [file for file in gin_files.known_files()
+         if not gin_files.is_for_t5x(file) and not file.startswith('gin/sweeps/')]
 OVERRIDES = {'TRAIN_STEPS': 1, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 1, 'BATCH_SIZE': 8,
              'TASK_FEATURE_LENGTHS': "{'inputs': 128, 'targets': 64}", 'VOCABULARY': 'bytes'}
 
@@ -40,7 +41,8 @@ def bindings(tmp_path, folder='records'):
 def test_all_runs_are_there():
   for name in datasets.names():
     if name in ('esnli', 'anli', 'cqa', 'svamp', 'asdiv', 'toy'):
-      for kind in ('dss', 'dss_teacher', 'finetune', 'distill', 'rationale_then_label'):
+      for kind in ('dss', 'dss_teacher', 'dss_shuffled', 'finetune', 'distill',
+                   'rationale_then_label'):
         assert f'gin/native/{kind}_{name}.gin' in FILES
 
 
@@ -55,12 +57,12 @@ def test_a_file_for_t5x_is_told_apart(tmp_path):
 def test_parses_into_a_run(file, tmp_path):
   config = gin_config.parse(command(file), bindings(tmp_path))
   assert config.steps == 1 and config.data.batch_size == 8
-  match = re.fullmatch(r'gin/native/(dss|dss_teacher|finetune|distill|rationale_then_label)_'
-                       r'(\w+)\.gin', file)
+  match = re.fullmatch(r'gin/native/(dss|dss_teacher|dss_shuffled|finetune|distill|'
+                       r'rationale_then_label)_([a-z]+)\.gin', file)
   if match and match[2] in datasets.names():
     kind, name = match.groups()
-    expected = {'dss': f'dss_{name}', 'dss_teacher': f'dss_{name}_teacher'}.get(
-        kind, f'{name}_{kind}')
+    expected = {'dss': f'dss_{name}', 'dss_teacher': f'dss_{name}_teacher',
+                'dss_shuffled': f'dss_{name}_shuffled'}.get(kind, f'{name}_{kind}')
     assert config.data.mixture_or_task == expected
     assert config.alpha == (0.5 if kind.startswith('dss') else 1.0)
 

@@ -24,6 +24,7 @@ def register(
 
     dss_D           mixture 1:1 of dss_D_label and dss_D_rationale, gold labels
     dss_D_teacher   mixture 1:1 of dss_D_teacher_label and dss_D_rationale
+    dss_D_shuffled  the control: dss_D_label and other inputs' rationales
     D_finetune      standard fine-tuning: input -> gold label
     D_distill       standard distillation: input -> teacher label
     D_rationale_then_label   the single-task ablation

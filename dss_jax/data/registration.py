@@ -7,8 +7,8 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import datasets, metrics, objective
+from dss_jax.data import control, record_task, vocabularies
 from dss_jax.data import preprocessors as prep
-from dss_jax.data import record_task, vocabularies
 from dss_jax.data import source as source_lib
 
 
@@ -58,21 +58,26 @@ def add_tasks(dataset: datasets.Dataset) -> None:
                     answer_phrase=phrase),
       scored, postprocess_fn=functools.partial(prep.label_after, phrase))
 
-  for mixture, label_task in ((f'dss_{name}', f'dss_{name}_label'),
-                              (f'dss_{name}_teacher', f'dss_{name}_teacher_label')):
-    seqio.MixtureRegistry.remove(mixture)
+  add(f'dss_{name}_shuffled_rationale', prep.pipeline(prep.keep_parsed, prep.rationale_example),
+      source=control.ShuffledRationales(dataset))
+
+  for mixture, label, rationale in (('', 'label', 'rationale'),
+                                    ('_teacher', 'teacher_label', 'rationale'),
+                                    ('_shuffled', 'label', 'shuffled_rationale')):
+    seqio.MixtureRegistry.remove(f'dss_{name}{mixture}')
     seqio.MixtureRegistry.add(
-        mixture, [label_task, f'dss_{name}_rationale'], default_rate=1.0,
-        mixture_cls=DssMixture)
+        f'dss_{name}{mixture}', [f'dss_{name}_{label}', f'dss_{name}_{rationale}'],
+        default_rate=1.0, mixture_cls=DssMixture)
 
 
-def _add_task(dataset, task_name, preprocessors, metric_fns=(), postprocess_fn=None) -> None:
+def _add_task(
+    dataset, task_name, preprocessors, metric_fns=(), postprocess_fn=None, source=None) -> None:
   feature = seqio.Feature(vocabulary=vocabularies.VOCABULARY, add_eos=True)
   seqio.TaskRegistry.remove(task_name)  # Registering a name again replaces it.
   seqio.TaskRegistry.add(
       task_name,
       task_cls=record_task.RecordTask,
-      source=source_lib.RecordsSource(dataset),
+      source=source or source_lib.RecordsSource(dataset),
       output_features={'inputs': feature, 'targets': feature},
       preprocessors=preprocessors,
       postprocess_fn=postprocess_fn,

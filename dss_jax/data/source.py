@@ -108,17 +108,18 @@ def take_fraction(
   hashes = id_hashes(all_paths, seed)
   keep = max(1, round(fraction * len(hashes)))
   cutoff = np.partition(hashes, keep - 1)[keep - 1]
-  return rows.filter(lambda row: _hash(row['id'], seed) <= cutoff)
+  return rows.filter(lambda row: hash_of(row['id'], seed) <= cutoff)
 
 
 def id_hashes(paths: Sequence[str], seed: int) -> np.ndarray:
   """int64 [n]: the hash of every record's id, in file order."""
   with tf.init_scope():  # The files are read now, even inside the function that makes an epoch.
     ids = tf.data.TFRecordDataset(list(paths)).batch(1024).map(
-        lambda batch: _hash(
+        lambda batch: hash_of(
             tf.io.parse_example(batch, {'id': FEATURE_DESCRIPTION['id']})['id'], seed))
     return np.concatenate(list(ids.as_numpy_iterator()))
 
 
-def _hash(ids: tf.Tensor, seed: int) -> tf.Tensor:
+def hash_of(ids: tf.Tensor, seed: int) -> tf.Tensor:
+  """int64 of the strings' shape; another function for every seed."""
   return tf.strings.to_hash_bucket_strong(ids, 2**62, key=[0x6473735F6A6178, seed])

@@ -1,19 +1,16 @@
 """The process that compiles one job: pickled on stdin, a line of JSON on stdout. See `jobs`."""
 
 import json
-import os
 import pickle
 import sys
-import threading
-import time
 
-from dss_jax import errors
+from dss_jax import child, errors
 from dss_jax.precompile import compiled, jobs, topologies
 
 
 def main() -> None:
   """Answers with what `compiled.run` gives, or {'refused': reason}."""
-  threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+  child.end_with_parent()
   job: jobs.Job = pickle.load(sys.stdin.buffer)
   try:
     topology = topologies.parse(job.topology)
@@ -22,13 +19,6 @@ def main() -> None:
   except errors.UserError as error:
     answer = {'refused': str(error)}
   print(f'{jobs.MARK}{json.dumps(answer)}', flush=True)
-
-
-def _end_with(parent: int) -> None:
-  """Ends this process when its parent is gone: nobody waits for the answer, and it is busy."""
-  while os.getppid() == parent:
-    time.sleep(1)
-  os._exit(1)
 
 
 if __name__ == '__main__':

@@ -32,6 +32,15 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> config_lib.TrainConf
     UserError: an unknown file, macro or field, a required macro without a value, or values
       that do not fit together.
   """
+  read(files, bindings)
+  try:
+    return _TrainConfig()
+  except (errors.UserError, ValueError, TypeError, RuntimeError) as error:
+    raise errors.UserError(explain(error)) from error
+
+
+def read(files: Sequence[str], bindings: Sequence[str]) -> None:
+  """Fills gin afresh with the files and then the bindings; see `parse`."""
   gin_files.register()
   gin.clear_config()
   for path in files:
@@ -39,10 +48,6 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> config_lib.TrainConf
   known = _macros()
   for binding in bindings:
     _bind(binding, known)
-  try:
-    return _TrainConfig()
-  except (errors.UserError, ValueError, TypeError, RuntimeError) as error:
-    raise errors.UserError(_explain(error)) from error
 
 
 def resolved() -> str:
@@ -65,7 +70,7 @@ def _parse_file(path: str) -> None:
         f'--gin_file={path}: {name} does not exist; '
         f'{errors.did_you_mean(name, gin_files.known_files())}') from error
   except (SyntaxError, ValueError, ImportError) as error:
-    raise errors.UserError(f'--gin_file={path}: {_explain(error)}') from error
+    raise errors.UserError(f'--gin_file={path}: {explain(error)}') from error
   finally:
     logging.disable(logging.NOTSET)
 
@@ -85,7 +90,7 @@ def _bind(binding: str, known: set[str]) -> None:
   try:
     gin.parse_config(f'{name} = {_literal(value)}')
   except (SyntaxError, ValueError) as error:
-    raise errors.UserError(f'--gin.{binding}: {_explain(error)}') from error
+    raise errors.UserError(f'--gin.{binding}: {explain(error)}') from error
 
 
 def _literal(value: str) -> str:
@@ -99,7 +104,7 @@ def _literal(value: str) -> str:
     return repr(value)
 
 
-def _explain(error: Exception) -> str:
-  """The message in one line, without the trace of calls that gin appends."""
+def explain(error: Exception) -> str:
+  """gin's message in one line, without the trace of calls that gin appends."""
   text = str(error).partition('In call to configurable')[0]
   return ' '.join(text.split())

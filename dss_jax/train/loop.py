@@ -33,12 +33,20 @@ TEST_FILE = 'test_metrics.json'
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a finished run has to say: final step, best validation, test metrics (or {})."""
+  """What a finished run has to say.
+
+  Attributes:
+    step: the last one.
+    best_step, validation: of the parameters that were tested; None and {} without validation.
+    test: metrics, or {}.
+    seconds: of training, over all starts.
+  """
 
   step: int
   best_step: int | None
   validation: dict[str, float]
   test: dict[str, float]
+  seconds: float
 
 
 def train(config: config_lib.TrainConfig, gin_text: str = '') -> Result:
@@ -174,6 +182,7 @@ class Run:
 
   def finish(self) -> Result:
     """Test, once, with the parameters that validation chose (the last ones without it)."""
+    seconds = time.monotonic() - self._began
     self._reporter.close()
     self._checkpoints.wait()
     abstract = checkpoints_lib.abstract(
@@ -181,7 +190,7 @@ class Run:
     best = self._checkpoints.restore_best(abstract)
     best_step, params, validation = best or (None, self.state.params, {})
     test = self._test(best_step or self.config.steps, params)
-    return Result(self.config.steps, best_step, dict(validation), test)
+    return Result(self.config.steps, best_step, dict(validation), test, seconds)
 
   def close(self) -> None:
     self._told.close()

@@ -33,7 +33,7 @@ def describe(config: config_lib.TrainConfig) -> student_info.StudentInfo:
     info |= {'metric': dataset.metric, 'labels': dataset.labels or ()}
     if task in (f'dss_{name}_label', f'dss_{name}_teacher_label'):
       info['label_prefix'] = data.label_prefix
-    elif task == f'dss_{name}_rationale':
+    elif task in (f'dss_{name}_rationale', f'dss_{name}_shuffled_rationale'):
       info['rationale_prefix'] = data.rationale_prefix
     elif task == f'{name}_rationale_then_label':
       info['answer_phrase'] = dataset.completion.answer_phrase

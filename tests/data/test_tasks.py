@@ -20,7 +20,8 @@ DATASETS = ('esnli', 'anli', 'cqa', 'svamp', 'asdiv', 'toy')
 @pytest.mark.parametrize('name', DATASETS)
 def test_all_names_of_the_design_are_registered(name):
   for mixture, parts in ((f'dss_{name}', ['label', 'rationale']),
-                         (f'dss_{name}_teacher', ['rationale', 'teacher_label'])):
+                         (f'dss_{name}_teacher', ['rationale', 'teacher_label']),
+                         (f'dss_{name}_shuffled', ['label', 'shuffled_rationale'])):
     tasks = [task.name for task in seqio.get_mixture_or_task(mixture).tasks]
     assert tasks == [f'dss_{name}_{part}' for part in parts]
   for task in (f'{name}_finetune', f'{name}_distill', f'{name}_rationale_then_label'):
@@ -217,3 +218,39 @@ def test_epochs_are_permutations_and_differ(toy_records, toy_vocabulary, fractio
   assert all(sorted(epoch) == sorted(set(ids)) for epoch in epochs)
   forever = task.get_dataset(LENGTHS, split='train', shuffle=True, seed=3, num_epochs=None)
   assert [row['id'] for row in forever.take(len(ids)).as_numpy_iterator()] == ids
+
+
+@pytest.fixture
+def numbered_records(tmp_path):
+  """32 rows of toy, train and validation: every rationale says whose it is, one row has none."""
+  for split in ('train', 'validation'):
+    records.write_records(str(tmp_path), 'toy', split, [
+        records.RationaleRecord(
+            id=str(i), input=f'input {i}', label='left', split=split, rationale=f'of {i}',
+            parse_status='ok' if i else 'no_rationale') for i in range(32)])
+  return str(tmp_path)
+
+
+@pytest.mark.parametrize('fraction', [1.0, 0.5])
+def test_the_control_gives_every_input_the_rationale_of_another(numbered_records, fraction):
+  data.configure(records_dir=numbered_records, vocabulary='bytes', train_fraction=fraction)
+  def pairs(task, split='train', **arguments):
+    task = seqio.get_mixture_or_task(task)
+    decode = task.output_features['targets'].vocabulary.decode
+    rows = task.get_dataset({'inputs': 64, 'targets': 64}, split=split,
+                            **{'shuffle': False, **arguments}).as_numpy_iterator()
+    return {tuple(decode(row[side].tolist()) for side in ('inputs', 'targets')) for row in rows}
+  own, exchanged = pairs('dss_toy_rationale'), pairs('dss_toy_shuffled_rationale')
+  assert len(own) == len(exchanged) in ((31,) if fraction == 1 else (15, 16))
+  assert not own & exchanged
+  for side in (0, 1):
+    assert {pair[side] for pair in own} == {pair[side] for pair in exchanged}
+  assert pairs('dss_toy_shuffled_rationale', shuffle=True, seed=3, num_epochs=2) == exchanged
+  assert pairs('dss_toy_shuffled_rationale', 'validation') == pairs(
+      'dss_toy_rationale', 'validation')
+
+
+def test_the_control_needs_two_rationales(numbered_records):
+  data.configure(records_dir=numbered_records, vocabulary='bytes', train_fraction=0.03)
+  with pytest.raises(errors.UserError, match='dss_toy_shuffled.*larger TRAIN_FRACTION'):
+    checks.measure('dss_toy_shuffled', 'train')

@@ -1,0 +1,144 @@
+"""A sweep: which runs, in which order, and the gin files and settings of each."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dss_jax import errors, gin_files
+
+METHODS = {  # method: {label source: what its gin files begin with}
+    'dss': {'gold': 'dss', 'teacher': 'dss_teacher'},
+    'dss_shuffled': {'gold': 'dss_shuffled'},
+    'finetune': {'gold': 'finetune'},
+    'distill': {'teacher': 'distill'},
+    'rationale_then_label': {'gold': 'rationale_then_label'},
+}
+WEIGHTED = ('dss', 'dss_shuffled')  # Only these have a DSS_ALPHA to choose.
+AS_IN_RECIPE = 'recipe'
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """The grid; every field is a macro of `gin/sweeps/grid.gin` in capitals.
+
+  Attributes:
+    datasets: registered names.
+    methods: of METHODS.
+    labels: 'gold', 'teacher' or both.
+    fractions: of the training inputs, in (0, 1].
+    models: files of gin/native/models/ without ending, or paths of gin files; 'recipe' for the
+      size in the dataset's own file.
+    alphas: DSS_ALPHA of the methods that have one.
+    seeds: of parameters, data order and choice of the fraction.
+    run_file: where a run's settings are; {method} and {dataset} are replaced.
+    overlays: gin files that follow in every run.
+    settings: {'TRAIN_STEPS': 500, ...} of every run.
+    settings_for: more of them by method, dataset or model: {'finetune': {'BATCH_SIZE': 32}}.
+    rationales: rows of test for which students of the first seed also write their rationales.
+  """
+
+  datasets: Sequence[str]
+  methods: Sequence[str] = ('dss', 'finetune')
+  labels: Sequence[str] = ('gold',)
+  fractions: Sequence[float] = (1.0,)
+  models: Sequence[str] = (AS_IN_RECIPE,)
+  alphas: Sequence[float] = (0.5,)
+  seeds: Sequence[int] = (0, 1, 2)
+  run_file: str = 'gin/native/{method}_{dataset}.gin'
+  overlays: Sequence[str] = ()
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  settings_for: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+  rationales: int = 200
+
+  def __post_init__(self):
+    for name in ('datasets', 'methods', 'labels', 'fractions', 'models', 'alphas', 'seeds'):
+      values = getattr(self, name)
+      if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise errors.UserError(f"{name.upper()}={values!r}: write a tuple, such as ('x',)")
+      if len(set(values)) < len(values):
+        raise errors.UserError(f'{name.upper()}={values!r} names something twice')
+    _known('METHODS', self.methods, METHODS)
+    _known('LABELS', self.labels, ('gold', 'teacher'))
+    for method in self.methods:
+      if not set(METHODS[method]) & set(self.labels):
+        raise errors.UserError(
+            f'METHODS: {method!r} learns {" and ".join(METHODS[method])} labels, and LABELS has '
+            f'{" and ".join(self.labels)}')
+    _known('SETTINGS_FOR', self.settings_for, (*self.methods, *self.datasets, *self.models))
+
+
+def _known(name: str, values: Sequence[str] | Mapping[str, Any], known: Any) -> None:
+  for value in values:
+    if value not in known:
+      raise errors.UserError(f'{name}: {value!r}: {errors.did_you_mean(str(value), list(known))}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One run; `alpha` is None where the method has none to choose."""
+
+  dataset: str
+  method: str
+  labels: str
+  model: str
+  fraction: float
+  alpha: float | None
+  seed: int
+
+  @property
+  def key(self) -> str:
+    """'svamp/dss-gold/t5_1_1_base/fraction-0.25/alpha-0.5/seed-0': also its folder."""
+    model = os.path.splitext(os.path.basename(self.model))[0]
+    parts = [self.dataset, f'{self.method}-{self.labels}', model, f'fraction-{self.fraction:g}',
+             *([f'alpha-{self.alpha:g}'] if self.alpha is not None else []), f'seed-{self.seed}']
+    return '/'.join(parts)
+
+
+def cells(sweep: Sweep) -> list[Cell]:
+  """All runs, seed by seed, so that a sweep that is cut short has whole curves of some seeds.
+
+  Combinations that are no experiment are left out: a method with labels that it does not use,
+  and other alphas of a method that has none.
+  """
+  found = []
+  for seed, dataset, model, fraction, method, labels in itertools.product(
+      sweep.seeds, sweep.datasets, sweep.models, sweep.fractions, sweep.methods, sweep.labels):
+    if labels in METHODS[method]:
+      for alpha in sweep.alphas if method in WEIGHTED else (None,):
+        found.append(Cell(dataset, method, labels, model, fraction, alpha, seed))
+  return found
+
+
+def files(sweep: Sweep, cell: Cell) -> list[str]:
+  """The gin files of a run, in order.
+
+  Raises:
+    UserError: there is none for the model, or for the method and dataset.
+  """
+  run = sweep.run_file.format(method=METHODS[cell.method][cell.labels], dataset=cell.dataset)
+  _check_file(run, f'RUN_FILE: no gin file of {cell.method} on {cell.dataset}')
+  if cell.model == AS_IN_RECIPE:
+    return [run, *sweep.overlays]
+  model = cell.model if cell.model.endswith('.gin') else f'gin/native/models/{cell.model}.gin'
+  _check_file(model, 'MODELS')
+  return [run, *sweep.overlays, model]
+
+
+def _check_file(path: str, what: str) -> None:
+  if not os.path.exists(path) and path not in gin_files.known_files():
+    raise errors.UserError(
+        f'{what}: {path} does not exist; {errors.did_you_mean(path, gin_files.known_files())}')
+
+
+def bindings(sweep: Sweep, cell: Cell, out: str) -> list[str]:
+  """['MODEL_DIR=...', 'SEED=0', ...]: what sets the run apart, over the sweep's own settings."""
+  chosen: dict[str, Any] = dict(sweep.settings)
+  for name in (cell.dataset, cell.model, cell.method):
+    chosen |= sweep.settings_for.get(name, {})
+  chosen |= {'MODEL_DIR': os.path.join(out, 'runs', cell.key), 'TRAIN_FRACTION': cell.fraction,
+             'TRAIN_FRACTION_SEED': cell.seed, 'SEED': cell.seed}
+  if cell.alpha is not None:
+    chosen['DSS_ALPHA'] = cell.alpha
+  return [f'{name}={value}' for name, value in chosen.items()]

@@ -1,0 +1,32 @@
+"""gin files and `--gin.NAME=VALUE` of a sweep -> a Sweep."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import gin
+from dss_jax import errors
+from dss_jax.experiments import grid
+from dss_jax.train import gin_config
+
+_Sweep = gin.external_configurable(grid.Sweep, module='dss_jax.experiments')
+
+
+def parse(files: Sequence[str], bindings: Sequence[str]) -> grid.Sweep:
+  """Bindings of the sweep's own macros change the grid; all others are settings of every run.
+
+  Raises:
+    UserError: an unknown file, or values that are no grid. Settings are not looked at.
+  """
+  names = {field.name.upper() for field in dataclasses.fields(grid.Sweep)}
+  own = [binding for binding in bindings if binding.partition('=')[0] in names]
+  gin_config.read(files, own)
+  try:
+    sweep = _Sweep()
+  except (errors.UserError, ValueError, TypeError, RuntimeError) as error:
+    raise errors.UserError(gin_config.explain(error)) from error
+  others = [binding for binding in bindings if binding not in own]
+  for binding in others:
+    if '=' not in binding:
+      raise errors.UserError(f'--gin.{binding}: write --gin.NAME=VALUE')
+  return dataclasses.replace(sweep, settings={
+      **sweep.settings, **dict(binding.split('=', 1) for binding in others)})
