@@ -69,7 +69,8 @@ setuptools.setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     package_data={name: ['*.gin'] for name in PACKAGES if name.startswith('dss_jax.configs')}
-    | {'dss_jax.tasks': ['prompts/*.toml']},
+    | {'dss_jax.tasks': ['prompts/*.toml'],
+       'dss_jax.experiments.page': ['*.html', '*.css', '*.js']},
     python_requires='>=3.11',
     install_requires=CORE,
     extras_require=EXTRAS,

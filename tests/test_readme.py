@@ -26,6 +26,9 @@ ADAPTED = {
     'dss predict': ['--max_target_length=8'],
     'dss convert': [],
     'dss export': ['--platforms=cpu'],
+    'dss quickstart --data_only': [],
+    'dss sweep': [*SMALL, '--gin.SEEDS=(0,)', '--gin.FRACTIONS=(1.0,)'],
+    'dss report': [],
 }
 INSTALL = '.venv/bin/pip install'  # The two commands of `## Start` are .ci/run's own.
 
@@ -100,11 +103,13 @@ def test_every_other_command_runs(folder, teacher):
         env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=1'})
     assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
     ran += 1
-  assert ran == 11
+  assert ran == 14
   assert teacher.requests == 40 and (folder / 'records' / 'journal').is_dir()
   assert json.loads((folder / 'runs' / 'tiny' / 'run.json').read_text())
   assert json.loads((folder / 'runs' / 'tickets' / 'run.json').read_text())
   assert len((folder / 'predictions.jsonl').read_text().splitlines()) == 3
+  assert len((folder / 'toy' / 'results.jsonl').read_text().splitlines()) == 3
+  assert (folder / 'toy' / 'report.html').exists()
   assert (folder / 'for_transformers' / 'model.safetensors').exists()
   api = next(block for block in blocks('python') if 'dss_jax.load' in block)
   done = subprocess.run([sys.executable, '-c', api], cwd=folder, text=True, capture_output=True,

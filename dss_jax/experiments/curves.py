@@ -1,0 +1,69 @@
+"""Training curves of a sweep's runs, from their metrics.jsonl."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+from matplotlib import pyplot
+
+from dss_jax.experiments import figures
+from dss_jax.experiments.results import Row
+
+_PANELS = (('train/label_loss', 'label loss, train (nats per token)'),
+           ('validation/accuracy', 'accuracy, validation (%)'))
+
+
+def draw_all(rows: Sequence[Row], out: str, folder: str) -> list[figures.Figure]:
+  """A figure for each dataset and model, at the largest fraction; files go to `folder`."""
+  found = []
+  for dataset, model in dict.fromkeys((row.dataset, row.model) for row in rows):
+    here = [row for row in rows if (row.dataset, row.model) == (dataset, model)]
+    fraction = max(row.fraction for row in here)
+    curves = [(row, read(os.path.join(out, row.model_dir, 'metrics.jsonl')))
+              for row in here if row.fraction == fraction]
+    if any(curve for _, curve in curves):
+      found.append(_draw(curves, f'{dataset}-{figures.short(model)}-curves',
+                         f'{dataset}, {figures.short(model)}: training', fraction, folder))
+  return found
+
+
+def read(path: str) -> dict[str, list[tuple[int, float]]]:
+  """{'train/loss': [(step, value), ...], ...}; {} without the file, torn lines passed over."""
+  found: dict[str, list[tuple[int, float]]] = {}
+  if not os.path.exists(path):
+    return {}
+  with open(path, encoding='utf-8') as f:
+    for line in f:
+      try:
+        values = json.loads(line)
+        step = values.pop('step')
+      except (ValueError, KeyError, AttributeError, TypeError):
+        continue
+      for name, value in values.items():
+        found.setdefault(name, []).append((step, value))
+  return found
+
+
+def _draw(
+    curves: Sequence[tuple[Row, Mapping[str, Sequence[tuple[int, float]]]]], name: str,
+    title: str, fraction: float, folder: str) -> figures.Figure:
+  with figures.style(name):
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
+    for axes, (metric, label) in zip(panels, _PANELS, strict=True):
+      labelled = set()
+      for row, curve in curves:
+        points = curve.get(metric, ())
+        color, _ = figures.style_of(row.method)
+        method = figures.name_of(row.method, row.labels)
+        axes.plot([step for step, _ in points], [value for _, value in points], color=color,
+                  lw=1.2, alpha=0.7, ls='--' if row.labels == 'teacher' else '-',
+                  label=None if method in labelled else method)
+        labelled.add(method)
+      axes.set(xlabel='step', title=label)
+      axes.spines[['top', 'right']].set_visible(False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncol=3,
+                  frameon=False, fontsize=9)
+    return figures.save(
+        figure, folder, name, title,
+        f'One line per run, {100 * fraction:g} % of the data. Logged losses of a step; validation '
+        'with the parameters of that step.')

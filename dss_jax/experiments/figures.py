@@ -1,0 +1,183 @@
+"""A sweep's figures, in the paper's form: accuracy against data, against size, against alpha."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use('Agg')
+from matplotlib import pyplot
+
+from dss_jax.experiments.results import Row
+from dss_jax.experiments.statistics import Group, Summary
+
+NAMES = {'dss': 'Distilling Step-by-Step', 'finetune': 'standard fine-tuning',
+         'distill': 'standard distillation', 'rationale_then_label': 'rationale, then label',
+         'dss_shuffled': "DSS with other inputs' rationales"}
+# Okabe and Ito's colours, told apart by colour-blind readers, too; a marker each.
+_STYLES = {'dss': ('#0072b2', 'o'), 'finetune': ('#d55e00', 's'), 'distill': ('#e69f00', '^'),
+           'rationale_then_label': ('#cc79a7', 'D'), 'dss_shuffled': ('#009e73', 'v')}
+_INK = '#010203'  # Becomes the page's own text colour.
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """`name` of its files, `title` and `caption` in words, `svg` for a page of either colour."""
+
+  name: str
+  title: str
+  caption: str
+  svg: str
+
+
+def name_of(method: str, labels: str) -> str:
+  """'Distilling Step-by-Step, teacher labels'."""
+  suffix = ', teacher labels' if labels == 'teacher' and method != 'distill' else ''
+  return NAMES.get(method, method) + suffix
+
+
+def draw_all(
+    summaries: Mapping[Group, Summary], rows: Sequence[Row], teachers: Mapping[str, float],
+    folder: str) -> list[Figure]:
+  """Every figure that the results have something for; PNG and SVG files go to `folder`.
+
+  Args:
+    summaries: by group.
+    rows: all results, for the sizes of the networks.
+    teachers: dataset -> the teacher's accuracy on test, percent.
+    folder: made if need be.
+  """
+  os.makedirs(folder, exist_ok=True)
+  sizes = {row.model: row.parameters for row in rows if row.parameters}
+  found = []
+  for dataset in dict.fromkeys(group.dataset for group in summaries):
+    here = {group: one for group, one in summaries.items() if group.dataset == dataset}
+    found += _by_fraction(here, dataset, teachers.get(dataset), folder)
+    found += _by_size(here, dataset, teachers.get(dataset), sizes, folder)
+    found += _by_alpha(here, dataset, folder)
+  return found
+
+
+def _by_fraction(here, dataset, teacher, folder) -> list[Figure]:
+  found = []
+  for model in dict.fromkeys(group.model for group in here):
+    chosen = {g: s for g, s in here.items() if g.model == model and _usual_alpha(g, here)}
+    if len({group.fraction for group in chosen}) < 2:
+      continue
+    full = {g.fraction: s.mean for g, s in chosen.items() if g.method == 'finetune'}
+    lines = [('teacher (few-shot)', teacher)]
+    if full:
+      lines.append((f'fine-tuning, {_percent(max(full))} of the data', full[max(full)]))
+    found.append(_draw(
+        chosen, lambda group: 100 * group.fraction, lines, folder,
+        f'{dataset}-{short(model)}-data', f'{dataset}, {short(model)}: less data',
+        'Test accuracy against the share of the training inputs: mean over seeds, every seed as '
+        'a dot, bars of one standard deviation.', 'share of the training inputs (%)'))
+  return found
+
+
+def _by_size(here, dataset, teacher, sizes, folder) -> list[Figure]:
+  fraction = max(group.fraction for group in here)
+  chosen = {g: s for g, s in here.items()
+            if g.fraction == fraction and g.model in sizes and _usual_alpha(g, here)}
+  if len({sizes[group.model] for group in chosen}) < 2:
+    return []
+  return [_draw(
+      chosen, lambda group: sizes[group.model], [('teacher (few-shot)', teacher)], folder,
+      f'{dataset}-size', f'{dataset}: smaller models',
+      f'Test accuracy against the number of parameters, {_percent(fraction)} of the data.',
+      'parameters', log=True)]
+
+
+def _by_alpha(here, dataset, folder) -> list[Figure]:
+  found = []
+  for model, fraction in dict.fromkeys((g.model, g.fraction) for g in here):
+    chosen = {g: s for g, s in here.items()
+              if (g.model, g.fraction) == (model, fraction) and g.alpha is not None}
+    if len({group.alpha for group in chosen}) < 2:
+      continue
+    others = [(name_of(g.method, g.labels), s.mean) for g, s in here.items()
+              if (g.model, g.fraction) == (model, fraction) and g.method == 'finetune']
+    found.append(_draw(
+        chosen, lambda group: group.alpha, others, folder,
+        f'{dataset}-{short(model)}-{fraction:g}-alpha',
+        f'{dataset}, {short(model)}, {_percent(fraction)} of the data: weight of the label loss',
+        'Test accuracy against alpha; 1 is the label loss alone.', 'alpha'))
+  return found
+
+
+def _usual_alpha(group: Group, here: Mapping[Group, Summary]) -> bool:
+  """Of several alphas the one nearest 0.5, so that a method has one line."""
+  alphas = [g.alpha for g in here if g.method == group.method and g.alpha is not None]
+  return group.alpha is None or group.alpha == min(alphas, key=lambda a: (abs(a - 0.5), a))
+
+
+def _draw(
+    chosen: Mapping[Group, Summary], x_of: Callable[[Group], Any],
+    lines: Sequence[tuple[str, float | None]], folder: str, name: str, title: str, caption: str,
+    x_label: str, log: bool = False) -> Figure:
+  with style(name):
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout='constrained')
+    for method, labels in dict.fromkeys((g.method, g.labels) for g in chosen):
+      curve = sorted(((x_of(g), s) for g, s in chosen.items()
+                      if (g.method, g.labels) == (method, labels)), key=lambda point: point[0])
+      color, marker = style_of(method)
+      axes.errorbar(
+          [x for x, _ in curve], [s.mean for _, s in curve], [s.spread or 0.0 for _, s in curve],
+          color=color, marker=marker, lw=2, capsize=3, label=name_of(method, labels),
+          ls='--' if labels == 'teacher' and method != 'distill' else '-')
+      for x, summary in curve:
+        axes.scatter([x] * len(summary.accuracies), list(summary.accuracies.values()),
+                     color=color, marker=marker, s=14, alpha=0.35)
+    for (label, value), dashes in zip(lines, (':', '-.', (0, (5, 1)))):
+      if value is not None:
+        axes.axhline(value, color=_INK, lw=1, ls=dashes, label=f'{label}: {value:.1f}')
+    if log:
+      axes.set_xscale('log')
+    else:
+      axes.set_xticks(sorted({x_of(group) for group in chosen}))
+    axes.set(xlabel=x_label, ylabel='test accuracy (%)')
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.legend(loc='outside lower center', ncol=2, frameon=False, fontsize=9)
+    return save(figure, folder, name, title, caption)
+
+
+def style(name: str) -> Any:
+  """matplotlib's settings for a figure; the same bytes for the same figure of that name."""
+  ink: Any = dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color',
+                       'ytick.color', 'axes.titlecolor'), _INK)
+  return pyplot.rc_context({
+      'svg.fonttype': 'none', 'svg.hashsalt': name, 'font.size': 10, 'axes.titlesize': 10, **ink})
+
+
+def style_of(method: str) -> tuple[str, str]:
+  """Colour and marker."""
+  return _STYLES.get(method, (_INK, 'x'))
+
+
+def save(figure: Any, folder: str, name: str, title: str, caption: str) -> Figure:
+  """Writes PNG and SVG, with a title, and closes the figure."""
+  svg = io.StringIO()
+  figure.savefig(svg, format='svg', transparent=True, metadata={'Date': None})
+  figure.suptitle(title)
+  figure.savefig(os.path.join(folder, f'{name}.png'), dpi=150)
+  figure.savefig(os.path.join(folder, f'{name}.svg'), metadata={'Date': None})
+  pyplot.close(figure)
+  return Figure(name, title, caption, _for_page(svg.getvalue()))
+
+
+def _for_page(svg: str) -> str:
+  """Without XML header, in the page's text colour and font."""
+  return svg[svg.index('<svg'):].replace(_INK, 'currentColor')
+
+
+def _percent(fraction: float) -> str:
+  return f'{100 * fraction:g} %'
+
+
+def short(model: str) -> str:
+  """'t5_1_1_base', also of a path."""
+  return os.path.splitext(os.path.basename(model))[0]

@@ -1,0 +1,72 @@
+"""`report.html`: one file with everything in it, from the parts beside this module."""
+
+import html
+import importlib.resources
+import json
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dss_jax.experiments.figures import Figure
+
+
+def build(
+    *, title: str, subtitle: str, findings: Sequence[str], problems: Sequence[str],
+    figures: Sequence[Figure], tables: Mapping[str, str], data: Mapping[str, Any]) -> str:
+  """The page.
+
+  Args:
+    title, subtitle: plain text, as are `findings` and `problems`.
+    findings: a sentence each.
+    problems: what was left out, and why.
+    figures: drawn in the page's own colours.
+    tables: 'accuracies', 'differences', 'cost' -> HTML of `table`.
+    data: what report.js shows.
+  """
+  return string.Template(_part('report.html')).substitute(
+      title=html.escape(title), subtitle=html.escape(subtitle),
+      css=_part('report.css'), js=_part('report.js'),
+      findings=''.join(f'<p>{html.escape(line)}</p>' for line in findings),
+      problems=_problems(problems), figures=''.join(map(_figure, figures)) or
+      '<p class="muted">Nothing varies yet that a figure could show.</p>',
+      data=_json(data), **tables)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+  """HTML; the first `texts` columns hold text, the others numbers."""
+  if not rows:
+    return '<p class="muted">None.</p>'
+  def line(tag, cells):
+    return '<tr>' + ''.join(
+        f'<{tag}{"" if i < texts else " class=number"}>{html.escape(cell)}</{tag}>'
+        for i, cell in enumerate(cells)) + '</tr>'
+  return (f'<div class="table"><table><thead>{line("th", header)}</thead><tbody>'
+          + ''.join(line('td', row) for row in rows) + '</tbody></table></div>')
+
+
+def paragraphs(lines: Sequence[str]) -> str:
+  """HTML of plain sentences."""
+  return ''.join(f'<p class="muted">{html.escape(line)}</p>' for line in lines)
+
+
+def _part(name: str) -> str:
+  return importlib.resources.files(__name__).joinpath(name).read_text(encoding='utf-8')
+
+
+def _figure(figure: Figure) -> str:
+  return (f'<figure><div role="img" aria-label="{html.escape(figure.title)}">{figure.svg}</div>'
+          f'<figcaption><b>{html.escape(figure.title)}</b>{html.escape(figure.caption)}'
+          '</figcaption></figure>')
+
+
+def _problems(problems: Sequence[str]) -> str:
+  if not problems:
+    return ''
+  items = ''.join(f'<li>{html.escape(line)}</li>' for line in problems)
+  return ('<section id="problems" class="problems"><h2>Not all is there</h2>'
+          f'<ul>{items}</ul></section>')
+
+
+def _json(data: Mapping[str, Any]) -> str:
+  """Safe inside a script element: no `<` that could end it."""
+  return json.dumps(data, ensure_ascii=False, separators=(',', ':')).replace('<', '\\u003c')

@@ -1,0 +1,53 @@
+"""`python -m dss_jax.experiments.report DIR`: a sweep's tables and figures, and one page."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from dss_jax import cli
+from dss_jax.experiments import results
+
+_DESCRIPTION = """\
+Report on a sweep, finished or not: report.html, report.md and figures/ (PNG and SVG) in DIR.
+"""
+_EPILOG = """\
+report.html is one file that opens without a server or a network: figures, tables with
+significance, training curves, cost, and a browser of test examples with the gold label, the
+teacher's and the students' labels and rationales. What is missing or damaged is listed there.
+
+examples:
+  python -m dss_jax.experiments.report toy
+  python -m dss_jax.experiments.report sweeps/cqa --title='CommonsenseQA, T5 v1.1 base'
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Reads, draws, writes."""
+  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  found = results.read(args.dir)
+  from dss_jax.experiments import write_report
+  written = write_report.write(args.dir, found, args.title or _title(args.dir))
+  for problem in written.problems:
+    print(f'note: {problem}', file=sys.stderr)
+  print('\n'.join(written.findings))
+  print(f'\n{len(found.rows)} runs, {len(written.figures)} figures')
+  print(f'page: {os.path.join(args.dir, "report.html")}')
+  return 0
+
+
+def _title(folder: str) -> str:
+  return f'Distilling Step-by-Step: {os.path.basename(os.path.abspath(folder))}'
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog=cli.program('report'), description=_DESCRIPTION, epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('dir', metavar='DIR', help='the --out of a sweep')
+  parser.add_argument('--title', help='of the page (default: the name of the folder)')
+  return parser
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,194 @@
+"""Means over seeds, and whether two methods differ by more than the choice of test examples."""
+
+import dataclasses
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from dss_jax import metrics
+from dss_jax.experiments import results
+from dss_jax.experiments.results import Row
+
+RESAMPLES = 5_000
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Group:
+  """Cells that differ by their seed alone."""
+
+  dataset: str
+  model: str
+  method: str
+  labels: str
+  fraction: float
+  alpha: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """Test accuracies of one group, percent by seed."""
+
+  accuracies: Mapping[int, float]
+
+  @property
+  def mean(self) -> float:
+    return statistics.mean(self.accuracies.values())
+
+  @property
+  def spread(self) -> float | None:
+    """Standard deviation over seeds (n - 1); None of a single one."""
+    values = list(self.accuracies.values())
+    return statistics.stdev(values) if len(values) > 1 else None
+
+  def __str__(self) -> str:
+    spread = '' if self.spread is None else f' ± {self.spread:.1f}'
+    return f'{self.mean:.1f}{spread} ({len(self.accuracies)})'
+
+
+def group_of(row: Row) -> Group:
+  return Group(row.dataset, row.model, row.method, row.labels, row.fraction, row.alpha)
+
+
+def summarize(rows: Iterable[Row]) -> dict[Group, Summary]:
+  """Rows without an accuracy are not there."""
+  found: dict[Group, dict[int, float]] = {}
+  for row in rows:
+    if row.accuracy is not None:
+      found.setdefault(group_of(row), {})[row.seed] = row.accuracy
+  return {group: Summary(dict(sorted(found[group].items())))
+          for group in sorted(found, key=order)}
+
+
+def order(group: Group) -> tuple:
+  """What groups are sorted by."""
+  return (group.dataset, group.model, group.method, group.labels, group.fraction,
+          -1.0 if group.alpha is None else group.alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """The first group minus the second, in percent accuracy.
+
+  Attributes:
+    difference: of the means over the seeds that both have, on the examples that both have.
+    low, high: 95 % interval of the bootstrap over test examples.
+    p: two-sided; at least 1 / (resamples + 1).
+    seeds, examples: how many.
+  """
+
+  difference: float
+  low: float
+  high: float
+  p: float
+  seeds: int
+  examples: int
+
+
+def correctness(out: str, row: Row, metric: str) -> dict[str, bool]:
+  """Test id -> right or wrong, from the run's predictions; {} where there are none."""
+  return {line['input']['id']: is_right(metric, line) for line in all_predictions(out, row)}
+
+
+def is_right(metric: str, line: Mapping[str, Any]) -> bool:
+  """Whether a prediction counts as right; `metric` is a name of `metrics.BY_NAME`."""
+  score = metrics.BY_NAME[metric]([line['target']], [line['prediction']])
+  return score['accuracy'] == 100.0
+
+
+def all_predictions(out: str, row: Row) -> list[dict[str, Any]]:
+  """What SeqIO wrote of a run's evaluation on test: 'input' with its 'id', 'target', 'prediction'.
+
+  Lines that hold something else are passed over.
+  """
+  folder = os.path.join(out, row.model_dir, 'predictions', 'test')
+  names = sorted(os.listdir(folder)) if row.model_dir and os.path.isdir(folder) else []
+  lines = [line for name in names
+           if name.endswith('.jsonl') and not name.endswith('-metrics.jsonl')
+           for line in results.read_lines(os.path.join(folder, name))]
+  return [line for line in lines if {'input', 'target', 'prediction'} <= set(line)
+          and 'id' in line['input']]
+
+
+def compare(
+    first: Mapping[int, Mapping[str, bool]], second: Mapping[int, Mapping[str, bool]]
+) -> Comparison | None:
+  """Paired bootstrap over test examples (Efron and Tibshirani 1993, section 16.4).
+
+  Args:
+    first, second: correctness by id, by seed.
+
+  Returns: None where no seed has predictions of both.
+  """
+  seeds = sorted(seed for seed in set(first) & set(second) if first[seed] and second[seed])
+  if not seeds:
+    return None
+  ids = sorted(set.intersection(*(set(one[seed]) for one in (first, second) for seed in seeds)))
+  if len(ids) < 2:
+    return None
+  difference = 100.0 * (_per_example(first, seeds, ids) - _per_example(second, seeds, ids))
+  mean = float(difference.mean())
+  if not difference.any():
+    return Comparison(0.0, 0.0, 0.0, 1.0, len(seeds), len(ids))
+  drawn = scipy.stats.bootstrap(
+      (difference,), np.mean, n_resamples=RESAMPLES, batch=250, method='percentile',
+      vectorized=True, rng=np.random.default_rng(0))
+  means = drawn.bootstrap_distribution
+  tail = min(np.mean(means <= 0), np.mean(means >= 0))
+  return Comparison(
+      mean, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high),
+      float(min(1.0, max(2 * tail, 1 / (RESAMPLES + 1)))), len(seeds), len(ids))
+
+
+def _per_example(
+    right: Mapping[int, Mapping[str, bool]], seeds: Sequence[int], ids: Sequence[str]
+) -> np.ndarray:
+  """float64 [ids]: the share of seeds that were right."""
+  return np.mean([[right[seed][one] for one in ids] for seed in seeds], axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+  """With how much data a method does as well as standard fine-tuning with all of it.
+
+  Attributes:
+    group: the method at `fraction`, None if it never does.
+    target: mean accuracy of fine-tuning at its largest fraction, `of`.
+    seeds: seed -> the smallest fraction at which that seed's run reaches the same seed's
+      fine-tuning, None if none does.
+  """
+
+  dataset: str
+  model: str
+  method: str
+  labels: str
+  alpha: float | None
+  fraction: float | None
+  target: float
+  of: float
+  seeds: Mapping[int, float | None]
+
+
+def savings(summaries: Mapping[Group, Summary]) -> list[Saving]:
+  """Of every method but fine-tuning itself, in every dataset and model that has both."""
+  found = []
+  for dataset, model in dict.fromkeys((g.dataset, g.model) for g in summaries):
+    here = {g: s for g, s in summaries.items() if (g.dataset, g.model) == (dataset, model)}
+    standard = {g.fraction: s for g, s in here.items() if g.method == 'finetune'}
+    if not standard:
+      continue
+    full = standard[max(standard)]
+    for method, labels, alpha in dict.fromkeys((g.method, g.labels, g.alpha) for g in here):
+      if method != 'finetune':
+        curve = {g.fraction: s for g, s in sorted(here.items(), key=lambda item: item[0].fraction)
+                 if (g.method, g.labels, g.alpha) == (method, labels, alpha)}
+        found.append(Saving(
+            dataset, model, method, labels, alpha,
+            next((f for f, s in curve.items() if s.mean >= full.mean), None), full.mean,
+            max(standard), {seed: next(
+                (f for f, s in curve.items() if s.accuracies.get(seed, -1.0) >= accuracy), None)
+                for seed, accuracy in full.accuracies.items()}))
+  return found

@@ -1,0 +1,197 @@
+"""From results to findings, tables, figures and the page."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dss_jax import atomic
+from dss_jax.experiments import curves, examples, figures, page, statistics
+from dss_jax.experiments.results import Found, Row
+from dss_jax.experiments.statistics import Group, Saving, Summary
+
+FIGURES = 'figures'
+_ACCURACY_HEADER = ('data', 'model', 'method', 'of the data', 'alpha', 'mean ± s.d. (seeds)',
+                    'each seed')
+_DIFFERENCE_HEADER = ('data', 'model', 'first', 'second', 'of the data', 'difference',
+                      '95 % interval', 'p', 'seeds', 'examples')
+_COST_HEADER = ('data', 'model', 'method', 'of the data', 'runs', 'parameters', 'training inputs',
+                'steps', 'seconds a run')
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+  """What was said: `findings` and `problems` in sentences, and the `figures`."""
+
+  findings: list[str]
+  problems: list[str]
+  figures: list[figures.Figure]
+
+
+def write(out: str, found: Found, title: str) -> Written:
+  """Writes report.html, report.md and figures/ into `out`."""
+  rows = list(found.rows.values())
+  problems = list(found.problems)
+  if found.missing:
+    problems.append(f'{len(found.missing)} runs of the sweep have no result: '
+                    f'{_some(found.missing)}')
+  described = {name: examples.read_dataset(out, name, problems)
+               for name in sorted({row.dataset for row in rows})}
+  teachers = {name: facts['teacher']['accuracy'] for name, facts in described.items()
+              if facts.get('teacher')}
+  summaries = statistics.summarize(rows)
+  problems += _uneven(summaries)
+  folder = os.path.join(out, FIGURES)
+  drawn = figures.draw_all(summaries, rows, teachers, folder) + curves.draw_all(rows, out, folder)
+  findings = _findings(summaries, teachers)
+  tables = {
+      'accuracies': (_ACCURACY_HEADER, _accuracies(summaries), 5),
+      'differences': (_DIFFERENCE_HEADER, _differences(out, rows, described), 4),
+      'cost': (_COST_HEADER, _cost(rows), 3),
+  }
+  notes = _teacher_notes(described)
+  html_tables = {name: page.table(*table) for name, table in tables.items()}
+  html_tables['differences'] = _NOTE_DIFFERENCES + html_tables['differences']
+  html_tables['cost'] += page.paragraphs(notes)
+  atomic.write(os.path.join(out, 'report.html'), page.build(
+      title=title, subtitle=f'{len(rows)} runs of {len(rows) + len(found.missing)}',
+      findings=findings, problems=problems, figures=drawn, tables=html_tables,
+      data=examples.collect(out, rows, described)))
+  atomic.write(os.path.join(out, 'report.md'), _markdown(
+      title, findings, problems, drawn, tables, notes))
+  return Written(findings, problems, drawn)
+
+
+_NOTE_DIFFERENCES = (
+    '<p class="muted">Accuracy of the first minus the second, in percentage points, over the seeds '
+    'that both have. Interval and p (two-sided) from a paired bootstrap over test examples: other '
+    'examples of the same kind, the same trained students. No correction for many comparisons.</p>')
+
+
+def _findings(
+    summaries: Mapping[Group, Summary], teachers: Mapping[str, float]) -> list[str]:
+  found = [_saving(one) for one in statistics.savings(summaries)]
+  found += [f'{name}: the teacher has {accuracy:.1f} % on test, by the same metric.'
+            for name, accuracy in teachers.items()]
+  return found or ['Nothing to compare yet: no method beside standard fine-tuning has results.']
+
+
+def _saving(one: Saving) -> str:
+  who = figures.name_of(one.method, one.labels) + (
+      f' (alpha {one.alpha:g})' if one.alpha is not None else '')
+  full = f'fine-tuning with {100 * one.of:g} % of the data ({one.target:.1f} %)'
+  where = f'{one.dataset}, {figures.short(one.model)}'
+  reached = [f'{100 * f:g} %' if f is not None else 'never' for f in one.seeds.values()]
+  by_seed = f' Seed by seed, against the same seed: {", ".join(reached)}.'
+  if one.fraction is None:
+    return f'{where}: {who} does not reach {full}, whatever its share of the data.{by_seed}'
+  return (f'{where}: {who} matches {full} with {100 * one.fraction:g} % of the data, in the mean '
+          f'over {len(one.seeds)} seeds.{by_seed}')
+
+
+def _accuracies(summaries: Mapping[Group, Summary]) -> list[list[str]]:
+  return [[group.dataset, figures.short(group.model), figures.name_of(group.method, group.labels),
+           f'{100 * group.fraction:g} %', _alpha(group.alpha), str(one),
+           ' '.join(f'{value:.1f}' for value in one.accuracies.values())]
+          for group, one in summaries.items()]
+
+
+def _differences(
+    out: str, rows: Sequence[Row], described: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+  """DSS against every other method in its place; the control against fine-tuning."""
+  right: dict[Group, dict[int, dict[str, bool]]] = {}
+  for row in rows:
+    metric = described[row.dataset].get('metric', 'text')
+    right.setdefault(statistics.group_of(row), {})[row.seed] = statistics.correctness(
+        out, row, metric)
+  lines = []
+  for first in sorted(right, key=statistics.order):
+    for second in sorted(right, key=statistics.order):
+      if _comparable(first, second):
+        result = statistics.compare(right[first], right[second])
+        if result:
+          lines.append([
+              first.dataset, figures.short(first.model), _named(first), _named(second),
+              f'{100 * first.fraction:g} %', f'{result.difference:+.1f}',
+              f'{result.low:+.1f} to {result.high:+.1f}',
+              f'{result.p:.4f}' if result.p >= 0.001 else '< 0.001', str(result.seeds),
+              f'{result.examples:,}'])
+  return lines
+
+
+def _comparable(first: Group, second: Group) -> bool:
+  same = all(getattr(first, name) == getattr(second, name)
+             for name in ('dataset', 'model', 'fraction'))
+  if not same or first == second:
+    return False
+  if first.method == 'dss':
+    return second.method != 'dss' or first.labels < second.labels
+  return (first.method, second.method) == ('dss_shuffled', 'finetune')
+
+
+def _named(group: Group) -> str:
+  alpha = '' if group.alpha is None else f', alpha {group.alpha:g}'
+  return figures.name_of(group.method, group.labels) + alpha
+
+
+def _cost(rows: Sequence[Row]) -> list[list[str]]:
+  groups: dict[tuple, list[Row]] = {}
+  for row in rows:
+    groups.setdefault(
+        (row.dataset, row.model, row.method, row.labels, row.fraction), []).append(row)
+  return [[dataset, figures.short(model), figures.name_of(method, labels), f'{100 * fraction:g} %',
+           str(len(some)), *(_mean(getattr(row, name) for row in some)
+                             for name in ('parameters', 'inputs', 'steps', 'seconds'))]
+          for (dataset, model, method, labels, fraction), some in sorted(groups.items())]
+
+
+def _mean(values: Any) -> str:
+  known = [value for value in values if isinstance(value, int | float)]
+  return f'{sum(known) / len(known):,.0f}' if known else '-'
+
+
+def _teacher_notes(described: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """What each dataset's teacher cost, as its records tell."""
+  lines = []
+  for name, facts in described.items():
+    for records, teacher in facts.get('teachers', {}).items():
+      usage = teacher.get('usage') or {}
+      cost = ', '.join(f'{value:,} {key.replace("_", " ")}' for key, value in usage.items()
+                       if isinstance(value, int | float))
+      lines.append(f'{name}: {records} by {teacher.get("model") or teacher.get("client", "?")}; '
+                   + (cost or 'its records do not tell how many tokens it took') + '.')
+  return lines
+
+
+def _uneven(summaries: Mapping[Group, Summary]) -> list[str]:
+  """Seeds that some cells of a comparison lack."""
+  lines = []
+  for dataset, model in dict.fromkeys((g.dataset, g.model) for g in summaries):
+    here = {g: set(s.accuracies) for g, s in summaries.items()
+            if (g.dataset, g.model) == (dataset, model)}
+    every = set.union(*here.values())
+    lines += [f'{dataset}, {figures.short(model)}: {_named(group)}, {100 * group.fraction:g} % of '
+              f'the data lacks seed {", ".join(map(str, sorted(every - seeds)))}: means are over '
+              'different seeds' for group, seeds in here.items() if seeds != every]
+  return lines
+
+
+def _alpha(alpha: float | None) -> str:
+  return '' if alpha is None else f'{alpha:g}'
+
+
+def _some(names: Sequence[str]) -> str:
+  return ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
+
+
+def _markdown(
+    title: str, findings: Sequence[str], problems: Sequence[str],
+    drawn: Sequence[figures.Figure], tables: Mapping[str, tuple], notes: Sequence[str]) -> str:
+  parts = [f'# {title}', *findings]
+  if problems:
+    parts += ['## Not all is there', '\n'.join(f'- {line}' for line in problems)]
+  parts += [f'![{one.title}]({FIGURES}/{one.name}.png)' for one in drawn]
+  for name, (header, rows, _) in tables.items():
+    parts += [f'## {name.capitalize()}', '\n'.join(
+        f'| {" | ".join(line)} |' for line in (header, ['---'] * len(header), *rows))]
+  return '\n\n'.join([*parts, *notes]) + '\n'
