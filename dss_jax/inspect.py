@@ -1,7 +1,8 @@
-"""`python -m dss_jax.inspect`: rows of a task as the student sees them.
+"""`python -m dss_jax.inspect`: rows of a task as the student sees them, or a page about all.
 
 For each row: the record, the text of each task, its tokens, and where packing puts it; then
-the packed row decoded back.
+the packed row decoded back. With --html, one page about every record set of the folder: lengths
+and what would be cut, labels, failures, duplicates, train inputs in test, the teacher's accuracy.
 """
 
 import argparse
@@ -13,8 +14,9 @@ from typing import Any
 from dss_jax import cli, errors, objective
 
 _EPILOG = """\
-example:
+examples:
   python -m dss_jax.inspect --task=dss_cqa --records_dir=records --vocabulary=cqa.model --rows=2
+  python -m dss_jax.inspect --html=records.html --records_dir=records --vocabulary=cqa.model
 """
 
 
@@ -26,8 +28,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   chosen = {'vocabulary': args.vocabulary} if args.vocabulary else {}
   data.configure(records_dir=args.records_dir or '', **chosen)
   lengths = {'inputs': args.inputs_length, 'targets': args.targets_length}
+  if args.html:
+    return _page(args, lengths)
+  if not args.task:
+    raise errors.UserError('give --task, such as --task=dss_cqa, or --html=FILE')
   for line in show(args.task, args.split, args.rows, lengths):
     print(line)
+  return 0
+
+
+def _page(args: argparse.Namespace, lengths: dict[str, int]) -> int:
+  from dss_jax import inspect_page
+  from dss_jax.data import settings
+  problems = inspect_page.write(args.html, settings.records_dir(), lengths, args.vocabulary or '')
+  print('\n'.join([*problems, f'page: {args.html}']))
   return 0
 
 
@@ -122,7 +136,8 @@ def _parser() -> argparse.ArgumentParser:
       prog=cli.program('inspect'), description=__doc__.partition(': ')[2], epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
-  add('--task', required=True, help='a task or mixture, e.g. dss_cqa or cqa_finetune')
+  add('--task', help='a task or mixture, e.g. dss_cqa or cqa_finetune')
+  add('--html', metavar='FILE', help='write a page about all record sets instead')
   add('--split', default='train', help='train (default), validation or test')
   add('--rows', type=_count, default=3, help='records and packed rows to show (default: 3)')
   add('--records_dir', default=os.environ.get('DSS_DATA_DIR'), metavar='DIR',

@@ -1,8 +1,10 @@
 """`dss inspect` shows a row as record, text, tokens and packed; `dss vocab` says how to use it."""
 
+import html
+
 import pytest
 
-from dss_jax import errors, inspect, vocab
+from dss_jax import errors, inspect, records, vocab
 
 
 def test_a_row_raw_tokenized_packed_and_back(toy_records, toy_vocabulary, capsys):
@@ -16,6 +18,45 @@ def test_a_row_raw_tokenized_packed_and_back(toy_records, toy_vocabulary, capsys
   assert 'dss_toy_label' in raw and 'dss_toy_rationale' in raw and '1</s>' in raw
   assert f"label     '[label] {text}' -> '{label}'" in packed
   assert f"rationale '[rationale] {text}' -> '{rationale}'" in packed
+
+
+@pytest.fixture
+def flawed_records(tmp_path):
+  """A folder whose flaws are known."""
+  def row(i, split, **changes):
+    return records.RationaleRecord(**{
+        'id': f'{split}{i}', 'input': f'Where is <{i}>?', 'label': ('left', 'right')[i % 2],
+        'teacher_label': 'left', 'rationale': 'word ' * (i + 1), 'split': split, **changes})
+  train = [row(i, 'train') for i in range(20)]
+  train[7] = row(7, 'train', input='where  IS <3>?')
+  train[8] = row(8, 'train', parse_status='no_answer_phrase', teacher_label='', rationale='')
+  records.write_records(str(tmp_path), 'toy', 'train', train)
+  records.write_records(str(tmp_path), 'toy', 'test', [
+      row(i, 'test', input=f'Where is <{i}>?') for i in range(18, 22)])
+  return tmp_path
+
+
+def test_a_page_about_the_records_names_their_flaws(flawed_records, tmp_path, capsys):
+  path = tmp_path / 'page.html'
+  assert inspect.main([f'--html={path}', f'--records_dir={flawed_records}', '--vocabulary=bytes',
+                       '--inputs_length=32', '--targets_length=60']) == 0
+  said, page = capsys.readouterr().out, path.read_text()
+  for line in (
+      "toy-train: 1 of 20 rows have parse status 'no_answer_phrase', such as train8; they have no",
+      'toy-train: 1 rows repeat the input of an earlier row, such as train7 of train3',
+      'toy-test: 2 inputs are in toy-train, too (case and spaces aside), such as test18 = train18, '
+      'test19 = train19',
+      'toy-train: 47.4 % of the rationales are longer than 60 tokens'):  # 9 of 19: 5 n + 1 > 60
+    assert line in said and html.escape(line) in page
+  assert 'accuracy 50.00 %' in page and '<script' not in page and page.count('<svg') == 2
+  assert '<td class=number>50.0 %</td>' in page
+
+
+def test_a_page_needs_records(tmp_path):
+  with pytest.raises(errors.UserError, match='no record sets there'):
+    inspect.main([f'--html={tmp_path}/x.html', f'--records_dir={tmp_path}', '--vocabulary=bytes'])
+  with pytest.raises(errors.UserError, match='--task=dss_cqa, or --html'):
+    inspect.main([f'--records_dir={tmp_path}'])
 
 
 def test_an_unknown_task_and_a_bad_count_are_named(toy_records):

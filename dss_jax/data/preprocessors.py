@@ -112,7 +112,7 @@ def tokenize(
     return {
         **batch,
         _MADE_WITH: tf.fill(tf.shape(batch['inputs']), made_with),
-        'inputs': _encode_with_eos_markers(batch['inputs'], output_features['inputs'].vocabulary),
+        'inputs': encode_inputs(batch['inputs'], output_features['inputs'].vocabulary),
         'targets': _encode(batch['targets'], output_features['targets'].vocabulary),
     }
   batches = rows.batch(_TOKENIZE_BATCH)
@@ -146,7 +146,7 @@ def _encode(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTensor:
       fn_output_signature=tf.RaggedTensorSpec([None], tf.int32, row_splits_dtype=tf.int64))
 
 
-def _encode_with_eos_markers(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTensor:
+def encode_inputs(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTensor:
   """string [n] -> int32 [n, (ids)]: parts between markers encoded one by one, EOS between them.
 
   SentencePiece knows `</s>` as a control symbol and never produces it from text; Hugging

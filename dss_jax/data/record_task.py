@@ -41,8 +41,11 @@ class RecordTask(seqio.Task):
     epochs = tf.data.Dataset.counter()
     if num_epochs is not None:
       epochs = epochs.take(num_epochs)
-    return epochs.flat_map(lambda epoch: one(seed=_seed_of(first, epoch), num_epochs=1)).prefetch(
-        tf.data.AUTOTUNE)
+
+    @tf.autograph.experimental.do_not_convert  # AutoGraph would rewrite SeqIO, for seconds.
+    def epoch_rows(epoch: tf.Tensor) -> tf.data.Dataset:
+      return one(seed=_seed_of(first, epoch), num_epochs=1)
+    return epochs.flat_map(epoch_rows).prefetch(tf.data.AUTOTUNE)
 
   def _get_cached_source(self, split, file_shuffle_buffer_size=None):
     return _Shuffled(super()._get_cached_source(split, file_shuffle_buffer_size))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib import pyplot
 
-from dss_jax.experiments import figures
+from dss_jax.experiments import figures, grid
 from dss_jax.experiments.results import Row
 
 _PANELS = (('train/label_loss', 'label loss, train (nats per token)'),
@@ -22,8 +22,8 @@ def draw_all(rows: Sequence[Row], out: str, folder: str) -> list[figures.Figure]
     curves = [(row, read(os.path.join(out, row.model_dir, 'metrics.jsonl')))
               for row in here if row.fraction == fraction]
     if any(curve for _, curve in curves):
-      found.append(_draw(curves, f'{dataset}-{figures.short(model)}-curves',
-                         f'{dataset}, {figures.short(model)}: training', fraction, folder))
+      found.append(_draw(curves, f'{dataset}-{grid.short(model)}-curves',
+                         f'{dataset}, {grid.short(model)}: training', fraction, folder))
   return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import metrics
-from dss_jax.experiments import figures, rationales, results, statistics
+from dss_jax.experiments import figures, grid, rationales, results, statistics
 from dss_jax.experiments.results import Row
 
 
@@ -87,6 +87,6 @@ def _name(row: Row) -> str:
   parts = [figures.name_of(row.method, row.labels), f'{100 * row.fraction:g} % of the data']
   if row.alpha is not None:
     parts.append(f'alpha {row.alpha:g}')
-  parts.append(f'{figures.short(row.model)}, seed {row.seed}')
+  parts.append(f'{grid.short(row.model)}, seed {row.seed}')
   accuracy = '' if row.accuracy is None else f' ({row.accuracy:.1f} %)'
   return ', '.join(parts) + accuracy

@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use('Agg')
 from matplotlib import pyplot
 
+from dss_jax.experiments import grid
 from dss_jax.experiments.results import Row
 from dss_jax.experiments.statistics import Group, Summary
 
@@ -73,7 +74,7 @@ def _by_fraction(here, dataset, teacher, folder) -> list[Figure]:
       lines.append((f'fine-tuning, {_percent(max(full))} of the data', full[max(full)]))
     found.append(_draw(
         chosen, lambda group: 100 * group.fraction, lines, folder,
-        f'{dataset}-{short(model)}-data', f'{dataset}, {short(model)}: less data',
+        f'{dataset}-{grid.short(model)}-data', f'{dataset}, {grid.short(model)}: less data',
         'Test accuracy against the share of the training inputs: mean over seeds, every seed as '
         'a dot, bars of one standard deviation.', 'share of the training inputs (%)'))
   return found
@@ -103,8 +104,8 @@ def _by_alpha(here, dataset, folder) -> list[Figure]:
               if (g.model, g.fraction) == (model, fraction) and g.method == 'finetune']
     found.append(_draw(
         chosen, lambda group: group.alpha, others, folder,
-        f'{dataset}-{short(model)}-{fraction:g}-alpha',
-        f'{dataset}, {short(model)}, {_percent(fraction)} of the data: weight of the label loss',
+        f'{dataset}-{grid.short(model)}-{fraction:g}-alpha',
+        f'{dataset}, {grid.short(model)}, {_percent(fraction)} of the data: label weight',
         'Test accuracy against alpha; 1 is the label loss alone.', 'alpha'))
   return found
 
@@ -166,18 +167,13 @@ def save(figure: Any, folder: str, name: str, title: str, caption: str) -> Figur
   figure.savefig(os.path.join(folder, f'{name}.png'), dpi=150)
   figure.savefig(os.path.join(folder, f'{name}.svg'), metadata={'Date': None})
   pyplot.close(figure)
-  return Figure(name, title, caption, _for_page(svg.getvalue()))
+  return Figure(name, title, caption, for_page(svg.getvalue()))
 
 
-def _for_page(svg: str) -> str:
+def for_page(svg: str) -> str:
   """Without XML header, in the page's text colour and font."""
   return svg[svg.index('<svg'):].replace(_INK, 'currentColor')
 
 
 def _percent(fraction: float) -> str:
   return f'{100 * fraction:g} %'
-
-
-def short(model: str) -> str:
-  """'t5_1_1_base', also of a path."""
-  return os.path.splitext(os.path.basename(model))[0]

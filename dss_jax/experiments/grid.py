@@ -34,7 +34,8 @@ class Sweep:
     seeds: of parameters, data order and choice of the fraction.
     run_file: where a run's settings are; {method} and {dataset} are replaced.
     overlays: gin files that follow in every run.
-    settings: {'TRAIN_STEPS': 500, ...} of every run.
+    settings: {'TRAIN_STEPS': 500, ...} of every run; {dataset}, {method} and {model} in a text
+      are replaced: {'INITIAL_CHECKPOINT_PATH': 'weights/{model}'}.
     settings_for: more of them by method, dataset or model: {'finetune': {'BATCH_SIZE': 32}}.
     rationales: rows of test for which students of the first seed also write their rationales.
   """
@@ -66,7 +67,8 @@ class Sweep:
         raise errors.UserError(
             f'METHODS: {method!r} learns {" and ".join(METHODS[method])} labels, and LABELS has '
             f'{" and ".join(self.labels)}')
-    _known('SETTINGS_FOR', self.settings_for, (*self.methods, *self.datasets, *self.models))
+    named = (*METHODS, *self.datasets, *self.models)
+    _known('SETTINGS_FOR', self.settings_for, named)
 
 
 def _known(name: str, values: Sequence[str] | Mapping[str, Any], known: Any) -> None:
@@ -90,8 +92,8 @@ class Cell:
   @property
   def key(self) -> str:
     """'svamp/dss-gold/t5_1_1_base/fraction-0.25/alpha-0.5/seed-0': also its folder."""
-    model = os.path.splitext(os.path.basename(self.model))[0]
-    parts = [self.dataset, f'{self.method}-{self.labels}', model, f'fraction-{self.fraction:g}',
+    parts = [self.dataset, f'{self.method}-{self.labels}', short(self.model),
+             f'fraction-{self.fraction:g}',
              *([f'alpha-{self.alpha:g}'] if self.alpha is not None else []), f'seed-{self.seed}']
     return '/'.join(parts)
 
@@ -141,4 +143,16 @@ def bindings(sweep: Sweep, cell: Cell, out: str) -> list[str]:
              'TRAIN_FRACTION_SEED': cell.seed, 'SEED': cell.seed}
   if cell.alpha is not None:
     chosen['DSS_ALPHA'] = cell.alpha
-  return [f'{name}={value}' for name, value in chosen.items()]
+  names = {'{dataset}': cell.dataset, '{method}': cell.method, '{model}': short(cell.model)}
+  return [f'{name}={_replaced(str(value), names)}' for name, value in chosen.items()]
+
+
+def _replaced(text: str, names: Mapping[str, str]) -> str:
+  for name, value in names.items():
+    text = text.replace(name, value)
+  return text
+
+
+def short(model: str) -> str:
+  """'t5_1_1_base', also of a path."""
+  return os.path.splitext(os.path.basename(model))[0]

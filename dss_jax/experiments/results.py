@@ -121,19 +121,23 @@ def _row(values: Any, where: str, problems: list[str]) -> Row:
   if not isinstance(values, dict):
     raise ValueError('no JSON object')
   known = {field.name for field in dataclasses.fields(Row)}
+  test = dict(values.get('test') or {})
+  accuracy = test.get('accuracy')
+  row = Row(**{**{name: value for name, value in values.items() if name in known},
+               'key': str(values['key']), 'fraction': float(values['fraction']),
+               'seed': int(values['seed']), 'accuracy': _finite(accuracy), 'test': test})
   unknown = sorted(set(values) - known - _OTHERS)
   if unknown:
     problems.append(f'{where}: unknown fields {", ".join(unknown)}; not used')
-  test = dict(values.get('test') or {})
-  accuracy = test.get('accuracy')
   if accuracy is None:
-    problems.append(f'{where}: {values["key"]} has no test accuracy')
-  elif not isinstance(accuracy, int | float) or not math.isfinite(accuracy):
-    problems.append(f'{where}: {values["key"]} has test accuracy {accuracy}; left out of figures')
-    accuracy = None
-  return Row(**{**{name: value for name, value in values.items() if name in known},
-                'key': str(values['key']), 'fraction': float(values['fraction']),
-                'seed': int(values['seed']), 'accuracy': accuracy, 'test': test})
+    problems.append(f'{where}: {row.key} has no test accuracy')
+  elif row.accuracy is None:
+    problems.append(f'{where}: {row.key} has test accuracy {accuracy}; left out of figures')
+  return row
+
+
+def _finite(value: Any) -> float | None:
+  return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 _OTHERS = {'settings'}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import atomic
-from dss_jax.experiments import curves, examples, figures, page, statistics
+from dss_jax.experiments import curves, examples, figures, grid, page, statistics
 from dss_jax.experiments.results import Found, Row
 from dss_jax.experiments.statistics import Group, Saving, Summary
 
@@ -80,7 +80,7 @@ def _saving(one: Saving) -> str:
   who = figures.name_of(one.method, one.labels) + (
       f' (alpha {one.alpha:g})' if one.alpha is not None else '')
   full = f'fine-tuning with {100 * one.of:g} % of the data ({one.target:.1f} %)'
-  where = f'{one.dataset}, {figures.short(one.model)}'
+  where = f'{one.dataset}, {grid.short(one.model)}'
   reached = [f'{100 * f:g} %' if f is not None else 'never' for f in one.seeds.values()]
   by_seed = f' Seed by seed, against the same seed: {", ".join(reached)}.'
   if one.fraction is None:
@@ -90,7 +90,7 @@ def _saving(one: Saving) -> str:
 
 
 def _accuracies(summaries: Mapping[Group, Summary]) -> list[list[str]]:
-  return [[group.dataset, figures.short(group.model), figures.name_of(group.method, group.labels),
+  return [[group.dataset, grid.short(group.model), figures.name_of(group.method, group.labels),
            f'{100 * group.fraction:g} %', _alpha(group.alpha), str(one),
            ' '.join(f'{value:.1f}' for value in one.accuracies.values())]
           for group, one in summaries.items()]
@@ -111,7 +111,7 @@ def _differences(
         result = statistics.compare(right[first], right[second])
         if result:
           lines.append([
-              first.dataset, figures.short(first.model), _named(first), _named(second),
+              first.dataset, grid.short(first.model), _named(first), _named(second),
               f'{100 * first.fraction:g} %', f'{result.difference:+.1f}',
               f'{result.low:+.1f} to {result.high:+.1f}',
               f'{result.p:.4f}' if result.p >= 0.001 else '< 0.001', str(result.seeds),
@@ -139,7 +139,7 @@ def _cost(rows: Sequence[Row]) -> list[list[str]]:
   for row in rows:
     groups.setdefault(
         (row.dataset, row.model, row.method, row.labels, row.fraction), []).append(row)
-  return [[dataset, figures.short(model), figures.name_of(method, labels), f'{100 * fraction:g} %',
+  return [[dataset, grid.short(model), figures.name_of(method, labels), f'{100 * fraction:g} %',
            str(len(some)), *(_mean(getattr(row, name) for row in some)
                              for name in ('parameters', 'inputs', 'steps', 'seconds'))]
           for (dataset, model, method, labels, fraction), some in sorted(groups.items())]
@@ -170,7 +170,7 @@ def _uneven(summaries: Mapping[Group, Summary]) -> list[str]:
     here = {g: set(s.accuracies) for g, s in summaries.items()
             if (g.dataset, g.model) == (dataset, model)}
     every = set.union(*here.values())
-    lines += [f'{dataset}, {figures.short(model)}: {_named(group)}, {100 * group.fraction:g} % of '
+    lines += [f'{dataset}, {grid.short(model)}: {_named(group)}, {100 * group.fraction:g} % of '
               f'the data lacks seed {", ".join(map(str, sorted(every - seeds)))}: means are over '
               'different seeds' for group, seeds in here.items() if seeds != every]
   return lines

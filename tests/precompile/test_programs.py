@@ -62,13 +62,9 @@ def test_the_planned_step_is_the_one_that_the_trainer_runs(sharding):
   assert '@Sharding' in planned.as_text() or 'sdy.sharding' in planned.as_text()
 
 
-@pytest.mark.parametrize('mesh', [(1, 1, 1), (2, 2, 2)])
-def test_the_new_state_takes_the_place_of_the_old_one(mesh, recwarn):
+def test_the_new_state_takes_the_place_of_the_old_one(sharding, recwarn):
   """Every byte of parameters and optimizer is reused; only the metrics are new."""
-  mesh = config_lib.MeshConfig(*mesh)
-  devices = jax.devices()[:mesh.data * mesh.fsdp * mesh.model]
-  program = compiled.train_program(
-      config(microbatches=2), sharding_lib.Sharding(sharding_lib.make_mesh(mesh, devices)))
+  program = compiled.train_program(config(), sharding)
   stats = program.lower().compile().memory_analysis()
   assert stats.alias_size_in_bytes == memory.of_arguments(program.arguments[:1]) > 0
   assert stats.output_size_in_bytes - stats.alias_size_in_bytes < 1024
@@ -132,7 +128,7 @@ def test_a_job_travels_to_another_process():
 
 
 def test_a_process_that_dies_is_an_outcome(monkeypatch):
-  monkeypatch.setattr(jobs, '_ENVIRONMENT', {'PYTHONHOME': '/nowhere'})
+  monkeypatch.setattr(jobs, 'ENVIRONMENT', {'PYTHONHOME': '/nowhere'})
   outcome = jobs.run(jobs.Job('train', 'v5e:2x2', config()), 60)
   assert outcome.status == jobs.CRASHED and 'exit code 1' in outcome.reason
 

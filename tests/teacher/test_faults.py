@@ -240,7 +240,7 @@ def test_a_directory_that_cannot_be_made(tmp_path):
 def test_two_jobs_on_one_directory(tmp_path):
   live.write_inputs(tmp_path, N)
   with server.Server(live.answer, latency=0.5) as teacher:
-    first = live.start(teacher, tmp_path, '--in_flight=4')
+    first = live.start(teacher, tmp_path, '--in_flight=1')
     while not teacher.requests:
       time.sleep(0.01)
     begun = time.monotonic()

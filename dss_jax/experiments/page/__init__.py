@@ -32,6 +32,14 @@ def build(
       data=_json(data), **tables)
 
 
+def build_plain(*, title: str, subtitle: str, sections: Mapping[str, str]) -> str:
+  """A page without scripts: headings and the HTML under each."""
+  return string.Template(_part('plain.html')).substitute(
+      title=html.escape(title), subtitle=html.escape(subtitle), css=_part('report.css'),
+      sections=''.join(f'<section><h2>{html.escape(heading)}</h2>{body}</section>'
+                       for heading, body in sections.items()))
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
   """HTML; the first `texts` columns hold text, the others numbers."""
   if not rows:
@@ -53,10 +61,14 @@ def _part(name: str) -> str:
   return importlib.resources.files(__name__).joinpath(name).read_text(encoding='utf-8')
 
 
-def _figure(figure: Figure) -> str:
-  return (f'<figure><div role="img" aria-label="{html.escape(figure.title)}">{figure.svg}</div>'
-          f'<figcaption><b>{html.escape(figure.title)}</b>{html.escape(figure.caption)}'
-          '</figcaption></figure>')
+def figure(title: str, caption: str, svg: str) -> str:
+  """HTML."""
+  return (f'<figure><div role="img" aria-label="{html.escape(title)}">{svg}</div>'
+          f'<figcaption><b>{html.escape(title)}</b>{html.escape(caption)}</figcaption></figure>')
+
+
+def _figure(one: Figure) -> str:
+  return figure(one.title, one.caption, one.svg)
 
 
 def _problems(problems: Sequence[str]) -> str:

@@ -1,0 +1,169 @@
+"""`dss inspect --html`: one page about all record sets of a folder."""
+
+import html
+import io
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import tqdm
+
+from dss_jax import atomic, datasets, errors, records
+from dss_jax.data import summary as summary_lib
+from dss_jax.data.summary import Summary
+from dss_jax.experiments import figures, page
+
+_MOST_LABELS = 12
+_TARGETS = ('label', 'rationale')
+
+
+def write(path: str, records_dir: str, lengths: Mapping[str, int], vocabulary: str) -> list[str]:
+  """Writes the page; returns what is wrong with the data, a sentence each.
+
+  Args:
+    path: of the page.
+    records_dir: a folder of record sets.
+    lengths: {'inputs': ..., 'targets': ...} in tokens, where texts would be cut.
+    vocabulary: as in `DataSettings`; set there already.
+
+  Raises:
+    UserError: no record sets there, or damaged ones.
+  """
+  names = records.set_names(records_dir)
+  if not names:
+    raise errors.UserError(f'--records_dir={records_dir}: no record sets there; `dss teacher` '
+                           'writes them')
+  count = _token_counter()
+  found: dict[str, Summary] = {}
+  for name in tqdm.tqdm(sorted(names), unit='set', desc='reading'):
+    dataset, _, split = name.rpartition('-')
+    rows = records.read_records(records_dir, dataset, split, verify=True)
+    found[name] = summary_lib.summarize(name, rows, _dataset(dataset), count)
+  problems = list(itertools.chain(
+      _failures(found.values()), _duplicates(found.values()), _leaks(found), _cuts(found, lengths)))
+  atomic.write(path, page.build_plain(
+      title=f'Records in {records_dir}', subtitle=f'tokens of {vocabulary or "T5"}',
+      sections={
+          'Sets': _sets(found.values()), 'To look at': _list(problems),
+          'What would be cut': _cut_table(found.values(), lengths),
+          'Lengths': _histograms(found.values(), lengths),
+          'Labels': ''.join(_labels(one) for one in found.values())}))
+  return problems
+
+
+def _dataset(name: str) -> datasets.Dataset | None:
+  return datasets.get(name) if name in datasets.names() else None
+
+
+def _token_counter() -> Callable[[Sequence[str]], list[int]]:
+  from dss_jax.data import preprocessors, vocabularies
+  def count(texts: Sequence[str]) -> list[int]:
+    found: list[int] = []
+    for start in range(0, len(texts), 1024):
+      ids = preprocessors.encode_inputs(
+          list(texts[start:start + 1024]), vocabularies.VOCABULARY.loaded)
+      found += (ids.row_lengths() + 1).numpy().tolist()  # EOS
+    return found
+  return count
+
+
+def _failures(found) -> list[str]:
+  return [f'{one.name}: {count:,} of {one.rows:,} rows have parse status {status!r}, such as '
+          f'{", ".join(one.failures[status])}; they have no rationale'
+          for one in found for status, count in one.status.items() if status != records.PARSED]
+
+
+def _duplicates(found) -> list[str]:
+  return [f'{one.name}: {one.num_duplicates:,} rows repeat the input of an earlier row, such as '
+          + ', '.join(f'{row} of {earlier}' for row, earlier in one.duplicates)
+          for one in found if one.num_duplicates]
+
+
+def _leaks(found: Mapping[str, Summary]) -> list[str]:
+  lines = []
+  for name, one in found.items():
+    dataset, _, split = name.rpartition('-')
+    train = found.get(f'{dataset}-train')
+    if split != 'train' and train:
+      pairs = summary_lib.shared(one, train)
+      if pairs:
+        lines.append(
+            f'{name}: {len(pairs):,} inputs are in {train.name}, too (case and spaces aside), such '
+            'as ' + ', '.join(f'{mine} = {theirs}' for mine, theirs in pairs[:5]))
+  return lines
+
+
+def _cuts(found: Mapping[str, Summary], lengths: Mapping[str, int]) -> list[str]:
+  return [f'{one.name}: {100 * share:.1f} % of the {field}s are longer than {limit:,} tokens'
+          for one in found.values() for field in summary_lib.FIELDS
+          if (share := one.cut(field, limit := _limit(field, lengths)))]
+
+
+def _limit(field: str, lengths: Mapping[str, int]) -> int:
+  return lengths['targets' if field in _TARGETS else 'inputs']
+
+
+def _sets(found) -> str:
+  return page.table(
+      ('set', 'rows', 'parsed', 'inputs twice', 'labels', 'teacher'),
+      [[one.name, f'{one.rows:,}', f'{one.status.get(records.PARSED, 0):,}',
+        f'{one.num_duplicates:,}', f'{len(one.labels):,}',
+        ', '.join(f'{name} {value:.2f} %' for name, value in one.teacher.items()) or '-']
+       for one in found])
+
+
+def _cut_table(found, lengths: Mapping[str, int]) -> str:
+  rows = []
+  for one in found:
+    for field in summary_lib.FIELDS:
+      counts = one.lengths[field]
+      if len(counts):
+        middle, high = np.percentile(counts, (50, 95))
+        limits = sorted({_limit(field, lengths), _limit(field, lengths) // 2,
+                         _limit(field, lengths) // 4}, reverse=True)
+        rows.append([one.name, field, f'{len(counts):,}', f'{counts.mean():.0f}', f'{middle:.0f}',
+                     f'{high:.0f}', f'{counts.max():,}',
+                     ', '.join(f'{limit:,}: {100 * one.cut(field, limit):.1f} %'
+                               for limit in limits)])
+  return page.table(('set', 'field', 'sampled', 'mean', 'median', '95 %', 'longest',
+                     'longer than ... tokens'), rows, 2)
+
+
+def _histograms(found, lengths: Mapping[str, int]) -> str:
+  return '<div class="figures">' + ''.join(
+      _histogram(one, lengths) for one in found if one.sampled) + '</div>'
+
+
+def _histogram(one: Summary, lengths: Mapping[str, int]) -> str:
+  from matplotlib import pyplot
+  with figures.style(one.name):
+    figure, panels = pyplot.subplots(1, 3, figsize=(8.4, 2.4), layout='constrained')
+    for axes, field in zip(panels, summary_lib.FIELDS, strict=True):
+      counts, limit = one.lengths[field], _limit(field, lengths)
+      if len(counts):
+        axes.hist(counts, bins=min(40, int(np.ptp(counts)) + 1), color='#0072b2')
+        if counts.max() > limit:
+          axes.axvline(limit, color='#d55e00', lw=1.5)
+      axes.set(title=field, xlabel='tokens', yticks=[])
+      axes.spines[['top', 'right', 'left']].set_visible(False)
+    svg = io.StringIO()
+    figure.savefig(svg, format='svg', transparent=True, metadata={'Date': None})
+    pyplot.close(figure)
+  return page.figure(one.name, f'Tokens with EOS of {one.sampled:,} rows; cut at the line.',
+                     figures.for_page(svg.getvalue()))
+
+
+def _labels(one: Summary) -> str:
+  names = list(one.labels)[:_MOST_LABELS]
+  rows = [[name or '(none)', f'{one.labels[name]:,}', f'{100 * one.labels[name] / one.rows:.1f} %',
+           f'{one.teacher_labels.get(name, 0):,}'] for name in names]
+  others = len(one.labels) - len(names)
+  more = f'<p class="muted">and {others:,} more</p>' if others else ''
+  return f'<h3>{html.escape(one.name)}</h3>' + page.table(
+      ('label', 'rows', 'share', "as the teacher's label"), rows) + more
+
+
+def _list(lines: Sequence[str]) -> str:
+  if not lines:
+    return '<p>Nothing: all rows parsed, no input is there twice or in two splits, none is cut.</p>'
+  return '<ul>' + ''.join(f'<li>{html.escape(line)}</li>' for line in lines) + '</ul>'

@@ -1,0 +1,150 @@
+"""The report on known results, and on damaged ones. In a browser: test_page.py."""
+
+import json
+import re
+import xml.etree.ElementTree
+
+import made_up
+import pytest
+
+from dss_jax.experiments import grid, report, results
+
+ACCURACY = {'dss': 0.9, 'finetune': 0.6, 'dss_shuffled': 0.6}
+
+
+def accuracy(cell):
+  return ACCURACY[cell.method] + 0.05 * (cell.fraction - 1)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('sweep')
+  cells = made_up.toy(models=('small', 'base'), alphas=(0.2, 0.5), seeds=(0, 1))
+  made_up.sweep(folder, cells, examples=300, accuracy=accuracy)
+  assert report.main([str(folder), '--title', 'A <b>title</b> & more']) == 0
+  return folder
+
+
+def data_of(page):
+  return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page,
+                              re.DOTALL)[1])
+
+
+def test_the_page_needs_nothing_from_elsewhere(folder):
+  page = (folder / 'report.html').read_text()
+  outside = set(re.findall(r'(?:https?:)?//[\w.]+[\w/.#-]*', re.sub(r'//.*?\n', '\n', page)))
+  assert all('w3.org' in one or 'purl.org' in one or 'creativecommons' in one
+             or 'matplotlib.org' in one for one in outside), outside
+  assert not re.search(r'<(?:link|script|img|iframe)[^>]+(?:src|href)="(?!data:)', page)
+  assert "default-src 'none'" in page
+  assert '<title>A &lt;b&gt;title&lt;/b&gt; &amp; more</title>' in page
+
+
+def test_every_figure_is_drawn_in_three_forms(folder):
+  names = {'toy-small-data', 'toy-base-data', 'toy-size', 'toy-small-curves', 'toy-base-curves',
+           *(f'toy-{model}-{fraction}-alpha' for model in ('small', 'base')
+             for fraction in ('0.25', '0.5', '1'))}
+  assert {path.stem for path in (folder / 'figures').iterdir()} == names
+  assert all((folder / 'figures' / f'{name}.png').read_bytes()[1:4] == b'PNG' for name in names)
+  inline = re.findall(r'<svg.*?</svg>', (folder / 'report.html').read_text(), re.DOTALL)
+  assert len(inline) == len(names)
+  for svg in inline:
+    root = xml.etree.ElementTree.fromstring(svg)
+    assert root.findall('.//{http://www.w3.org/2000/svg}text') and 'currentColor' in svg
+
+
+def test_the_findings_are_those_of_the_results(folder):
+  found = results.read(str(folder))
+  text = (folder / 'report.md').read_text()
+  full = [row.accuracy for row in found.rows.values()
+          if (row.method, row.model, row.fraction) == ('finetune', 'base', 1.0)]
+  assert (f'toy, base: Distilling Step-by-Step (alpha 0.5) matches fine-tuning with 100 % of the '
+          f'data ({sum(full) / 2:.1f} %) with 25 % of the data, in the mean over 2 seeds. Seed by '
+          'seed, against the same seed: 25 %, 25 %.') in text
+  teacher = json.loads((folder / 'datasets' / 'toy.json').read_text())['teacher']['accuracy']
+  assert f'the teacher has {teacher:.1f} % on test' in text
+  assert 'toy-train by palm-540b; 1,200,000 prompt tokens, 54,321 completion tokens.' in text
+
+
+def test_every_group_is_in_the_table_and_every_difference_has_its_p(folder):
+  lines = (folder / 'report.md').read_text().splitlines()
+  table = [line for line in lines if line.startswith('| toy | base |')]
+  groups = [line for line in table if '±' in line]
+  assert len(groups) == 3 * (2 + 1 + 2)
+  differences = [line for line in table if ' to ' in line]
+  # At each fraction: dss at two alphas against fine-tuning and two controls, these against it.
+  assert len(differences) == 3 * (2 * 3 + 2)
+  far = [line for line in differences if '| Distilling Step-by-Step, alpha 0.5 | standard' in line]
+  assert len(far) == 3 and all('< 0.001' in line for line in far)
+
+
+def test_the_examples_are_those_of_the_runs(folder):
+  shown = data_of((folder / 'report.html').read_text())['datasets']['toy']
+  found = results.read(str(folder))
+  assert len(shown['examples']) == 300 and set(shown['answers']) == set(made_up.LABELS)
+  assert len(shown['runs']) == sum(row.seed == 0 for row in found.rows.values())
+  for run in shown['runs']:
+    said = float(re.search(r'\(([\d.]+) %\)', run['name'])[1])
+    assert 100 * sum(run['right']) / 300 == pytest.approx(said, abs=0.05)
+    for i, one in enumerate(shown['examples']):
+      assert run['right'][i] == (shown['answers'][run['labels'][i]] == one['gold'])
+  with_rationales = [run for run in shown['runs'] if run['rationales']]
+  assert with_rationales[0]['rationales']['3'] == 'I think 3.'
+
+
+def test_the_same_results_make_the_same_page(folder):
+  before = (folder / 'report.html').read_bytes()
+  assert report.main([str(folder), '--title', 'A <b>title</b> & more']) == 0
+  assert (folder / 'report.html').read_bytes() == before
+
+
+def test_of_damaged_results_a_page_is_made_that_says_so(tmp_path, capsys):
+  cells = made_up.toy(seeds=(0, 1, 2))
+  made_up.sweep(tmp_path, cells, accuracy=accuracy)
+  path = tmp_path / 'results.jsonl'
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  path.write_text('')
+  rows[0]['test']['accuracy'] = float('nan')
+  rows[1]['surprise'] = 1
+  for row in [*rows[:-1], rows[2]]:  # One is missing, one is there twice.
+    made_up.append(tmp_path, row)
+  (tmp_path / 'runs' / rows[3]['key'] / 'predictions' / 'test' / 'label-000100.jsonl').write_text(
+      '{"input": {"id": "toy-1"}, "target"')
+  (tmp_path / 'runs' / rows[4]['key'] / 'metrics.jsonl').write_text('{"step": 1, "tra')
+  assert report.main([str(tmp_path)]) == 0
+  said = capsys.readouterr().err
+  page = (tmp_path / 'report.html').read_text()
+  for text in (f'1 runs of the sweep have no result: {rows[-1]["key"]}',
+               f'{rows[0]["key"]} has test accuracy nan', 'unknown fields surprise',
+               f'a second result of {rows[2]["key"]}', 'lacks seed 2', 'lacks seed 0'):
+    assert text in said and text in page
+  assert '<h2>Not all is there</h2>' in page and 'nan ±' not in page
+
+
+def test_texts_of_data_cannot_become_part_of_the_page(tmp_path):
+  cell, = made_up.toy(methods=('dss',), fractions=(1.0,), seeds=(0,))
+  made_up.sweep(tmp_path, [cell], examples=2)
+  evil = '</script><script>alert(1)</script>'
+  (tmp_path / 'datasets' / 'toy.jsonl').write_text(json.dumps(
+      {'id': 'toy-0', 'input': evil, 'label': 'left', 'teacher_label': evil, 'rationale': evil}))
+  assert report.main([str(tmp_path)]) == 0
+  page = (tmp_path / 'report.html').read_text()
+  assert 'alert(1)' in page and '<script>alert' not in page
+  assert data_of(page)['datasets']['toy']['examples'][0]['input'] == evil
+
+
+def test_without_what_the_sweep_noted_the_page_is_still_made(tmp_path, capsys):
+  made_up.sweep(tmp_path, made_up.toy(seeds=(0,)))
+  (tmp_path / 'datasets' / 'toy.json').unlink()
+  (tmp_path / 'sweep.json').write_text('{')
+  assert report.main([str(tmp_path)]) == 0
+  said = capsys.readouterr().err
+  assert 'toy.json cannot be read' in said and 'sweep.json cannot be read' in said
+  page = (tmp_path / 'report.html').read_text()
+  assert 'the teacher has' not in page and list(data_of(page)['datasets']) == ['toy']
+
+
+def test_a_sweep_of_one_run_has_a_page(tmp_path):
+  made_up.sweep(tmp_path, grid.cells(grid.Sweep(('toy',), methods=('finetune',), seeds=(0,))))
+  assert report.main([str(tmp_path)]) == 0
+  assert 'Nothing to compare yet' not in (tmp_path / 'report.md').read_text()  # The teacher is.
