@@ -246,3 +246,15 @@ def test_tokens_of_records_are_timed(toy_records, toy_vocabulary, tmp_path):
   done = run('decode.py', '--tiny', '--batch_size=4', '--steps=1', '--repeats=1',
              '--max_decode_length=4', f'--tokens={path}')
   assert done.returncode == 0 and str(path) in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_rematerialisation_saves_memory_in_the_benchmark(tmp_path):
+  path = tmp_path / 'memory.json'
+  done = run('memory.py', '--tiny', '--chip=cpu', '--batch_size=8', '--remat=none,full',
+             '--loss_chunk=0', f'--json={path}')
+  assert done.returncode == 0, done.stderr
+  none, full = (row['total'] for row in json.loads(path.read_text())['steps'])
+  assert 0 < full < 0.8 * none and 'REMAT=full, LOSS_CHUNK=0' in done.stdout
+  done = run('memory.py', '--chip=v5e:4x4')
+  assert done.returncode == 2 and 'give a single chip' in done.stderr

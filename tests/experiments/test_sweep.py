@@ -162,7 +162,9 @@ def test_a_worker_that_is_killed_fails_its_run_alone_and_sigterm_saves(flags, tm
 
 
 def children(pid):
-  return pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+  """Of all threads of a process."""
+  return [child for path in pathlib.Path(f'/proc/{pid}/task').glob('*/children')
+          for child in path.read_text().split()]
 
 
 @pytest.mark.slow
