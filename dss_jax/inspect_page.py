@@ -150,7 +150,7 @@ def _histogram(one: Summary, lengths: Mapping[str, int]) -> str:
     figure.savefig(svg, format='svg', transparent=True, metadata={'Date': None})
     pyplot.close(figure)
   return page.figure(one.name, f'Tokens with EOS of {one.sampled:,} rows; cut at the line.',
-                     figures.for_page(svg.getvalue()))
+                     figures.for_page(svg.getvalue()), wide=True)
 
 
 def _labels(one: Summary) -> str:

@@ -66,4 +66,4 @@ def _draw(
     return figures.save(
         figure, folder, name, title,
         f'One line per run, {100 * fraction:g} % of the data. Logged losses of a step; validation '
-        'with the parameters of that step.')
+        'with the parameters of that step.', wide=True)

@@ -26,12 +26,13 @@ _INK = '#010203'  # Becomes the page's own text colour.
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """`name` of its files, `title` and `caption` in words, `svg` for a page of either colour."""
+  """`name` of its files, `title` and `caption` in words, `svg` for a page; `wide`: two panels."""
 
   name: str
   title: str
   caption: str
   svg: str
+  wide: bool = False
 
 
 def name_of(method: str, labels: str) -> str:
@@ -159,7 +160,8 @@ def style_of(method: str) -> tuple[str, str]:
   return _STYLES.get(method, (_INK, 'x'))
 
 
-def save(figure: Any, folder: str, name: str, title: str, caption: str) -> Figure:
+def save(figure: Any, folder: str, name: str, title: str, caption: str, wide: bool = False
+         ) -> Figure:
   """Writes PNG and SVG, with a title, and closes the figure."""
   svg = io.StringIO()
   figure.savefig(svg, format='svg', transparent=True, metadata={'Date': None})
@@ -167,7 +169,7 @@ def save(figure: Any, folder: str, name: str, title: str, caption: str) -> Figur
   figure.savefig(os.path.join(folder, f'{name}.png'), dpi=150)
   figure.savefig(os.path.join(folder, f'{name}.svg'), metadata={'Date': None})
   pyplot.close(figure)
-  return Figure(name, title, caption, for_page(svg.getvalue()))
+  return Figure(name, title, caption, for_page(svg.getvalue()), wide)
 
 
 def for_page(svg: str) -> str:

@@ -86,7 +86,7 @@ def _saving(one: Saving) -> str:
   if one.fraction is None:
     return f'{where}: {who} does not reach {full}, whatever its share of the data.{by_seed}'
   return (f'{where}: {who} matches {full} with {100 * one.fraction:g} % of the data, in the mean '
-          f'over {len(one.seeds)} seeds.{by_seed}')
+          f'over {len(one.seeds)} {"seeds" if len(one.seeds) > 1 else "seed"}.{by_seed}')
 
 
 def _accuracies(summaries: Mapping[Group, Summary]) -> list[list[str]]:

@@ -26,7 +26,7 @@ def build(
   return string.Template(_part('report.html')).substitute(
       title=html.escape(title), subtitle=html.escape(subtitle),
       css=_part('report.css'), js=_part('report.js'),
-      findings=''.join(f'<p>{html.escape(line)}</p>' for line in findings),
+      findings=f'<ul>{"".join(f"<li>{html.escape(line)}</li>" for line in findings)}</ul>',
       problems=_problems(problems), figures=''.join(map(_figure, figures)) or
       '<p class="muted">Nothing varies yet that a figure could show.</p>',
       data=_json(data), **tables)
@@ -61,14 +61,15 @@ def _part(name: str) -> str:
   return importlib.resources.files(__name__).joinpath(name).read_text(encoding='utf-8')
 
 
-def figure(title: str, caption: str, svg: str) -> str:
-  """HTML."""
-  return (f'<figure><div role="img" aria-label="{html.escape(title)}">{svg}</div>'
+def figure(title: str, caption: str, svg: str, wide: bool = False) -> str:
+  """HTML; a wide one has the whole width of the page."""
+  kind = ' class=wide' if wide else ''
+  return (f'<figure{kind}><div role="img" aria-label="{html.escape(title)}">{svg}</div>'
           f'<figcaption><b>{html.escape(title)}</b>{html.escape(caption)}</figcaption></figure>')
 
 
 def _figure(one: Figure) -> str:
-  return figure(one.title, one.caption, one.svg)
+  return figure(one.title, one.caption, one.svg, one.wide)
 
 
 def _problems(problems: Sequence[str]) -> str:
