@@ -17,6 +17,7 @@ REPO = pathlib.Path(__file__).parents[1]
 SMALL = ['--gin.TRAIN_STEPS=2', '--gin.EVAL_PERIOD=2', '--gin.CHECKPOINT_PERIOD=2']
 ADAPTED = {
     'dss inspect --task=dss_cqa': ['--vocabulary=bytes', '--rows=1'],
+    'dss inspect --html': ['--vocabulary=bytes'],
     'dss vocab': ['--vocab_size=300'],
     'dss train --gin_file=gin/native/dss_cqa.gin --gin.INITIAL': ['--print_config'],
     'dss train --gin_file=gin/native/dss_cqa.gin --gin_file=gin/native/tiny.gin': SMALL,
@@ -103,13 +104,13 @@ def test_every_other_command_runs(folder, teacher):
         env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=1'})
     assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
     ran += 1
-  assert ran == 14
+  assert ran == 15
   assert teacher.requests == 40 and (folder / 'records' / 'journal').is_dir()
   assert json.loads((folder / 'runs' / 'tiny' / 'run.json').read_text())
   assert json.loads((folder / 'runs' / 'tickets' / 'run.json').read_text())
   assert len((folder / 'predictions.jsonl').read_text().splitlines()) == 3
   assert len((folder / 'toy' / 'results.jsonl').read_text().splitlines()) == 3
-  assert (folder / 'toy' / 'report.html').exists()
+  assert (folder / 'toy' / 'report.html').exists() and (folder / 'records.html').exists()
   assert (folder / 'for_transformers' / 'model.safetensors').exists()
   api = next(block for block in blocks('python') if 'dss_jax.load' in block)
   done = subprocess.run([sys.executable, '-c', api], cwd=folder, text=True, capture_output=True,

@@ -120,11 +120,12 @@ def read(out: str) -> Found:
 def _row(values: Any, where: str, problems: list[str]) -> Row:
   if not isinstance(values, dict):
     raise ValueError('no JSON object')
+  _check_types(values)
   known = {field.name for field in dataclasses.fields(Row)}
   test = dict(values.get('test') or {})
   accuracy = test.get('accuracy')
   row = Row(**{**{name: value for name, value in values.items() if name in known},
-               'key': str(values['key']), 'fraction': float(values['fraction']),
+               'fraction': float(values['fraction']),
                'seed': int(values['seed']), 'accuracy': _finite(accuracy), 'test': test})
   unknown = sorted(set(values) - known - _OTHERS)
   if unknown:
@@ -134,6 +135,18 @@ def _row(values: Any, where: str, problems: list[str]) -> Row:
   elif row.accuracy is None:
     problems.append(f'{where}: {row.key} has test accuracy {accuracy}; left out of figures')
   return row
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+  for name in ('key', 'dataset', 'method', 'labels', 'model'):
+    if not isinstance(values[name], str):
+      raise ValueError(f'{name} is {values[name]!r}')
+  if not isinstance(values.get('model_dir', ''), str):
+    raise ValueError(f'model_dir is {values["model_dir"]!r}')
+  if not 0 < float(values['fraction']) <= 1:
+    raise ValueError(f'fraction is {values["fraction"]}')
+  if values.get('alpha') is not None and not 0 <= values['alpha'] <= 1:
+    raise ValueError(f'alpha is {values["alpha"]}')
 
 
 def _finite(value: Any) -> float | None:

@@ -63,6 +63,19 @@ def test_a_folder_that_is_no_sweep_is_told(tmp_path):
     results.read(str(tmp_path))
 
 
+@pytest.mark.parametrize('name, value', [
+    ('fraction', float('nan')), ('fraction', 2), ('alpha', 'half'), ('dataset', ['toy']),
+    ('model_dir', None), ('seed', 'first'), ('key', 3), ('test', 7)])
+def test_a_value_that_cannot_be_is_left_out_and_told(tmp_path, name, value):
+  cells = made_up.toy(seeds=(0,))
+  made_up.sweep(tmp_path, cells)
+  row = results.read_lines(str(tmp_path / 'results.jsonl'))[0]
+  made_up.append(tmp_path, {**row, 'key': 'other', name: value})
+  found = results.read(str(tmp_path))
+  problem, = found.problems
+  assert f'line {len(cells) + 1}: not a result' in problem and len(found.rows) == len(cells)
+
+
 @given(strategies.lists(strategies.one_of(
     strategies.text(max_size=40),
     strategies.recursive(
