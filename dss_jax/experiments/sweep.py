@@ -48,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   args, sweep = _read_command(sys.argv[1:] if argv is None else argv)
   from dss_jax.experiments import plan
   runs = plan.make(sweep, args.out, args.modules)
+  shard, shards = args.shard
   if args.dry_run:
-    print('\n'.join(run.command for run in runs))
+    print('\n'.join(run.command for run in runs[shard::shards]))
     return 0
   os.makedirs(args.out, exist_ok=True)
-  shard, shards = args.shard
   with _only_one(os.path.join(args.out, f'.lock-{shard}-of-{shards}')):
     plan.describe(runs, sweep, args.out)
     return _Sweep(args.out, runs[shard::shards], args).work()
