@@ -23,21 +23,27 @@ def build(
     tables: 'accuracies', 'differences', 'cost' -> HTML of `table`.
     data: what report.js shows.
   """
-  return string.Template(_part('report.html')).substitute(
-      title=html.escape(title), subtitle=html.escape(subtitle),
-      css=_part('report.css'), js=_part('report.js'),
+  body = string.Template(_part('report.html')).substitute(
       findings=f'<ul>{"".join(f"<li>{html.escape(line)}</li>" for line in findings)}</ul>',
       problems=_problems(problems), figures=''.join(map(_figure, figures)) or
-      '<p class="muted">Nothing varies yet that a figure could show.</p>',
-      data=_json(data), **tables)
+      '<p class="muted">Nothing varies yet that a figure could show.</p>', **tables)
+  scripts = (f'<script type="application/json" id="data">{_json(data)}</script>\n'
+             f'<script>{_part("report.js")}</script>')
+  return _frame(title, subtitle, body, scripts)
 
 
 def build_plain(*, title: str, subtitle: str, sections: Mapping[str, str]) -> str:
   """A page without scripts: headings and the HTML under each."""
-  return string.Template(_part('plain.html')).substitute(
+  return _frame(title, subtitle, ''.join(
+      f'<section><h2>{html.escape(heading)}</h2>{body}</section>'
+      for heading, body in sections.items()))
+
+
+def _frame(title: str, subtitle: str, sections: str, scripts: str = '') -> str:
+  return string.Template(_part('frame.html')).substitute(
       title=html.escape(title), subtitle=html.escape(subtitle), css=_part('report.css'),
-      sections=''.join(f'<section><h2>{html.escape(heading)}</h2>{body}</section>'
-                       for heading, body in sections.items()))
+      sections=sections, scripts=scripts,
+      policy="script-src 'unsafe-inline';" if scripts else '')
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
