@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Reads, draws, writes."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
   found = results.read(args.dir)
+  cli.import_quietly('dss_jax.experiments.write_report')
   from dss_jax.experiments import write_report
   written = write_report.write(args.dir, found, args.title or _title(args.dir))
   for problem in written.problems:
