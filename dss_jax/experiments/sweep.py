@@ -54,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
   os.makedirs(args.out, exist_ok=True)
   with _only_one(os.path.join(args.out, f'.lock-{shard}-of-{shards}')):
+    mine = _Sweep(args.out, runs[shard::shards], args)
+    mine.finished()  # Refuses results of other settings, before anything is written.
     plan.describe(runs, sweep, args.out)
-    return _Sweep(args.out, runs[shard::shards], args).work()
+    return mine.work()
 
 
 class _Sweep:
@@ -70,7 +72,7 @@ class _Sweep:
     self._failed: dict[str, str] = {}
 
   def work(self) -> int:
-    finished = self._finished()
+    finished = self.finished()
     to_do = {key: run.request(self._out) for key, run in self._runs.items()
              if key not in finished}
     print(f'{len(self._runs)} runs, {len(finished)} finished before, results in {self._path}',
@@ -80,13 +82,14 @@ class _Sweep:
     atomic.write(os.path.join(self._out, 'failed.json'), json.dumps(self._failed, indent=2) + '\n')
     for key, reason in self._failed.items():
       print(f'failed: {key}: {reason}')
-    done = len(self._finished())
+    done = len(self.finished())
     print(f'{done} of {len(self._runs)} runs are finished')
     if done == len(self._runs):
       print(f'next: python -m dss_jax.experiments.report {self._out}')
     return self._stopped or int(bool(self._failed))
 
-  def _finished(self) -> set[str]:
+  def finished(self) -> set[str]:
+    """Keys of the runs that have a result; UserError if one had other settings."""
     if not os.path.exists(self._path):
       return set()
     rows = results.read_lines(self._path)

@@ -105,6 +105,7 @@ def test_results_of_other_settings_are_refused(flags, tmp_path):
   results.append(str(out / 'results.jsonl'), row)
   with pytest.raises(errors.UserError, match=r'other settings \(steps: 6, now 7\)'):
     sweep.main([*flags, '--gin.TRAIN_STEPS=7'])
+  assert not (out / 'sweep.json').exists()
 
 
 @pytest.mark.slow
