@@ -1,19 +1,19 @@
 """`python -m dss_jax.experiments.sweep`: a grid of runs, resumable, one line of results each."""
 
 import argparse
-import fcntl
 import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 import tqdm
 
 from dss_jax import atomic, cli, errors
 from dss_jax.experiments import grid, results, workers
+from dss_jax.teacher import locks
 
 _DESCRIPTION = """\
 Train every run of a grid: methods x datasets x training fractions x model sizes x labels x seeds.
@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.dry_run:
     print('\n'.join(run.command for run in runs[shard::shards]))
     return 0
-  os.makedirs(args.out, exist_ok=True)
-  with _only_one(os.path.join(args.out, f'.lock-{shard}-of-{shards}')):
+  with locks.hold(args.out, f'sweep-{shard}-of-{shards}'):
     mine = _Sweep(args.out, runs[shard::shards], args)
     mine.finished()  # Refuses results of other settings, before anything is written.
     plan.describe(runs, sweep, args.out)
@@ -151,27 +150,6 @@ def _environments(args: argparse.Namespace) -> list[dict[str, str]]:
   own = [dict(one.replace('{slot}', str(slot)).split('=', 1) for one in args.env)
          for slot in range(args.slots)]
   return [{**os.environ, **shared, **one} for one in own]
-
-
-class _only_one:
-  """Holds a lock file; the system releases it when the program ends, however it does."""
-
-  def __init__(self, path: str):
-    self._path = path
-    self._file: IO[str] | None = None
-
-  def __enter__(self) -> None:
-    self._file = open(self._path, 'w')
-    try:
-      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise errors.UserError(
-          f'another sweep works on {os.path.dirname(self._path)}: wait for it, or give machines '
-          'a share each with --shard') from error
-
-  def __exit__(self, *_: Any) -> None:
-    if self._file:
-      self._file.close()
 
 
 def _read_command(argv: Sequence[str]) -> tuple[argparse.Namespace, grid.Sweep]:

@@ -88,9 +88,9 @@ def test_what_cannot_be_is_told_before_anything_trains(flags, tmp_path, more, me
 
 def test_two_sweeps_do_not_share_a_folder(flags, tmp_path):
   (tmp_path / 'out').mkdir()
-  with open(tmp_path / 'out' / '.lock-0-of-1', 'w') as held:
+  with open(tmp_path / 'out' / '.sweep-0-of-1.lock', 'w') as held:
     fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(errors.UserError, match='another sweep works on'):
+    with pytest.raises(errors.UserError, match='another job is at work on sweep-0-of-1'):
       sweep.main(flags)
 
 
