@@ -93,8 +93,8 @@ class Runner:
 
   async def _until_done(self, plan: job_lib.Plan, task: worker.Task) -> None:
     """Runs the pipeline to its end, which comes soon after a signal."""
-    done = _in_a_thread(lambda: self._run(plan, task))
-    with _signals() as signalled:
+    with _signals() as signalled:  # Before the thread: a signal at its start would kill.
+      done = _in_a_thread(lambda: self._run(plan, task))
       first: set[asyncio.Future[Any]] = {done, signalled}
       await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     if not done.done():

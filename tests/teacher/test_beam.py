@@ -342,7 +342,10 @@ def test_a_job_elsewhere_that_failed_can_go_on(folders, monkeypatch):
                   monkeypatch)
 
 
-def test_a_signal_cancels_a_job_elsewhere(folders, monkeypatch):
+@pytest.mark.parametrize('seconds', [0, 0.3])
+def test_a_signal_cancels_a_job_elsewhere(folders, monkeypatch, seconds):
+  catch = beam._signals
+  monkeypatch.setattr(beam, '_signals', lambda: time.sleep(seconds) or catch())
   pipeline = Elsewhere()
   with pytest.raises(protocol.Unfinished, match='interrupted by SIGTERM'):
     run_elsewhere(folders[1], pipeline, monkeypatch)
