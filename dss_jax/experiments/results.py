@@ -56,6 +56,7 @@ class Row:
     seconds: of training, over all starts.
     test, validation: all metrics.
     model_dir: of the run, relative to the sweep's folder.
+    settings: what defined the run, by dotted name: 'initial_checkpoint_path' and more.
   """
 
   key: str
@@ -75,6 +76,13 @@ class Row:
   test: Mapping[str, float] = dataclasses.field(default_factory=dict)
   validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
   model_dir: str = ''
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def pretrained(self) -> bool | None:
+    """Whether it began with given weights, not random ones; None if that is not told."""
+    path = self.settings.get('initial_checkpoint_path')
+    return None if path is None else bool(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +135,7 @@ def _row(values: Any, where: str, problems: list[str]) -> Row:
   row = Row(**{**{name: value for name, value in values.items() if name in known},
                'fraction': float(values['fraction']),
                'seed': int(values['seed']), 'accuracy': _finite(accuracy), 'test': test})
-  unknown = sorted(set(values) - known - _OTHERS)
+  unknown = sorted(set(values) - known)
   if unknown:
     problems.append(f'{where}: unknown fields {", ".join(unknown)}; not used')
   if accuracy is None:
@@ -143,6 +151,8 @@ def _check_types(values: Mapping[str, Any]) -> None:
       raise ValueError(f'{name} is {values[name]!r}')
   if not isinstance(values.get('model_dir', ''), str):
     raise ValueError(f'model_dir is {values["model_dir"]!r}')
+  if not isinstance(values.get('settings', {}), dict):
+    raise ValueError(f'settings is {values["settings"]!r}')
   if not 0 < float(values['fraction']) <= 1:
     raise ValueError(f'fraction is {values["fraction"]}')
   if values.get('alpha') is not None and not 0 <= values['alpha'] <= 1:
@@ -151,9 +161,6 @@ def _check_types(values: Mapping[str, Any]) -> None:
 
 def _finite(value: Any) -> float | None:
   return value if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-_OTHERS = {'settings'}
 
 
 def _planned(out: str, problems: list[str]) -> list[str]:

@@ -33,8 +33,8 @@ def write(out: str, found: Found, title: str) -> Written:
   rows = list(found.rows.values())
   problems = list(found.problems)
   if found.missing:
-    problems.append(f'{len(found.missing)} runs of the sweep have no result: '
-                    f'{_some(found.missing)}')
+    problems.append(f'{len(found.missing)} of {len(rows) + len(found.missing)} runs have no '
+                    f'result: {_some(found.missing)}')
   described = {name: examples.read_dataset(out, name, problems)
                for name in sorted({row.dataset for row in rows})}
   teachers = {name: facts['teacher']['accuracy'] for name, facts in described.items()
@@ -43,7 +43,7 @@ def write(out: str, found: Found, title: str) -> Written:
   problems += _uneven(summaries)
   folder = os.path.join(out, FIGURES)
   drawn = figures.draw_all(summaries, rows, teachers, folder) + curves.draw_all(rows, out, folder)
-  findings = _findings(summaries, teachers)
+  findings = _findings(summaries, teachers, rows)
   tables = {
       'accuracies': (_ACCURACY_HEADER, _accuracies(summaries), 5),
       'differences': (_DIFFERENCE_HEADER, _differences(out, rows, described), 4),
@@ -65,15 +65,23 @@ def write(out: str, found: Found, title: str) -> Written:
 _NOTE_DIFFERENCES = (
     '<p class="muted">Accuracy of the first minus the second, in percentage points, over the seeds '
     'that both have. Interval and p (two-sided) from a paired bootstrap over test examples: other '
-    'examples of the same kind, the same trained students. No correction for many comparisons.</p>')
+    'examples of the same kind, the same trained students. They tell nothing of other seeds: where '
+    'the spread over seeds is as large as the difference, it is no finding. No correction for many '
+    'comparisons.</p>')
 
 
 def _findings(
-    summaries: Mapping[Group, Summary], teachers: Mapping[str, float]) -> list[str]:
+    summaries: Mapping[Group, Summary], teachers: Mapping[str, float],
+    rows: Sequence[Row]) -> list[str]:
   found = [_saving(one) for one in statistics.savings(summaries)]
   found += [f'{name}: the teacher has {accuracy:.1f} % on test, by the same metric.'
             for name, accuracy in teachers.items()]
-  return found or ['Nothing to compare yet: no method beside standard fine-tuning has results.']
+  found = found or ['Nothing to compare yet: no method beside standard fine-tuning has results.']
+  random = {(row.dataset, row.model): None for row in rows if row.pretrained is False}
+  return found + [
+      f'{dataset}, {grid.short(model)}: these students began with random weights, not with '
+      'pretrained ones. Compare them with each other, not with published accuracies.'
+      for dataset, model in random]
 
 
 def _saving(one: Saving) -> str:

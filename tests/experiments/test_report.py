@@ -114,7 +114,7 @@ def test_of_damaged_results_a_page_is_made_that_says_so(tmp_path, capsys):
   assert report.main([str(tmp_path)]) == 0
   said = capsys.readouterr().err
   page = (tmp_path / 'report.html').read_text()
-  for text in (f'1 runs of the sweep have no result: {rows[-1]["key"]}',
+  for text in (f'1 of {len(rows)} runs have no result: {rows[-1]["key"]}',
                f'{rows[0]["key"]} has test accuracy nan', 'unknown fields surprise',
                f'a second result of {rows[2]["key"]}', 'lacks seed 2', 'lacks seed 0'):
     assert text in said and text in page
@@ -142,6 +142,22 @@ def test_without_what_the_sweep_noted_the_page_is_still_made(tmp_path, capsys):
   assert 'toy.json cannot be read' in said and 'sweep.json cannot be read' in said
   page = (tmp_path / 'report.html').read_text()
   assert 'the teacher has' not in page and list(data_of(page)['datasets']) == ['toy']
+
+
+def test_students_without_pretrained_weights_are_told(tmp_path):
+  made_up.sweep(tmp_path, made_up.toy(models=('small', 'base'), seeds=(0,)))
+  path = tmp_path / 'results.jsonl'
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  path.write_text('')
+  for row in rows:
+    row['settings'] = {
+        'initial_checkpoint_path': 'weights/small' if row['model'] == 'small' else ''}
+    made_up.append(tmp_path, row)
+  assert report.main([str(tmp_path)]) == 0
+  for name in ('report.html', 'report.md'):
+    text = (tmp_path / name).read_text()
+    assert 'toy, base: these students began with random weights' in text
+    assert 'toy, small: these students began' not in text
 
 
 def test_a_sweep_of_one_run_has_a_page(tmp_path):

@@ -65,7 +65,7 @@ def test_a_folder_that_is_no_sweep_is_told(tmp_path):
 
 @pytest.mark.parametrize('name, value', [
     ('fraction', float('nan')), ('fraction', 2), ('alpha', 'half'), ('dataset', ['toy']),
-    ('model_dir', None), ('seed', 'first'), ('key', 3), ('test', 7)])
+    ('model_dir', None), ('seed', 'first'), ('key', 3), ('test', 7), ('settings', 3)])
 def test_a_value_that_cannot_be_is_left_out_and_told(tmp_path, name, value):
   cells = made_up.toy(seeds=(0,))
   made_up.sweep(tmp_path, cells)
