@@ -89,13 +89,15 @@ def _leaks(found: Mapping[str, Summary]) -> list[str]:
       if pairs:
         lines.append(
             f'{name}: {len(pairs):,} inputs are in {train.name}, too (case and spaces aside), such '
-            'as ' + ', '.join(f'{mine} = {theirs}' for mine, theirs in pairs[:5]))
+            'as ' + ', '.join(mine if mine == theirs else f'{mine} = {theirs}'
+                              for mine, theirs in pairs[:5]))
   return lines
 
 
 def _cuts(found: Mapping[str, Summary], lengths: Mapping[str, int]) -> list[str]:
-  return [f'{one.name}: {100 * share:.1f} % of the {field}s are longer than {limit:,} tokens'
-          for one in found.values() for field in summary_lib.FIELDS
+  return [f'{one.name}: {int(np.sum(counts > limit)):,} of {len(counts):,} {field}s '
+          f'({100 * share:.2g} %) are longer than {limit:,} tokens'
+          for one in found.values() for field, counts in one.lengths.items()
           if (share := one.cut(field, limit := _limit(field, lengths)))]
 
 
@@ -135,13 +137,16 @@ def _histograms(found, lengths: Mapping[str, int]) -> str:
 
 
 def _histogram(one: Summary, lengths: Mapping[str, int]) -> str:
-  from matplotlib import pyplot
+  from matplotlib import pyplot, ticker
   with figures.style(one.name):
     figure, panels = pyplot.subplots(1, 3, figsize=(8.4, 2.4), layout='constrained')
     for axes, field in zip(panels, summary_lib.FIELDS, strict=True):
       counts, limit = one.lengths[field], _limit(field, lengths)
       if len(counts):
-        axes.hist(counts, bins=min(40, int(np.ptp(counts)) + 1), color='#0072b2')
+        width = -(-(int(np.ptp(counts)) + 1) // 40)  # Whole tokens, so that no bar has more.
+        axes.hist(counts, np.arange(counts.min(), counts.max() + width + 1, width) - 0.5,
+                  color='#0072b2')
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
         if counts.max() > limit:
           axes.axvline(limit, color='#d55e00', lw=1.5)
       axes.set(title=field, xlabel='tokens', yticks=[])

@@ -46,7 +46,7 @@ def test_a_page_about_the_records_names_their_flaws(flawed_records, tmp_path, ca
       'toy-train: 1 rows repeat the input of an earlier row, such as train7 of train3',
       'toy-test: 2 inputs are in toy-train, too (case and spaces aside), such as test18 = train18, '
       'test19 = train19',
-      'toy-train: 47.4 % of the rationales are longer than 60 tokens'):  # 9 of 19: 5 n + 1 > 60
+      'toy-train: 9 of 19 rationales (47 %) are longer than 60 tokens'):  # 9 of 19: 5 n + 1 > 60
     assert line in said and html.escape(line) in page
   assert 'accuracy 50.00 %' in page and '<script' not in page and page.count('<svg') == 2
   assert '<td class=number>50.0 %</td>' in page

@@ -123,15 +123,17 @@ def _draw(
     x_label: str, log: bool = False) -> Figure:
   with style(name):
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout='constrained')
-    for method, labels in dict.fromkeys((g.method, g.labels) for g in chosen):
+    kinds = list(dict.fromkeys((g.method, g.labels) for g in chosen))
+    for place, (method, labels) in enumerate(kinds):
       curve = sorted(((x_of(g), s) for g, s in chosen.items()
                       if (g.method, g.labels) == (method, labels)), key=lambda point: point[0])
+      shifted = _shifted([x for x, _ in curve], place - (len(kinds) - 1) / 2, log)
       color, marker = style_of(method)
       axes.errorbar(
-          [x for x, _ in curve], [s.mean for _, s in curve], [s.spread or 0.0 for _, s in curve],
+          shifted, [s.mean for _, s in curve], [s.spread or 0.0 for _, s in curve],
           color=color, marker=marker, lw=2, capsize=3, label=name_of(method, labels),
           ls='--' if labels == 'teacher' and method != 'distill' else '-')
-      for x, summary in curve:
+      for x, (_, summary) in zip(shifted, curve, strict=True):
         axes.scatter([x] * len(summary.accuracies), list(summary.accuracies.values()),
                      color=color, marker=marker, s=14, alpha=0.35)
     for (label, value), dashes in zip(lines, (':', '-.', (0, (5, 1)))):
@@ -141,10 +143,17 @@ def _draw(
       axes.set_xscale('log')
     else:
       axes.set_xticks(sorted({x_of(group) for group in chosen}))
-    axes.set(xlabel=x_label, ylabel='test accuracy (%)')
+    axes.set(xlabel=x_label, ylabel='test accuracy (%)', ylim=(None, min(axes.get_ylim()[1], 102)))
     axes.spines[['top', 'right']].set_visible(False)
     figure.legend(loc='outside lower center', ncol=2, frameon=False, fontsize=9)
     return save(figure, folder, name, title, caption)
+
+
+def _shifted(xs: Sequence[float], places: float, log: bool) -> list[float]:
+  """A little aside, so that the bars of several methods do not hide each other."""
+  if log:
+    return [x * 1.03**places for x in xs]
+  return [x + 0.018 * places * (max(xs) - min(xs)) for x in xs]
 
 
 def style(name: str) -> Any:
