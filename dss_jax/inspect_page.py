@@ -154,7 +154,9 @@ def _histogram(one: Summary, lengths: Mapping[str, int]) -> str:
     svg = io.StringIO()
     figure.savefig(svg, format='svg', transparent=True, metadata={'Date': None})
     pyplot.close(figure)
-  return page.figure(one.name, f'Tokens with EOS of {one.sampled:,} rows; cut at the line.',
+  cut = any(one.cut(field, _limit(field, lengths)) for field in summary_lib.FIELDS)
+  return page.figure(one.name, f'Tokens with EOS of {one.sampled:,} rows; '
+                     + ('cut at the line.' if cut else 'none is cut.'),
                      figures.for_page(svg.getvalue()), wide=True)
 
 
