@@ -82,6 +82,18 @@ def test_the_papers_batch_without_packing(tmp_path):
   assert config.feature_lengths == {'inputs': 1024, 'targets': 256}
 
 
+@pytest.mark.parametrize('file', [
+    file for file in FILES if re.search('native/(finetune|distill|rationale_then_label)_', file)])
+def test_the_others_have_half_the_input_tokens_of_dss(file, tmp_path):
+  dss = re.sub(r'(finetune|distill|rationale_then_label)_', 'dss_', file)
+  ours, theirs = [gin_config.parse([name], [f'MODEL_DIR={tmp_path}']).data for name in (dss, file)]
+  tokens = [data.batch_size * (data.feature_lengths['inputs'] if data.pack else 1)
+            for data in (ours, theirs)]
+  assert tokens[0] == 2 * tokens[1]
+  assert not theirs.pack or theirs.batch_size == ours.batch_size  # As many devices for both.
+  assert theirs.feature_lengths['targets'] == ours.feature_lengths['targets']
+
+
 def test_the_papers_settings(tmp_path):
   config = gin_config.parse(['gin/native/dss_cqa.gin'], [f'MODEL_DIR={tmp_path}'])
   assert config.data.feature_lengths == {'inputs': 1024, 'targets': 256}

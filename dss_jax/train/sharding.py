@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -114,9 +115,11 @@ class Sharding:
     """UserError unless every device gets whole rows of every microbatch."""
     shards = self.mesh.shape['data'] * self.mesh.shape['fsdp']
     if batch_size % (shards * microbatches):
+      whole = math.gcd(batch_size // microbatches, self.mesh.size)
       raise errors.UserError(
           f'BATCH_SIZE={batch_size} must be a multiple of {shards} (mesh data x fsdp) times '
-          f'MICROBATCHES={microbatches}')
+          f'MICROBATCHES={microbatches}: change it, or split every row over MESH_MODEL='
+          f'{self.mesh.size // whole} devices with MESH_DATA=-1')
 
   def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """A batch, the same in every process -> global arrays, rows split over the mesh.
