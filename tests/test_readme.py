@@ -122,5 +122,5 @@ def test_every_gin_file_and_path_that_the_docs_name_exists():
   for name in ('README.md', *(f'docs/{page.name}' for page in (REPO / 'docs').glob('*.md'))):
     text = (REPO / name).read_text()
     for path in re.findall(r'`((?:gin|dss_jax|tasks|docs)/[\w./]+\.(?:gin|py|md))`', text):
-      path = path.replace('_D.gin', '_cqa.gin').replace('_SIZE.gin', '_base.gin')
+      path = re.sub(r'\bD\.gin|(?<=_)D\.gin', 'cqa.gin', path).replace('SIZE.gin', 'base.gin')
       assert (REPO / path).exists(), f'{name} names {path}'
