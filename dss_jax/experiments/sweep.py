@@ -22,7 +22,8 @@ what is not.
 """
 _EPILOG = """\
 examples:
-  # The paper's claim in miniature, no data needed:
+  # The paper's claim in miniature, no data needed: the first command makes it
+  python -m dss_jax.quickstart --data_only
   python -m dss_jax.experiments.sweep --gin_file=gin/sweeps/toy.gin --out=toy --slots=2
   python -m dss_jax.experiments.report toy
 
