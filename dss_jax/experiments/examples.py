@@ -1,5 +1,6 @@
 """What the page's browser of examples shows: test rows with the answers of teacher and students."""
 
+import collections
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -44,17 +45,26 @@ def collect(out: str, rows: Sequence[Row], described: Mapping[str, Mapping[str, 
   return {'datasets': found}
 
 
-def _examples(out: str, name: str, metric: str) -> list[dict[str, Any]]:
+def commonest_answer(out: str, name: str, metric: str) -> tuple[str, float] | None:
+  """Test's commonest gold label, and the accuracy of always giving it, in percent."""
+  gold = [row['label'] for row in _test_rows(out, name) if row['label']]
+  if not gold:
+    return None
+  answer = collections.Counter(gold).most_common(1)[0][0]
+  return answer, metrics.BY_NAME[metric](gold, [answer] * len(gold))['accuracy']
+
+
+def _test_rows(out: str, name: str) -> list[dict[str, Any]]:
   path = os.path.join(out, results.DATASETS, f'{name}.jsonl')
-  if not os.path.exists(path):
-    return []
+  return results.read_lines(path) if os.path.exists(path) else []
+
+
+def _examples(out: str, name: str, metric: str) -> list[dict[str, Any]]:
   score = metrics.BY_NAME[metric]
-  with open(path, encoding='utf-8') as f:
-    rows = [json.loads(line) for line in f]
   return [{'id': row['id'], 'input': row['input'], 'gold': row['label'],
            'teacher': row['teacher_label'], 'rationale': row['rationale'],
            'teacher_right': int(score([row['label']], [row['teacher_label']])['accuracy'] == 100.0)
-           if row['label'] and row['teacher_label'] else None} for row in rows]
+           if row['label'] and row['teacher_label'] else None} for row in _test_rows(out, name)]
 
 
 def _run(out: str, row: Row, places: Mapping[str, int], answers: dict[str, int], metric: str

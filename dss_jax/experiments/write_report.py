@@ -43,7 +43,9 @@ def write(out: str, found: Found, title: str) -> Written:
   problems += _uneven(summaries)
   folder = os.path.join(out, FIGURES)
   drawn = figures.draw_all(summaries, rows, teachers, folder) + curves.draw_all(rows, out, folder)
-  findings = _findings(summaries, teachers, rows)
+  commonest = {name: examples.commonest_answer(out, name, facts.get('metric', 'text'))
+               for name, facts in described.items()}
+  findings = _findings(summaries, teachers, commonest, rows)
   tables = {
       'accuracies': (_ACCURACY_HEADER, _accuracies(summaries), 5),
       'differences': (_DIFFERENCE_HEADER, _differences(out, rows, described), 4),
@@ -72,23 +74,27 @@ _NOTE_DIFFERENCES = (
 
 def _findings(
     summaries: Mapping[Group, Summary], teachers: Mapping[str, float],
-    rows: Sequence[Row]) -> list[str]:
-  found = [_saving(one) for one in statistics.savings(summaries)]
+    commonest: Mapping[str, tuple[str, float] | None], rows: Sequence[Row]) -> list[str]:
+  found = list(dict.fromkeys(
+      _saving(one, commonest[one.dataset]) for one in statistics.savings(summaries)))
   found += [f'{name}: the teacher has {accuracy:.1f} % on test, by the same metric.'
             for name, accuracy in teachers.items()]
   found = found or ['Nothing to compare yet: no method beside standard fine-tuning has results.']
-  random = {(row.dataset, row.model): None for row in rows if row.pretrained is False}
+  random = sorted({(row.dataset, row.model) for row in rows if row.pretrained is False})
   return found + [
       f'{dataset}, {grid.short(model)}: these students began with random weights, not with '
       'pretrained ones. Compare them with each other, not with published accuracies.'
       for dataset, model in random]
 
 
-def _saving(one: Saving) -> str:
+def _saving(one: Saving, commonest: tuple[str, float] | None) -> str:
   who = figures.name_of(one.method, one.labels) + (
       f' (alpha {one.alpha:g})' if one.alpha is not None else '')
   full = f'fine-tuning with {100 * one.of:g} % of the data ({one.target:.1f} %)'
   where = f'{one.dataset}, {grid.short(one.model)}'
+  if commonest and one.target <= commonest[1]:
+    return (f'{where}: {full} is no better than always answering {commonest[0]!r} '
+            f'({commonest[1]:.1f} %), so there is nothing to match.')
   reached = [f'{100 * f:g} %' if f is not None else 'never' for f in one.seeds.values()]
   by_seed = f' Seed by seed, against the same seed: {", ".join(reached)}.'
   if one.fraction is None:
@@ -120,11 +126,16 @@ def _differences(
         if result:
           lines.append([
               first.dataset, grid.short(first.model), _named(first), _named(second),
-              f'{100 * first.fraction:g} %', f'{result.difference:+.1f}',
-              f'{result.low:+.1f} to {result.high:+.1f}',
+              f'{100 * first.fraction:g} %', _points(result.difference),
+              f'{_points(result.low)} to {_points(result.high)}',
               f'{result.p:.4f}' if result.p >= 0.001 else '< 0.001', str(result.seeds),
               f'{result.examples:,}'])
   return lines
+
+
+def _points(difference: float) -> str:
+  """'+1.2'; what rounds to nothing is '0.0', without a sign."""
+  return f'{difference:+.1f}' if round(difference, 1) else '0.0'
 
 
 def _comparable(first: Group, second: Group) -> bool:

@@ -160,6 +160,16 @@ def test_students_without_pretrained_weights_are_told(tmp_path):
     assert 'toy, small: these students began' not in text
 
 
+def test_nothing_is_claimed_against_a_baseline_that_learned_nothing(tmp_path):
+  made_up.sweep(tmp_path, made_up.toy(seeds=(0,)), accuracy=lambda cell: 0.3)
+  assert report.main([str(tmp_path)]) == 0
+  text = (tmp_path / 'report.md').read_text()
+  labels = [row['label'] for row in made_up.rows('toy', 60)]
+  commonest = max(made_up.LABELS, key=labels.count)
+  assert text.count('there is nothing to match') == 1 and 'matches fine-tuning' not in text
+  assert f"always answering '{commonest}' ({labels.count(commonest) / 0.6:.1f} %)" in text
+
+
 def test_a_sweep_of_one_run_has_a_page(tmp_path):
   made_up.sweep(tmp_path, grid.cells(grid.Sweep(('toy',), methods=('finetune',), seeds=(0,))))
   assert report.main([str(tmp_path)]) == 0
