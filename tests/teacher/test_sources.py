@@ -95,5 +95,6 @@ def test_tfds_rows_through_the_real_builders(tmp_path):
   found = sources.find(cqa.DATASET, 'test', **common)
   assert found[1] == datasets.Example(
       'c1', 'Where?\nAnswer Choices:\n(a) sea\n(b) nest', 'nest', ('sea', 'nest'))
+  (tmp_path / 'tfds' / 'esnli').write_text('in the way')  # TFDS tries a network for minutes.
   with pytest.raises(errors.UserError, match="TFDS esnli cannot be prepared here .*--inputs=FILE"):
     sources.find(datasets.get('esnli'), 'train', **common)
