@@ -16,7 +16,7 @@ _PANELS = (('train/label_loss', 'label loss, train (nats per token)'),
 def draw_all(rows: Sequence[Row], out: str, folder: str) -> list[figures.Figure]:
   """A figure for each dataset and model, at the largest fraction; files go to `folder`."""
   found = []
-  for dataset, model in dict.fromkeys((row.dataset, row.model) for row in rows):
+  for dataset, model in sorted({(row.dataset, row.model) for row in rows}):
     here = [row for row in rows if (row.dataset, row.model) == (dataset, model)]
     fraction = max(row.fraction for row in here)
     curves = [(row, read(os.path.join(out, row.model_dir, 'metrics.jsonl')))
