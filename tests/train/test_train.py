@@ -150,7 +150,7 @@ def test_a_finished_run_only_reports(finished, toy_records, toy_vocabulary, caps
     ({'VOCAB_SIZE': 16}, 'has .* ids, the model only 16'),
     ({'TASK_FEATURE_LENGTHS': "{'inputs': 64, 'targets': 6}"}, 'all would be cut; raise it'),
     ({'TASK_FEATURE_LENGTHS': "{'input': 64}"}, 'TASK_FEATURE_LENGTHS='),
-    ({'BATCH_SIZE': 12}, 'BATCH_SIZE=12 must be a multiple of 8.*MESH_MODEL=2 devices'),
+    ({'BATCH_SIZE': 12}, 'BATCH_SIZE=12 must be a multiple of 8.*MESH_MODEL=2 .*= 4'),
     ({'MICROBATCHES': 3}, 'cannot be split into MICROBATCHES=3'),
     ({'MESH_MODEL': 3}, 'MESH_MODEL=3: the product must be the number of devices, 8'),
     ({'RECORDS_DIR': 'nowhere'}, 'nowhere/manifest.json does not exist'),
