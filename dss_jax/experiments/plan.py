@@ -8,10 +8,10 @@ from typing import Any
 
 from dss_jax import atomic, datasets, metrics
 from dss_jax import data as data_lib
-from dss_jax.data import pipeline
+from dss_jax.data import pipeline, vocabularies
 from dss_jax.experiments import grid, rationales, results, worker
 from dss_jax.train import config as config_lib
-from dss_jax.train import gin_config
+from dss_jax.train import gin_config, identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Run:
   @property
   def settings(self) -> dict[str, Any]:
     """What defines the run; a finished one must have had the same."""
-    return json.loads(json.dumps(config_lib.identity(self.config)))
+    return json.loads(json.dumps(identity.of(self.config) | {
+        identity.CONTENTS['data.vocabulary']: vocabularies.fingerprint(
+            self.config.data.vocabulary)}))
 
   def request(self, out: str) -> dict[str, Any]:
     """For `worker`."""

@@ -95,10 +95,11 @@ class _Sweep:
     rows = results.read_lines(self._path)
     for row in rows:
       run = self._runs.get(row.get('key', ''))
-      if run and row.get('settings') != run.settings:
+      changed = _difference(row.get('settings') or {}, run.settings) if run else ''
+      if run and changed:
         raise errors.UserError(
             f'{self._path}: {run.cell.key} was trained with other settings '
-            f'({_difference(row.get("settings") or {}, run.settings)}): give another --out')
+            f'({changed}): give another --out')
     return {row['key'] for row in rows if row.get('key') in self._runs}
 
   def _train(self, to_do: Mapping[str, dict[str, Any]], done: int) -> None:
@@ -134,9 +135,10 @@ class _Sweep:
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-  """'steps: 300, now 400'."""
-  changed = [f'{name}: {before.get(name)}, now {now.get(name)}'
-             for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+  """'steps: 300, now 400'; '' for the same run."""
+  from dss_jax.train import identity
+  changed = [f'{name}: {was}, now {then}'
+             for name, (was, then) in identity.differences(before, now).items()]
   return '; '.join(changed[:3])
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu')
 DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'full', 'dots')
+_SAME_NUMBERS = {'free': True}  # It may change within a run; see train/config.py.
 _POSITIVE = (
   'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'num_encoder_layers', 'num_decoder_layers',
   'mlp_dim',
@@ -38,8 +39,8 @@ class T5Config:
       unrolled layers. Compiles much faster; same numbers.
     remat: what the backward pass recomputes: 'none', 'full' (all of a layer), or 'dots'
       (everything but the matrix products with weights).
-    one_hot_embedding: look embeddings up with a matrix product instead of a gather. Slower
-      off TPU; a choice for tables that are sharded over the vocabulary.
+    one_hot_embedding: look embeddings up with a matrix product instead of a gather; same
+      numbers. Slower off TPU; a choice for tables that are sharded over the vocabulary.
 
   Raises:
     ValueError: names the field, its value and the fix.
@@ -59,8 +60,8 @@ class T5Config:
   relpos_num_buckets: int = 32
   relpos_max_distance: int = 128
   scan_layers: bool = False
-  remat: str = 'none'
-  one_hot_embedding: bool = False
+  remat: str = dataclasses.field(default='none', metadata=_SAME_NUMBERS)
+  one_hot_embedding: bool = dataclasses.field(default=False, metadata=_SAME_NUMBERS)
 
   def __post_init__(self):
     for field in _POSITIVE:

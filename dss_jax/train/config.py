@@ -1,8 +1,8 @@
 """Everything that defines a training run, as plain dataclasses.
 
 gin fills them (`train/gin_config.py`), `run.json` stores them, and a second start in the same
-MODEL_DIR is compared with them. A field marked `_FREE` may differ between two starts of one
-run: it changes where or how often, not what is computed.
+MODEL_DIR is compared with them (`train/identity.py`). A field marked `_FREE` may differ between
+two starts of one run: it changes where or how often, not what is computed.
 """
 
 import dataclasses
@@ -10,22 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax import errors, models
+from dss_jax.train import valid
 
 _FREE = {'free': True}
 
 
 def _free(default):
   return dataclasses.field(default=default, metadata=_FREE)
-
-
-def _positive(name: str, value: Any) -> None:
-  if not isinstance(value, int) or value < 1:
-    raise errors.UserError(f'{name}={value!r}: use a whole number of at least 1')
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-  if value not in known:
-    raise errors.UserError(f'{name}={value!r}: {errors.did_you_mean(str(value), known)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +51,19 @@ class DataConfig:
   verify_records: bool = _free(True)
 
   def __post_init__(self):
-    if sorted(self.feature_lengths) != ['inputs', 'targets']:
+    valid.text(MIXTURE_OR_TASK_NAME=self.mixture_or_task, LABEL_PREFIX=self.label_prefix,
+               RATIONALE_PREFIX=self.rationale_prefix)
+    valid.path(VOCABULARY=self.vocabulary, RECORDS_DIR=self.records_dir)
+    lengths = self.feature_lengths
+    if not isinstance(lengths, Mapping) or set(lengths) != {'inputs', 'targets'}:
       raise errors.UserError(
-          f'TASK_FEATURE_LENGTHS={dict(self.feature_lengths)}: give exactly '
-          "{'inputs': ..., 'targets': ...}")
-    _positive('BATCH_SIZE', self.batch_size)
-    for side, length in self.feature_lengths.items():
-      _positive(f"TASK_FEATURE_LENGTHS['{side}']", length)
+          f"TASK_FEATURE_LENGTHS={lengths!r}: give exactly {{'inputs': ..., 'targets': ...}}")
+    valid.whole(1, BATCH_SIZE=self.batch_size, **{
+        f"TASK_FEATURE_LENGTHS['{side}']": length for side, length in lengths.items()})
+    valid.flag(PACK=self.pack, VERIFY_RECORDS=self.verify_records)
+    valid.number(lambda x: 0 < x <= 1, 'in (0, 1], the share of the training inputs',
+                 TRAIN_FRACTION=self.train_fraction)
+    valid.whole(0, TRAIN_FRACTION_SEED=self.train_fraction_seed, SEED=self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +92,14 @@ class OptimizerConfig:
   epsilon: float = 1e-8
 
   def __post_init__(self):
-    _one_of('OPTIMIZER', self.name, ('adamw', 'adafactor'))
-    _one_of('SCHEDULE', self.schedule, ('linear', 'cosine', 'constant', 'rsqrt'))
+    valid.one_of(('adamw', 'adafactor'), OPTIMIZER=self.name)
+    valid.one_of(('linear', 'cosine', 'constant', 'rsqrt'), SCHEDULE=self.schedule)
+    valid.whole(0, WARMUP_STEPS=self.warmup_steps)
+    valid.number(lambda x: x >= 0, 'of at least 0', LEARNING_RATE=self.learning_rate,
+                 WEIGHT_DECAY=self.weight_decay, CLIP_NORM=self.clip_norm)
+    valid.number(lambda x: 0 <= x < 1, 'in [0, 1)', BETA2=self.beta2,
+                 **{'OptimizerConfig.beta1': self.beta1})
+    valid.number(lambda x: x > 0, 'above 0', **{'OptimizerConfig.epsilon': self.epsilon})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +115,10 @@ class MeshConfig:
   data: int = -1
   fsdp: int = 1
   model: int = 1
+
+  def __post_init__(self):
+    sizes = {'MESH_DATA': self.data, 'MESH_FSDP': self.fsdp, 'MESH_MODEL': self.model}
+    valid.whole(1, **{name: size for name, size in sizes.items() if size != -1})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,13 +139,22 @@ class EvalConfig:
   metric: str = 'accuracy'
   test_at_end: bool = _free(True)
 
+  def __post_init__(self):
+    valid.whole(0, EVAL_PERIOD=self.every, EVAL_EXAMPLES=self.num_examples)
+    valid.whole(1, EVAL_BATCH_SIZE=self.batch_size)
+    valid.flag(**{'EvalConfig.test_at_end': self.test_at_end})
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """Attributes: `every` steps a checkpoint is written, the last `keep` are kept."""
+  """Attributes: `every` steps a checkpoint is written (0: at the end), the last `keep` are kept."""
 
   every: int = 250
   keep: int = 2
+
+  def __post_init__(self):
+    valid.whole(0, CHECKPOINT_PERIOD=self.every)
+    valid.whole(1, KEEP_CHECKPOINTS=self.keep)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +168,8 @@ class TrainConfig:
     data, optimizer, mesh, evaluation, checkpoints: see their classes.
     alpha: weight of the label loss (DESIGN: loss = alpha * label + (1 - alpha) * rationale);
       1.0 for the single-task baselines.
-    microbatches: parts that a batch is computed in, one after the other; same update.
+    microbatches: parts that a batch is computed in, one after the other; same update, but for
+      what dropout draws.
     loss_chunk: target positions whose logits are in memory at a time; 0 for all; same update.
     seed: initial parameters and dropout.
     initial_checkpoint_path: parameters to start from: a run's or a converted folder, a Hugging
@@ -178,16 +195,25 @@ class TrainConfig:
   def __post_init__(self):
     if not self.model_dir:
       raise errors.UserError('MODEL_DIR is not set: give --gin.MODEL_DIR=DIR')
-    if not 0.0 <= self.alpha <= 1.0:
-      raise errors.UserError(f'DSS_ALPHA={self.alpha}: the weight of the label loss is in [0, 1]')
-    _positive('TRAIN_STEPS', self.steps)
-    _positive('MICROBATCHES', self.microbatches)
-    if self.loss_chunk:
-      _positive('LOSS_CHUNK', self.loss_chunk)
+    valid.path(MODEL_DIR=self.model_dir, INITIAL_CHECKPOINT_PATH=self.initial_checkpoint_path)
+    for field in dataclasses.fields(self):
+      if dataclasses.is_dataclass(field.type) and not isinstance(
+          getattr(self, field.name), field.type):
+        raise errors.UserError(f'TrainConfig.{field.name} is not a {field.type.__name__}: set its '
+                               'fields, not itself')
+    valid.number(lambda x: 0 <= x <= 1, 'in [0, 1], the weight of the label loss',
+                 DSS_ALPHA=self.alpha)
+    valid.whole(1, TRAIN_STEPS=self.steps, MICROBATCHES=self.microbatches,
+                LOG_PERIOD=self.log_every)
+    valid.whole(0, LOSS_CHUNK=self.loss_chunk, SEED=self.seed)
     if self.data.batch_size % self.microbatches:
       raise errors.UserError(
           f'BATCH_SIZE={self.data.batch_size} cannot be split into MICROBATCHES='
           f'{self.microbatches} equal parts')
+    warmup = self.optimizer.warmup_steps
+    if warmup > self.steps and self.optimizer.schedule != 'rsqrt':  # There it is a plateau.
+      raise errors.UserError(
+          f'WARMUP_STEPS={warmup}: the run ends before, at TRAIN_STEPS={self.steps}; use fewer')
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
@@ -199,20 +225,3 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
       return [plain(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
   return plain(dataclasses.asdict(config))
-
-
-def identity(config: Any, prefix: str = '') -> dict[str, Any]:
-  """Flat {'optimizer.learning_rate': 5e-5, ...} of the fields that define the run."""
-  found: dict[str, Any] = {}
-  for field in dataclasses.fields(config):
-    if field.metadata.get('free'):
-      continue
-    value, name = getattr(config, field.name), f'{prefix}{field.name}'
-    if dataclasses.is_dataclass(value):
-      found |= identity(value, f'{name}.')
-    elif isinstance(value, Mapping):
-      found |= {f'{name}.{key}': item for key, item in value.items()}
-    else:
-      plain = (str, int, float, bool, type(None))
-      found[name] = value if isinstance(value, plain) else str(value)
-  return found

@@ -17,6 +17,8 @@ for _configurable in (
 gin.external_configurable(models.T5Config, module='dss_jax.models')
 gin.external_configurable(data.DataSettings, module='dss_jax.data')
 
+_MODEL = f'dss_jax.models.{models.T5Config.__name__}'
+_MODEL_FIELD = re.compile(r'T5Config\.(\w+) is (.*?):(?= use )')
 _MACRO = re.compile(r'^[A-Za-z_]\w*$')
 
 
@@ -107,4 +109,11 @@ def _literal(value: str) -> str:
 def explain(error: Exception) -> str:
   """gin's message in one line, without the trace of calls that gin appends."""
   text = str(error).partition('In call to configurable')[0]
-  return ' '.join(text.split())
+  return ' '.join(_MODEL_FIELD.sub(_with_macro, text).split())
+
+
+def _with_macro(field: re.Match[str]) -> str:
+  """'T5Config.dtype is 3:' -> 'DTYPE=3 (T5Config.dtype):', where that macro sets the field."""
+  bound = gin.config._CONFIG.get(('', _MODEL), {}).get(field[1])
+  macro = re.match(r'%(\w+)', repr(bound))
+  return f'{macro[1]}={field[2]} (T5Config.{field[1]}):' if macro else field[0]

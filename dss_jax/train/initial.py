@@ -1,5 +1,7 @@
 """INITIAL_CHECKPOINT_PATH: pretrained parameters, tensor by tensor onto their devices."""
 
+import hashlib
+import math
 from typing import Any
 
 import jax
@@ -13,6 +15,8 @@ from dss_jax.convert import weights as weights_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import processes
 
+_SMALL = 1 << 14  # elements: a norm has as many as the network is wide
+
 
 def check(config: config_lib.TrainConfig) -> None:
   """UserError, before anything is written, if the checkpoint does not fit the network."""
@@ -23,6 +27,26 @@ def check(config: config_lib.TrainConfig) -> None:
       weights_lib.check(weights.specs, config.model, weights.path)
     except errors.UserError as error:
       raise errors.UserError(f'INITIAL_CHECKPOINT_PATH={path}: {error}') from error
+
+
+def fingerprint(path: str) -> str:
+  """sha256 that is the same for the same parameters in another place or format.
+
+  Of all names and shapes, and of the values of what is small (norms, position biases), which
+  any training changes: gigabytes elsewhere need not be read to know a checkpoint again.
+
+  Raises:
+    UserError: see `open.open_weights`.
+  """
+  weights = open_lib.open_weights(path)
+  small = {name: weights.read(name) for name, spec in weights.specs.items()
+           if math.prod(spec.shape) <= _SMALL}
+  digest = hashlib.sha256()
+  for name, spec in sorted(weights.specs.items()):
+    digest.update(f'{name} {spec.shape}\n'.encode())
+    if name in small:
+      digest.update(small[name].astype(np.float32).tobytes())
+  return digest.hexdigest()
 
 
 def load_params(path: str, config: models.T5Config, shardings: Any) -> Any:

@@ -28,8 +28,6 @@ from dss_jax.train import (
 from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import state as state_lib
 
-TEST_FILE = 'test_metrics.json'
-
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -198,7 +196,7 @@ class Run:
     self._checkpoints.close()
 
   def _test(self, step: int, params: Any) -> dict[str, float]:
-    path = os.path.join(self.config.model_dir, TEST_FILE)
+    path = os.path.join(self.config.model_dir, run_info.TEST_FILE)
     if tf.io.gfile.exists(path):
       with tf.io.gfile.GFile(path) as f:
         return json.loads(f.read())['metrics']

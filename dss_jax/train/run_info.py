@@ -12,9 +12,11 @@ import tensorflow as tf
 from dss_jax import atomic, errors
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.train import config as config_lib
-from dss_jax.train import processes
+from dss_jax.train import identity, initial, processes
 
 RUN_FILE = 'run.json'
+TEST_FILE = 'test_metrics.json'
+_WITHOUT_END = ('constant', 'rsqrt')  # Schedules that do not depend on TRAIN_STEPS.
 _PACKAGES = ('dss_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'seqio',
              'tensorflow-cpu', 'tensorflow-text', 'sentencepiece', 'numpy')
 
@@ -22,7 +24,7 @@ _PACKAGES = ('dss_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 's
 def describe(config: config_lib.TrainConfig, gin_text: str = '') -> dict[str, Any]:
   """The contents of run.json for a run with this config, on this machine."""
   return {
-      'identity': config_lib.identity(config),
+      'identity': identity.of(config),
       'config': config_lib.as_dict(config),
       'gin': gin_text.splitlines(),
       'records': _records_used(config),
@@ -58,35 +60,79 @@ def exists(model_dir: str) -> bool:
 def claim(model_dir: str, described: Mapping[str, Any]) -> bool:
   """Writes run.json into a new MODEL_DIR, or checks that it is of the same run.
 
+  A run may be made longer where that changes nothing of what it did: run.json then has the new
+  TRAIN_STEPS, and the earlier ones under `steps_before`.
+
   Returns: whether the run is new.
 
   Raises:
     UserError: MODEL_DIR holds a run with other settings or other records; lists them.
   """
-  path = os.path.join(model_dir, RUN_FILE)
   if not exists(model_dir):
-    if not processes.lead():
-      return True
-    tf.io.gfile.makedirs(model_dir)
-    atomic.write(path, json.dumps(described, indent=2, sort_keys=True) + '\n')
+    if processes.lead():
+      tf.io.gfile.makedirs(model_dir)
+      _write(model_dir, {**described, _START: _fingerprint(described['identity'])})
     return True
-  with tf.io.gfile.GFile(path) as f:
+  with tf.io.gfile.GFile(os.path.join(model_dir, RUN_FILE)) as f:
     earlier = json.loads(f.read())
   now = json.loads(json.dumps(described))
-  changed = _differences(earlier['identity'], now['identity'])
-  if changed:
+  now[_START] = _start(earlier, now)
+  changed = identity.differences(*(
+      run['identity'] | {name: run.get(name) for name in identity.CONTENTS.values()}
+      for run in (earlier, now)))
+  if set(changed) - {'steps', *identity.CONTENTS.values()}:
+    listed = '; '.join(f'{name} was {was!r}, is {then!r}' for name, (was, then) in changed.items())
     raise errors.UserError(
-        f'MODEL_DIR={model_dir} holds a run with other settings: {"; ".join(changed)}. Use '
-        'another MODEL_DIR, or the settings of its run.json to continue it')
+        f'MODEL_DIR={model_dir} holds a run with other settings: {listed}. Use another MODEL_DIR, '
+        'or the settings of its run.json to continue it')
   for key, what in (('records', 'the records have'), ('vocabulary_sha256', 'the vocabulary has')):
     if earlier[key] != now[key]:
       raise errors.UserError(
           f'MODEL_DIR={model_dir}: {what} changed since this run began (see "{key}" in its '
           'run.json); use another MODEL_DIR')
+  if changed:
+    _lengthen(model_dir, earlier, now)
   return False
 
 
-def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-  names = sorted({*earlier, *now})
-  return [f'{name} was {earlier.get(name)!r}, is {now.get(name)!r}'
-          for name in names if earlier.get(name) != now.get(name)]
+_START = identity.CONTENTS['initial_checkpoint_path']
+
+
+def _start(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+  """Fingerprint of what the run starts from; read only if it is said to be elsewhere."""
+  path = 'initial_checkpoint_path'
+  moved = now['identity'].get(path) and now['identity'][path] != earlier['identity'].get(path)
+  return _fingerprint(now['identity']) if moved and earlier.get(_START) else earlier.get(_START)
+
+
+def _fingerprint(settings: Mapping[str, Any]) -> str | None:
+  path = settings.get('initial_checkpoint_path')
+  return initial.fingerprint(path) if path else None
+
+
+def _write(model_dir: str, run: Mapping[str, Any]) -> None:
+  atomic.write(os.path.join(model_dir, RUN_FILE), json.dumps(run, indent=2, sort_keys=True) + '\n')
+
+
+def _lengthen(model_dir: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+  """Lets a run go on to more steps, and keeps what was measured at its earlier end.
+
+  Raises:
+    UserError: its learning rates would have been others from the first step on, or it is to
+      become shorter.
+  """
+  was, then = earlier['identity']['steps'], now['identity']['steps']
+  schedule = now['identity']['optimizer.schedule']
+  said = f'MODEL_DIR={model_dir} holds a run of TRAIN_STEPS={was}, not {then}: '
+  if schedule not in _WITHOUT_END:
+    raise errors.UserError(
+        f'{said}SCHEDULE={schedule} comes to 0 at the last step, so with more or fewer steps every '
+        "step's learning rate is another (only constant and rsqrt can be made longer). Use another "
+        f'MODEL_DIR, with INITIAL_CHECKPOINT_PATH={model_dir} to start from what it has learnt')
+  if then < was:
+    raise errors.UserError(f'{said}a run can be made longer, not shorter; use another MODEL_DIR')
+  if processes.lead():
+    test, ext = os.path.splitext(os.path.join(model_dir, TEST_FILE))
+    if tf.io.gfile.exists(test + ext):
+      tf.io.gfile.rename(test + ext, f'{test}-{was}{ext}', overwrite=True)
+    _write(model_dir, {**now, 'steps_before': [*earlier.get('steps_before', []), was]})

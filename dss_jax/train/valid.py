@@ -1,0 +1,69 @@
+"""What a setting may be: each check names the macro that the user set, its value and the fix.
+
+Values come from gin, so any Python literal may stand anywhere.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dss_jax import errors
+
+_LARGEST = 2**31 - 1  # Steps, lengths and seeds are int32 on the device.
+
+
+def whole(least: int, **settings: Any) -> None:
+  """Raises UserError unless every value is an int from `least` to the largest int32.
+
+    whole(1, BATCH_SIZE=64.0)  ->  BATCH_SIZE=64.0: use a whole number of at least 1
+  """
+  for name, value in settings.items():
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+      _fail(name, value, f'use a whole number of at least {least}, without point or exponent')
+    if value > _LARGEST:
+      _fail(name, value, f'use a whole number of at most {_LARGEST}')
+
+
+def number(fits: Callable[[float], bool], what: str, **settings: Any) -> None:
+  """Raises UserError unless every value is a finite number that fits.
+
+    number(lambda x: x >= 0, 'of at least 0', CLIP_NORM=-1)
+    ->  CLIP_NORM=-1: use a number of at least 0
+  """
+  for name, value in settings.items():
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not fits(value):
+      _fail(name, value, f'use a number {what}')
+
+
+def flag(**settings: Any) -> None:
+  """Raises UserError unless every value is True or False."""
+  for name, value in settings.items():
+    if not isinstance(value, bool):
+      _fail(name, value, 'use True or False')
+
+
+def text(**settings: Any) -> None:
+  """Raises UserError unless every value is a string; gin reads 2024 as a number."""
+  for name, value in settings.items():
+    if not isinstance(value, str):
+      _fail(name, value, f'use a text; one that looks like something else needs quotes twice: '
+            f'''--gin.{name}="'{value}'"''')
+
+
+def path(**settings: Any) -> None:
+  """Raises UserError unless every value is a path on a local disk, or of gs://."""
+  text(**settings)
+  for name, value in settings.items():
+    errors.check_path(name, value)
+
+
+def one_of(known: Sequence[str], **settings: Any) -> None:
+  """Raises UserError unless every value is one of the known."""
+  for name, value in settings.items():
+    if value not in known:
+      _fail(name, value, errors.did_you_mean(str(value), known))
+
+
+def _fail(name: str, value: Any, fix: str) -> None:
+  raise errors.UserError(f'{name}={value!r}: {fix}')
