@@ -10,6 +10,10 @@ from dss_jax.precompile import compiled, memory, search
 from dss_jax.train import config as config_lib
 from dss_jax.train import sharding as sharding_lib
 
+# The first three are no part of what a run is: the same MODEL_DIR takes them.
+NONE_FITS = ('None of these fits. With the same result, --gin.REMAT=full, --gin.LOSS_CHUNK=64 or '
+             'more devices along MESH_FSDP need less; so do shorter TASK_FEATURE_LENGTHS or a '
+             'smaller model, in another MODEL_DIR.')
 _NO_LIMIT = 2**62  # bytes
 _MOST = 4  # compilations; each takes about as long as the one that failed
 
@@ -38,11 +42,11 @@ def out_of_memory(config: config_lib.TrainConfig) -> str:
     lines.append(f'{k:12}  {_mib(needed.arguments):>9}  {_mib(needed.temporaries):>11}  '
                  f'{_mib(needed.total):>9}')
     if needed.total <= room:
-      lines.append(f'--gin.MICROBATCHES={k} fits, with the same result.')
+      but = ', but for what dropout draws' if config.model.dropout_rate else ''
+      lines.append(f'--gin.MICROBATCHES={k} fits, with the same result{but}.')
       break
   else:
-    lines.append('None of these fits: shorter TASK_FEATURE_LENGTHS, --gin.REMAT=full, '
-                 '--gin.LOSS_CHUNK=64, more devices along MESH_FSDP, or a smaller model do.')
+    lines.append(NONE_FITS)
   return '\n'.join(lines)
 
 

@@ -25,9 +25,11 @@ class FiniteLoss:
 
   _WATCHED = ('loss', 'gradient_norm')
 
-  def __init__(self, name: str, lengths: Mapping[str, int], saved: Callable[[], list[int]]):
+  def __init__(self, name: str, lengths: Mapping[str, int], model_dir: str,
+               saved: Callable[[], list[int]]):
     """Of a run on the task or mixture `name`, sequences cut at `lengths`; `saved` steps."""
     self._name = name
+    self._model_dir = model_dir
     self._lengths = lengths
     self._saved = saved
     self._last: tuple[int, Mapping[str, jax.Array], Batch] | None = None
@@ -51,9 +53,11 @@ class FiniteLoss:
     wrong = ', '.join(f'{name} is {value}' for name, value in values.items())
     raise errors.UserError(
         f'step {step}: {wrong}. Its batch holds the records {shown}. '
-        + (f'The last checkpoint, of step {max(saved)}, is from before. '
-           if (saved := self._saved()) else 'There is no checkpoint. ')
-        + 'Try a lower LEARNING_RATE, more WARMUP_STEPS, a CLIP_NORM, or DTYPE=float32')
+        'Try a lower LEARNING_RATE, more WARMUP_STEPS, a CLIP_NORM, or DTYPE=float32, in another '
+        'MODEL_DIR, since that is another run. '
+        + (f'The last checkpoint, of step {(last := max(saved))}, is from before: '
+           f'INITIAL_CHECKPOINT_PATH={self._model_dir}/checkpoints/{last} starts there'
+           if (saved := self._saved()) else 'There is no checkpoint'))
 
 
 def batch_ids(name: str, lengths: Mapping[str, int], batch: Batch) -> list[str]:

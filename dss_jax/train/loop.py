@@ -96,7 +96,8 @@ class Run:
         f'the input pipeline of {config.data.mixture_or_task} ({settings.records_dir()})',
         lambda line: self._reporter.say(line))
     self._finite = guards.FiniteLoss(
-        config.data.mixture_or_task, config.data.feature_lengths, self._checkpoints.steps)
+        config.data.mixture_or_task, config.data.feature_lengths, config.model_dir,
+        self._checkpoints.steps)
 
   def _claim_model_dir(self, gin_text: str) -> None:
     checkpoints_lib.check_model_dir(self.config.model_dir)

@@ -118,8 +118,8 @@ class Sharding:
       whole = math.gcd(batch_size // microbatches, self.mesh.size)
       raise errors.UserError(
           f'BATCH_SIZE={batch_size} must be a multiple of {shards} (mesh data x fsdp) times '
-          f'MICROBATCHES={microbatches}: change it, or split every row over devices, '
-          f'MESH_MODEL={self.mesh.size // whole} and MESH_DATA x MESH_FSDP = {whole}')
+          f'MICROBATCHES={microbatches}: change it (in a new MODEL_DIR), or split every row over '
+          f'devices, MESH_MODEL={self.mesh.size // whole} and MESH_DATA x MESH_FSDP = {whole}')
 
   def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """A batch, the same in every process -> global arrays, rows split over the mesh.
