@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 import sentencepiece
+from etils import epath
 
 from dss_jax import errors, student_info
 
@@ -83,7 +84,40 @@ def make(info: student_info.StudentInfo, vocabulary: bytes | None, where: str) -
     raise errors.UserError(
         f'{where} has no vocabulary (vocabulary.model or spiece.model): copy the SentencePiece '
         'model of its training there, or give it with --vocabulary')
+  check_model(vocabulary, f'{where}: the vocabulary')
+  return SentencePieceTokenizer(vocabulary)
+
+
+def read_model(path: str, name: str) -> bytes:
+  """The contents of a SentencePiece model's file; `name` is the flag that it was given as.
+
+  Raises:
+    UserError: it cannot be read, or is something else.
+  """
   try:
-    return SentencePieceTokenizer(vocabulary)
-  except RuntimeError as error:
-    raise errors.UserError(f'{where}: the vocabulary is not a SentencePiece model') from error
+    data = epath.Path(errors.check_path(name, path)).read_bytes()
+  except OSError as error:
+    raise errors.UserError(f'{name}={path} cannot be read ({error.strerror or error})') from error
+  check_model(data, f'{name}={path}')
+  return data
+
+
+def check_model(data: bytes, where: str) -> None:
+  """UserError, with what it is instead, unless these are the contents of a SentencePiece model."""
+  try:
+    if not data:  # SentencePiece takes nothing for a model that is given later.
+      raise ValueError('empty')
+    sentencepiece.SentencePieceProcessor(model_proto=data)
+  except (RuntimeError, ValueError) as error:
+    instead = what_instead(data) or 'give the path of a .model file'
+    raise errors.UserError(f'{where} is not a SentencePiece model: {instead}') from error
+
+
+def what_instead(data: bytes) -> str:
+  """What the beginning of a file that is no SentencePiece model tells, and the fix; else ''."""
+  if data.startswith(b'version https://git-lfs'):
+    return "it is Git LFS's pointer to one; fetch the file itself with `git lfs pull`"
+  if data.lstrip()[:1] in (b'{', b'['):
+    return ('it is JSON, such as tokenizer.json; give the .model file that belongs to it '
+            '(T5: spiece.model)')
+  return '' if data else 'it is empty; copy it again'

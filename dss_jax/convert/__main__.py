@@ -10,7 +10,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from dss_jax import cli, errors, student_info
+from dss_jax import cli, errors, student_info, tokenizer
 from dss_jax.convert import hugging_face, model_card, native, t5x, tokenizer_files
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
@@ -85,9 +85,7 @@ def _vocabulary(args, info: student_info.StudentInfo):
   if args.vocabulary == student_info.BYTES:
     return dataclasses.replace(info, vocabulary=student_info.BYTES), None
   if args.vocabulary:
-    if not epath.Path(args.vocabulary).exists():
-      raise errors.UserError(f'--vocabulary={args.vocabulary} does not exist')
-    data = epath.Path(args.vocabulary).read_bytes()
+    data: bytes | None = tokenizer.read_model(args.vocabulary, '--vocabulary')
   else:
     data = open_lib.find_vocabulary(args.input, info)
   if data is not None:

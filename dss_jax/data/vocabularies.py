@@ -6,8 +6,9 @@ import json
 
 import seqio
 import tensorflow as tf
+from google.protobuf import message
 
-from dss_jax import errors
+from dss_jax import errors, tokenizer
 from dss_jax.data import settings
 
 T5_EXTRA_IDS = 100  # T5's sentinels <extra_id_0>..<extra_id_99>
@@ -29,19 +30,33 @@ def load(spec: str) -> seqio.Vocabulary:
   try:
     vocabulary = seqio.SentencePieceVocabulary(spec, extra_ids=extra_ids)
     _ = vocabulary.vocab_size  # Reads the file.
-  except (OSError, RuntimeError, tf.errors.OpError) as error:
+  except (OSError, RuntimeError, tf.errors.OpError, message.DecodeError) as error:
+    why = _what_instead(spec) or (
+        f"{_one_line(error)}; give the path of a .model file, 'bytes', or train one with "
+        '`python -m dss_jax.vocab`')
     raise errors.UserError(
-        f'VOCABULARY={spec}: not a readable SentencePiece model ({_one_line(error)}); give the '
-        "path of a .model file, 'bytes', or train one with `python -m dss_jax.vocab`") from error
+        f'VOCABULARY={spec}: not a readable SentencePiece model: {why}') from error
   return vocabulary
+
+
+def _what_instead(spec: str) -> str:
+  """What the file holds, as far as it can be read."""
+  try:
+    with tf.io.gfile.GFile(spec, 'rb') as f:
+      return tokenizer.what_instead(f.read(200))
+  except (OSError, tf.errors.OpError):
+    return ''
 
 
 def fingerprint(spec: str) -> str:
   """sha256 of the model file, or 'bytes': whether two runs read the same vocabulary."""
   if spec == settings.BYTES:
     return settings.BYTES
-  with tf.io.gfile.GFile(spec, 'rb') as f:
-    return hashlib.sha256(f.read()).hexdigest()
+  try:
+    with tf.io.gfile.GFile(spec, 'rb') as f:
+      return hashlib.sha256(f.read()).hexdigest()
+  except tf.errors.OpError as error:
+    raise errors.UserError(f'VOCABULARY={spec} cannot be read ({_one_line(error)})') from error
 
 
 def describe_settings() -> str:

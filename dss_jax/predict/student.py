@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from flax import traverse_util
 
 from dss_jax import errors, models, student_info
@@ -55,7 +54,7 @@ def load(
   info = dataclasses.replace(info, **changes)
   if vocabulary == student_info.BYTES:
     info = dataclasses.replace(info, vocabulary=student_info.BYTES)
-  model_bytes = (epath.Path(vocabulary).read_bytes()
+  model_bytes = (tokenizer_lib.read_model(vocabulary, '--vocabulary')
                  if vocabulary and vocabulary != student_info.BYTES
                  else open_lib.find_vocabulary(path, info))
   # Unrolled: a scan copies every layer's cache and weights at every token (measured: 10-15 %).

@@ -76,3 +76,25 @@ def test_no_vocabulary_or_a_damaged_one():
     tokenizer.make(INFO, None, 'here')
   with pytest.raises(errors.UserError, match='here: the vocabulary is not a SentencePiece model'):
     tokenizer.make(INFO, b'not a model', 'here')
+
+
+@pytest.mark.parametrize(('name', 'contents', 'why'), [
+    ('v.model', b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'git lfs pull'),
+    ('tokenizer.json', b'{"version": "1.0"}', 'JSON, such as tokenizer.json; give the .model'),
+    ('v.model', b'', 'it is empty'),
+    ('v.model', b'anything else', 'a SentencePiece model: ')])
+def test_what_is_no_model_is_named(tmp_path, name, contents, why):
+  """In training, too, which reads it through SeqIO."""
+  path = tmp_path / name
+  path.write_bytes(contents)
+  with pytest.raises(errors.UserError, match=rf'--vocabulary={path} is not a .*{why}'):
+    tokenizer.read_model(str(path), '--vocabulary')
+  with pytest.raises(errors.UserError, match=f'VOCABULARY={path}: not a .*{why}'):
+    vocabularies.load(str(path))
+
+
+def test_a_model_that_cannot_be_read(tmp_path):
+  for path, why in ((tmp_path, 'Is a directory'), (tmp_path / 'no', 'No such file'),
+                    ('s3://b/v.model', 's3:// is not supported')):
+    with pytest.raises(errors.UserError, match=f'--vocabulary={path}.*{why}'):
+      tokenizer.read_model(str(path), '--vocabulary')
