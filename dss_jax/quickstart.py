@@ -121,7 +121,7 @@ def train_cell(
   from dss_jax.train import gin_config, loop
   config = gin_config.parse([METHODS[cell.method]], [
       f'MODEL_DIR={model_dir}', f'RECORDS_DIR={records_dir}', f'VOCABULARY={vocabulary}',
-      f'TRAIN_STEPS={steps}', f'TRAIN_FRACTION={cell.fraction}',
+      f'TRAIN_STEPS={steps}', f'WARMUP_STEPS={min(50, steps)}', f'TRAIN_FRACTION={cell.fraction}',
       f'TRAIN_FRACTION_SEED={cell.seed}', f'SEED={cell.seed}'])
   return loop.train(config, gin_config.resolved()).test['accuracy']
 

@@ -16,8 +16,9 @@ from dss_jax.train import gin_config, loop
 
 FILES = [file for file in gin_files.known_files()
          if not gin_files.is_for_t5x(file) and not file.startswith('gin/sweeps/')]
-OVERRIDES = {'TRAIN_STEPS': 1, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 1, 'BATCH_SIZE': 8,
-             'TASK_FEATURE_LENGTHS': "{'inputs': 128, 'targets': 64}", 'VOCABULARY': 'bytes'}
+OVERRIDES = {'TRAIN_STEPS': 1, 'WARMUP_STEPS': 0, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 1,
+             'BATCH_SIZE': 8, 'TASK_FEATURE_LENGTHS': "{'inputs': 128, 'targets': 64}",
+             'VOCABULARY': 'bytes'}
 
 
 def command(file):

@@ -14,7 +14,8 @@ import pytest
 REPO = pathlib.Path(__file__).parents[1]
 
 # What a machine without network, accelerator and time adds to a README command.
-SMALL = ['--gin.TRAIN_STEPS=2', '--gin.EVAL_PERIOD=2', '--gin.CHECKPOINT_PERIOD=2']
+SMALL = ['--gin.TRAIN_STEPS=2', '--gin.WARMUP_STEPS=2', '--gin.EVAL_PERIOD=2',
+         '--gin.CHECKPOINT_PERIOD=2']
 ADAPTED = {
     'dss inspect --task=dss_cqa': ['--vocabulary=bytes', '--rows=1'],
     'dss inspect --html': ['--vocabulary=bytes'],

@@ -213,7 +213,8 @@ class TrainConfig:
     warmup = self.optimizer.warmup_steps
     if warmup > self.steps and self.optimizer.schedule != 'rsqrt':  # There it is a plateau.
       raise errors.UserError(
-          f'WARMUP_STEPS={warmup}: the run ends before, at TRAIN_STEPS={self.steps}; use fewer')
+          f'WARMUP_STEPS={warmup}: the run ends before, at TRAIN_STEPS={self.steps}; '
+          f'use at most --gin.WARMUP_STEPS={self.steps}')
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:

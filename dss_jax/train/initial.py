@@ -1,7 +1,9 @@
 """INITIAL_CHECKPOINT_PATH: pretrained parameters, tensor by tensor onto their devices."""
 
+import contextlib
 import hashlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,30 +24,39 @@ def check(config: config_lib.TrainConfig) -> None:
   """UserError, before anything is written, if the checkpoint does not fit the network."""
   path = config.initial_checkpoint_path
   if path:
-    try:
+    with _named(path):
       weights = open_lib.open_weights(path)
       weights_lib.check(weights.specs, config.model, weights.path)
-    except errors.UserError as error:
-      raise errors.UserError(f'INITIAL_CHECKPOINT_PATH={path}: {error}') from error
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+  try:
+    yield
+  except errors.UserError as error:
+    raise errors.UserError(f'INITIAL_CHECKPOINT_PATH={path}: {error}') from error
 
 
 def fingerprint(path: str) -> str:
   """sha256 that is the same for the same parameters in another place or format.
 
-  Of all names and shapes, and of the values of what is small (norms, position biases), which
-  any training changes: gigabytes elsewhere need not be read to know a checkpoint again.
+  Of all names and shapes, of the values of what is small (norms, position biases), and of the
+  smallest matrix: gigabytes elsewhere need not be read to know a checkpoint again.
 
   Raises:
     UserError: see `open.open_weights`.
   """
-  weights = open_lib.open_weights(path)
-  small = {name: weights.read(name) for name, spec in weights.specs.items()
-           if math.prod(spec.shape) <= _SMALL}
+  with _named(path):
+    weights = open_lib.open_weights(path)
+  sizes = {name: math.prod(spec.shape) for name, spec in weights.specs.items()}
+  large = [name for name in sizes if sizes[name] > _SMALL]
+  left_out = set(large) - {min(large, key=lambda name: (sizes[name], name), default='')}
+  read = {name: weights.read(name) for name in sizes if name not in left_out}
   digest = hashlib.sha256()
   for name, spec in sorted(weights.specs.items()):
     digest.update(f'{name} {spec.shape}\n'.encode())
-    if name in small:
-      digest.update(small[name].astype(np.float32).tobytes())
+    if name in read:
+      digest.update(read[name].astype(np.float32).tobytes())
   return digest.hexdigest()
 
 

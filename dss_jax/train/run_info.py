@@ -100,9 +100,9 @@ _START = identity.CONTENTS['initial_checkpoint_path']
 
 def _start(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
   """Fingerprint of what the run starts from; read only if it is said to be elsewhere."""
-  path = 'initial_checkpoint_path'
-  moved = now['identity'].get(path) and now['identity'][path] != earlier['identity'].get(path)
-  return _fingerprint(now['identity']) if moved and earlier.get(_START) else earlier.get(_START)
+  path, known = 'initial_checkpoint_path', earlier.get(_START)
+  moved = now['identity'][path] != earlier['identity'].get(path)
+  return _fingerprint(now['identity']) if moved and known else known
 
 
 def _fingerprint(settings: Mapping[str, Any]) -> str | None:

@@ -15,8 +15,9 @@ import dss_jax.tasks  # noqa: F401
 from dss_jax import errors
 from dss_jax.experiments import plan, results, sweep, sweep_config
 
-TINY = ['--gin.TRAIN_STEPS=6', '--gin.EVAL_PERIOD=6', '--gin.CHECKPOINT_PERIOD=2',
-        '--gin.BATCH_SIZE=8', '--gin.FRACTIONS=(1.0,)', '--gin.RATIONALES=3']
+TINY = ['--gin.TRAIN_STEPS=6', '--gin.WARMUP_STEPS=0', '--gin.EVAL_PERIOD=6',
+        '--gin.CHECKPOINT_PERIOD=2', '--gin.BATCH_SIZE=8', '--gin.FRACTIONS=(1.0,)',
+        '--gin.RATIONALES=3']
 
 
 @pytest.fixture

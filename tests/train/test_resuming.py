@@ -8,76 +8,52 @@ import numpy as np
 import programs
 import pytest
 
-from dss_jax import errors
+from dss_jax import errors, student_info, vocab
+from dss_jax.convert import __main__ as convert_main
 from dss_jax.precompile import advice
 from dss_jax.train import __main__ as train_main
-from dss_jax.train import config, identity
+from dss_jax.train import config, gin_config, guards, identity, run_info
 
-SHORT = {'TRAIN_STEPS': 6, 'EVAL_PERIOD': 3, 'CHECKPOINT_PERIOD': 2, 'KEEP_CHECKPOINTS': 9}
-CONSTANT = {**SHORT, 'SCHEDULE': 'constant', 'EVAL_PERIOD': 6}
-
-
-@pytest.fixture(scope='module')
-def run(toy_records, toy_vocabulary):
-  """Trains in this process; returns the exit code."""
-  def train(model_dir, vocabulary=toy_vocabulary, **settings):
-    command = programs.words(model_dir, toy_records, vocabulary, **{**SHORT, **settings})
-    return train_main.main(command[3:])
-  return train
-
-
-@pytest.fixture(scope='module')
-def finished(run, tmp_path_factory):
-  """MODEL_DIR of a run that started from a checkpoint, and that checkpoint's."""
-  folder = tmp_path_factory.mktemp('resuming')
-  assert run(folder / 'first', TRAIN_STEPS=1, EVAL_PERIOD=0) == 0
-  assert run(folder / 'run', INITIAL_CHECKPOINT_PATH=folder / 'first') == 0
-  return folder / 'run', folder / 'first'
+SHORT = {'TRAIN_STEPS': 4, 'EVAL_PERIOD': 4, 'CHECKPOINT_PERIOD': 2, 'SCHEDULE': 'constant'}
 
 
 @pytest.fixture
-def stopped(finished, tmp_path):
-  """A copy of the run that stopped at step 4, and the settings to continue it."""
-  folder, first = finished
-  copy = tmp_path / 'run'
-  shutil.copytree(folder, copy)
-  shutil.rmtree(copy / 'checkpoints' / '6')
-  (copy / 'test_metrics.json').unlink()
-  return copy, {'INITIAL_CHECKPOINT_PATH': first}
+def claim(toy_data, tmp_path):
+  """Claims a MODEL_DIR for a run as the trainer does, without training; returns whether it is new.
+
+  The folder's own path is `claim.folder`.
+  """
+  def claimed(**settings):
+    chosen = {'MODEL_DIR': claimed.folder, 'VOCABULARY': toy_data.vocabulary, 'WARMUP_STEPS': 0,
+              'TRAIN_STEPS': 6, **settings}
+    run = gin_config.parse(['gin/native/dss_toy.gin'], [f'{k}={v}' for k, v in chosen.items()])
+    return run_info.claim(run.model_dir, run_info.describe(run))
+  claimed.folder = tmp_path / 'claimed'
+  return claimed
 
 
-def change_run_json(model_dir, change):
-  path = model_dir / 'run.json'
+def run_json(claim, change=None):
+  path = claim.folder / 'run.json'
   run = json.loads(path.read_text())
-  change(run)
-  path.write_text(json.dumps(run))
+  if change:
+    change(run)
+    path.write_text(json.dumps(run))
+  return run
+
+
+@pytest.fixture
+def weights(random_weights, tmp_path):
+  """Writes a checkpoint of the toy network in some format; returns its folder."""
+  model = gin_config.parse(['gin/native/dss_toy.gin'], ['MODEL_DIR=x', 'VOCABULARY=bytes']).model
+
+  def write(name, to='native', seed=1):
+    convert_main.convert(random_weights(model, seed=seed), str(tmp_path / name), to,
+                         info=student_info.StudentInfo(model=model))
+    return tmp_path / name
+  return write
 
 
 # --- Settings that are no part of the run ---------------------------------------------------------
-
-
-@pytest.mark.parametrize('settings', [
-    {'REMAT': 'full'}, {'T5Config.one_hot_embedding': True}, {'LOSS_CHUNK': 4}])
-def test_what_changes_no_number_may_change(stopped, finished, run, settings):
-  model_dir, same = stopped
-  assert run(model_dir, **same, **settings) == 0
-  found, wanted = (programs.final_state(folder, 6) for folder in (model_dir, finished[0]))
-  assert found.keys() == wanted.keys()
-  for name, value in wanted.items():
-    np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
-
-
-def test_a_run_json_from_when_they_counted(stopped, run):
-  """And one from before a field existed: it had its default."""
-  model_dir, same = stopped
-  def earlier(run):
-    run['identity'] |= {'model.remat': 'none', 'model.one_hot_embedding': False}
-    del run['identity']['optimizer.epsilon'], run['initial_checkpoint_sha256']
-  change_run_json(model_dir, earlier)
-  assert run(model_dir, **same, REMAT='dots') == 0
-  change_run_json(model_dir, lambda run: run['identity'].update({'optimizer.gone': 1}))
-  with pytest.raises(errors.UserError, match=r'settings: optimizer.gone was 1, is None\.'):
-    run(model_dir, **same)
 
 
 def test_every_field_is_counted_or_free():
@@ -90,82 +66,152 @@ def test_every_field_is_counted_or_free():
       'checkpoints', 'microbatches', 'loss_chunk', 'log_every'}
 
 
+@pytest.mark.parametrize('settings', [
+    {'REMAT': 'full'}, {'T5Config.one_hot_embedding': True}, {'LOSS_CHUNK': 4},
+    {'MICROBATCHES': 2}, {'MESH_FSDP': 4}, {'EVAL_BATCH_SIZE': 3}, {'CHECKPOINT_PERIOD': 5},
+    {'EvalConfig.test_at_end': False}])
+def test_what_changes_no_number_may_change(claim, settings):
+  assert claim()
+  assert not claim(**settings)
+
+
+@pytest.mark.parametrize('settings', [
+    {'DTYPE': 'bfloat16'}, {'SCAN_LAYERS': True}, {'SEED': 1}, {'EVAL_PERIOD': 5},
+    {'BATCH_SIZE': 8}, {'T5Config.mlp_activations': "('gelu',)"}, {'LABEL_PREFIX': 'x '}])
+def test_what_changes_numbers_or_their_names_is_another_run(claim, settings):
+  assert claim()
+  with pytest.raises(errors.UserError, match='holds a run with other settings: .* was .*, is '):
+    claim(**settings)
+
+
+def test_a_run_json_from_when_they_counted(claim):
+  """And one from before a field existed: it had its default."""
+  assert claim()
+  def earlier(run):
+    run['identity'] |= {'model.remat': 'none', 'model.one_hot_embedding': False}
+    del run['identity']['optimizer.epsilon'], run['initial_checkpoint_sha256']
+  run_json(claim, earlier)
+  assert not claim(REMAT='dots')
+  run_json(claim, lambda run: run['identity'].update({'optimizer.gone': 1}))
+  with pytest.raises(errors.UserError, match=r'settings: optimizer.gone was 1, is None\.'):
+    claim()
+
+
 # --- The same thing in another place --------------------------------------------------------------
 
 
-def test_the_same_vocabulary_under_another_path(stopped, run, toy_vocabulary, tmp_path):
-  model_dir, same = stopped
-  shutil.copy(toy_vocabulary, tmp_path / 'moved.model')
-  for vocabulary in (tmp_path / 'moved.model', model_dir / 'vocabulary.model'):
-    assert run(model_dir, vocabulary, **same) == 0
+def test_the_same_vocabulary_under_another_path(claim, toy_data, tmp_path):
+  assert claim()
+  shutil.copy(toy_data.vocabulary, tmp_path / 'moved.model')
+  assert not claim(VOCABULARY=tmp_path / 'moved.model')
   with pytest.raises(errors.UserError, match="data.vocabulary was .*words.model', is 'bytes'"):
-    run(model_dir, 'bytes', VOCAB_SIZE=384, **same)
+    claim(VOCABULARY='bytes', VOCAB_SIZE=384)
+  vocab.train(toy_data.records_dir, str(tmp_path / 'moved.model'), vocab_size=60,
+              model_type='char')
+  with pytest.raises(errors.UserError, match="data.vocabulary was .*words.model', is .*moved"):
+    claim(VOCABULARY=tmp_path / 'moved.model')
 
 
-def test_the_same_checkpoint_under_another_path(stopped, run, tmp_path):
-  model_dir, same = stopped
-  shutil.copytree(same['INITIAL_CHECKPOINT_PATH'], tmp_path / 'moved')
-  assert run(model_dir, INITIAL_CHECKPOINT_PATH=tmp_path / 'moved') == 0
-  from dss_jax.convert import __main__ as convert
-  convert.main([f'--input={tmp_path / "moved"}', f'--output={tmp_path / "hf"}', '--to=hf'])
-  assert run(model_dir, INITIAL_CHECKPOINT_PATH=tmp_path / 'hf') == 0
-  for other in (model_dir, ''):
+def test_the_same_checkpoint_under_another_path(claim, weights):
+  """In another format, too; the place it was at need not be there any more."""
+  first = weights('first')
+  assert claim(INITIAL_CHECKPOINT_PATH=first)
+  shutil.rmtree(first)
+  assert not claim(INITIAL_CHECKPOINT_PATH=first)
+  assert not claim(INITIAL_CHECKPOINT_PATH=weights('moved', 'hf'))
+  for other in (weights('other', seed=2), ''):
     with pytest.raises(errors.UserError, match='settings: initial_checkpoint_path was '):
-      run(model_dir, INITIAL_CHECKPOINT_PATH=other)
+      claim(INITIAL_CHECKPOINT_PATH=other)
+  with pytest.raises(errors.UserError, match='INITIAL_CHECKPOINT_PATH=.*nowhere does not exist'):
+    claim(INITIAL_CHECKPOINT_PATH=first.parent / 'nowhere')
+  run_json(claim, lambda run: run.pop('initial_checkpoint_sha256'))
+  with pytest.raises(errors.UserError, match='settings: initial_checkpoint_path was '):
+    claim(INITIAL_CHECKPOINT_PATH=first.parent / 'moved')  # What was there is not known.
 
 
 # --- Longer ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('schedule', ['constant', 'rsqrt'])
-def test_a_run_is_made_longer(run, tmp_path, capsys, schedule):
-  """It comes to what one that was as long from the start comes to; test is read at each end."""
-  settings = {**CONSTANT, 'SCHEDULE': schedule, 'WARMUP_STEPS': 2}
+@pytest.fixture(scope='module')
+def run(toy_records, toy_vocabulary):
+  """Trains in this process; returns the exit code."""
+  def train(model_dir, **settings):
+    command = programs.words(model_dir, toy_records, toy_vocabulary, **{**SHORT, **settings})
+    return train_main.main(command[3:])
+  return train
+
+
+def test_a_run_is_made_longer(run, tmp_path, capsys):
+  """It comes to what one that was as long from the start comes to; test is read at each end.
+
+  So it does with REMAT and the lookup changed on the way.
+  """
   long, short = tmp_path / 'long', tmp_path / 'short'
-  assert run(long, **{**settings, 'TRAIN_STEPS': 12}) == 0
-  assert run(short, **settings) == 0
-  first = json.loads((short / 'test_metrics.json').read_text())
-  assert run(short, **{**settings, 'TRAIN_STEPS': 12}) == 0
-  assert f'resuming {short} at step 6' in capsys.readouterr().out
-  programs.assert_same(programs.final_state(short, 12), programs.final_state(long, 12))
-  assert json.loads((short / 'test_metrics-6.json').read_text()) == first
+  assert run(long, TRAIN_STEPS=6, EVAL_PERIOD=2) == 0
+  assert run(short, EVAL_PERIOD=2) == 0
+  first = (short / 'test_metrics.json').read_text()
+  assert run(short, TRAIN_STEPS=6, EVAL_PERIOD=2, REMAT='full',
+             **{'T5Config.one_hot_embedding': True}) == 0
+  assert f'resuming {short} at step 4' in capsys.readouterr().out
+  found, wanted = programs.final_state(short, 6), programs.final_state(long, 6)
+  assert found.keys() == wanted.keys()
+  for name, value in wanted.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+  assert (short / 'test_metrics-4.json').read_text() == first
   assert (short / 'test_metrics.json').read_text() == (long / 'test_metrics.json').read_text()
-  assert json.loads((short / 'run.json').read_text())['steps_before'] == [6]
-  assert run(short, **{**settings, 'TRAIN_STEPS': 12}) == 0
-  with pytest.raises(errors.UserError, match='TRAIN_STEPS=12, not 6: .* longer, not shorter; use'):
-    run(short, **settings)
+  assert json.loads((short / 'run.json').read_text())['steps_before'] == [4]
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'rsqrt'])
+def test_a_rate_that_does_not_know_the_end(claim, schedule):
+  assert claim(SCHEDULE=schedule)
+  (claim.folder / 'test_metrics.json').write_text('{"step": 6}')
+  assert not claim(SCHEDULE=schedule, TRAIN_STEPS=12)
+  assert not claim(SCHEDULE=schedule, TRAIN_STEPS=20)
+  assert not claim(SCHEDULE=schedule, TRAIN_STEPS=20)
+  assert run_json(claim)['steps_before'] == [6, 12]
+  assert run_json(claim)['config']['steps'] == 20
+  assert [path.name for path in claim.folder.glob('test*')] == ['test_metrics-6.json']
+  with pytest.raises(errors.UserError, match='TRAIN_STEPS=20, not 6: .*longer, not shorter; use'):
+    claim(SCHEDULE=schedule)
+  with pytest.raises(errors.UserError, match='other settings: .*seed was 0, is 1; steps was 20'):
+    claim(SCHEDULE=schedule, SEED=1, TRAIN_STEPS=30)
 
 
 @pytest.mark.parametrize(('schedule', 'steps'), [('linear', 12), ('linear', 3), ('cosine', 12)])
-def test_a_run_whose_rate_ends_is_not(stopped, run, tmp_path, schedule, steps):
-  """The error says why, and what it advises works."""
-  model_dir, same = stopped
-  change_run_json(
-      model_dir, lambda run: run['identity'].update({'optimizer.schedule': schedule}))
-  before = (model_dir / 'run.json').read_text()
+def test_a_rate_that_ends(claim, schedule, steps):
+  """The error says why, and what to do instead."""
+  assert claim(SCHEDULE=schedule)
+  before = run_json(claim)
   with pytest.raises(errors.UserError, match=(
-      f'TRAIN_STEPS=6, not {steps}: SCHEDULE={schedule} comes to 0')) as caught:
-    run(model_dir, **same, TRAIN_STEPS=steps, SCHEDULE=schedule)
-  assert (model_dir / 'run.json').read_text() == before
-  advised = re.findall('(INITIAL_CHECKPOINT_PATH)=([^ ]+)', str(caught.value))
-  assert run(tmp_path / 'new', **dict(advised), TRAIN_STEPS=1, EVAL_PERIOD=0) == 0
+      f'TRAIN_STEPS=6, not {steps}: SCHEDULE={schedule} comes to 0 .* another MODEL_DIR, with '
+      f'INITIAL_CHECKPOINT_PATH={claim.folder} to start from what it has learnt')):
+    claim(SCHEDULE=schedule, TRAIN_STEPS=steps)
+  assert run_json(claim) == before
 
 
 # --- Advice ---------------------------------------------------------------------------------------
 
 
-def test_advice_after_out_of_memory_is_taken_by_the_same_run(stopped, run):
-  model_dir, same = stopped
+def test_advice_after_out_of_memory_is_taken_by_the_same_run(claim):
+  assert claim()
   kept, _, in_another = advice.NONE_FITS.partition('; ')
   settings = dict(re.findall(r'--gin\.(\w+)=(\w+)', kept))
   assert set(settings) == {'REMAT', 'LOSS_CHUNK'} and 'along MESH_FSDP' in kept
-  assert run(model_dir, **same, **settings, MESH_DATA=2, MESH_FSDP=4, MICROBATCHES=1) == 0
+  assert not claim(**settings, MESH_DATA=2, MESH_FSDP=4)
   assert 'TASK_FEATURE_LENGTHS' in in_another and 'in another MODEL_DIR' in in_another
 
 
-def test_advice_after_a_loss_that_is_no_number(run, tmp_path):
-  settings = {'CLIP_NORM': 0, 'DROPOUT_RATE': 0.0, 'CHECKPOINT_PERIOD': 1, 'EVAL_PERIOD': 0}
-  with pytest.raises(errors.UserError, match='is nan.*DTYPE=float32, in another MODEL_DIR') as bad:
-    run(tmp_path / 'run', LEARNING_RATE=1e30, **settings)
-  advised = dict(re.findall('(INITIAL_CHECKPOINT_PATH)=([^ ]+)', str(bad.value)))
-  assert run(tmp_path / 'other', **{**settings, **advised, 'TRAIN_STEPS': 1}) == 0
+def test_advice_after_a_loss_that_is_no_number(toy_data, claim, weights):
+  """What it names is another run's, and what it starts from can be read."""
+  claim(TRAIN_STEPS=6)
+  shutil.move(weights('saved'), claim.folder / 'checkpoints' / '5')
+  watch = guards.FiniteLoss('dss_toy', {'inputs': 8, 'targets': 8}, str(claim.folder), lambda: [5])
+  batch = {name: np.zeros((1, 8), np.int32)
+           for name in ('encoder_input_tokens', 'decoder_target_tokens')}
+  watch.after_step(6, {'loss': np.float32('nan'), 'gradient_norm': np.float32(1)}, batch)
+  with pytest.raises(errors.UserError, match='DTYPE=float32, in another MODEL_DIR') as caught:
+    watch.check()
+  advised = dict(re.findall('(INITIAL_CHECKPOINT_PATH)=([^ ]+)', str(caught.value)))
+  claim.folder = claim.folder.parent / 'another'
+  assert claim(**advised, LEARNING_RATE=1e-5, WARMUP_STEPS=5, CLIP_NORM=1, DTYPE='float32')
