@@ -22,6 +22,9 @@ class Tokenizer(Protocol):
   def encode(self, text: str) -> list[int]:
     ...
 
+  def encode_target(self, text: str) -> list[int]:
+    """As targets are encoded in training: `</s>` is text there."""
+
   def decode(self, ids: Iterable[int]) -> str:
     ...
 
@@ -37,6 +40,9 @@ class SentencePieceTokenizer:
     ids = [[*self._pieces.encode(part), EOS_ID] for part in text.split(EOS_MARKER)]
     return [i for part in ids for i in part][:-1]
 
+  def encode_target(self, text: str) -> list[int]:
+    return self._pieces.encode(text)
+
   def decode(self, ids: Iterable[int]) -> str:
     # T5's sentinels and the rows that pad its embedding are beyond the model's pieces.
     known = self._pieces.vocab_size()
@@ -47,9 +53,11 @@ class ByteTokenizer:
   """UTF-8 bytes."""
 
   def encode(self, text: str) -> list[int]:
-    ids = [[*(b + _BYTE_OFFSET for b in part.encode('utf-8')), EOS_ID]
-           for part in text.split(EOS_MARKER)]
+    ids = [[*self.encode_target(part), EOS_ID] for part in text.split(EOS_MARKER)]
     return [i for part in ids for i in part][:-1]
+
+  def encode_target(self, text: str) -> list[int]:
+    return [b + _BYTE_OFFSET for b in text.encode('utf-8')]
 
   def decode(self, ids: Iterable[int]) -> str:
     values = [i - _BYTE_OFFSET for i in _until_eos(ids)]
