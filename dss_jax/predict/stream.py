@@ -72,7 +72,12 @@ def run(
 
 
 def _line(row: Row) -> str:
-  return json.dumps(row, ensure_ascii=False) + '\n'
+  try:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + '\n'
+  except ValueError as error:
+    raise errors.UserError(
+        f'row {row.get("id")!r}: {json.dumps(row, ensure_ascii=False)} holds a NaN or infinity, '
+        'which is no JSON: the network overflowed; try --dtype=float32') from error
 
 
 def _claim(parts: epath.Path, output: epath.Path, settings: Mapping[str, Any]) -> None:
