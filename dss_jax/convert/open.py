@@ -71,8 +71,7 @@ def find_vocabulary(
   if not given:
     if own and own.model is not None:
       own_vocabulary.check_added(
-          own, own.model, own.where,
-          'give --vocabulary=FILE, a SentencePiece model that has it at that id')
+          own, own.model, own.where, 'put a SentencePiece model that has it there in its place')
     return own.model if own else None
   if given != student_info.BYTES and not epath.Path(given).exists():
     raise errors.UserError(f'--vocabulary={given} does not exist')

@@ -72,12 +72,14 @@ def run(
 
 
 def _line(row: Row) -> str:
-  try:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + '\n'
-  except ValueError as error:
-    raise errors.UserError(
-        f'row {row.get("id")!r}: {json.dumps(row, ensure_ascii=False)} holds a NaN or infinity, '
-        'which is no JSON: the network overflowed; try --dtype=float32') from error
+  for name, value in row.items():
+    try:
+      json.dumps(value, allow_nan=False)
+    except ValueError as error:
+      raise errors.UserError(
+          f'row {row.get("id")!r}: {name} is {value}, which is no JSON: the network overflowed; '
+          'try --dtype=float32') from error
+  return json.dumps(row, ensure_ascii=False) + '\n'
 
 
 def _claim(parts: epath.Path, output: epath.Path, settings: Mapping[str, Any]) -> None:
