@@ -127,6 +127,9 @@ class HuggingFaceWeights(weights_lib.Weights):
     array = self._file_of[theirs].read(theirs)
     return np.ascontiguousarray(array.T) if _is_transposed(name) else array
 
+  def stored_as(self, name: str) -> str:
+    return self._names[name]
+
   def _specs(self) -> dict[str, jax.ShapeDtypeStruct]:
     found = {}
     for name, theirs in self._names.items():

@@ -15,7 +15,9 @@ from dss_jax import errors, student_info
 from dss_jax.convert import hugging_face
 
 _MODELS = (student_info.VOCABULARY_FILE, hugging_face.TOKENIZER_FILE)
-_ADDED, _CONFIG, _FAST = 'added_tokens.json', 'tokenizer_config.json', 'tokenizer.json'
+_ADDED, _CONFIG, _FAST, _MAP = (
+    'added_tokens.json', 'tokenizer_config.json', 'tokenizer.json', 'special_tokens_map.json')
+_ROLES = ('pad_token', 'eos_token', 'unk_token')  # by id
 _SENTINEL = re.compile(r'<extra_id_\d+>')  # T5's, beyond the pieces; no text of ours holds one.
 _SPARE_ROWS = 1024  # more than any public table has beyond its pieces
 _SPECIAL = ('<pad>', '</s>', '<unk>')  # by id
@@ -54,10 +56,15 @@ def is_bytes(path: str) -> bool:
 
 
 def _added(folder: epath.Path) -> Iterator[tuple[int, tuple[str, str]]]:
-  """Every token that the files beside a SentencePiece model give an id of their own."""
+  """Every token that the files beside a SentencePiece model give an id, or a role of T5's."""
   found = {name: hugging_face.read_json(folder / name)
-           for name in (_ADDED, _CONFIG, _FAST) if (folder / name).exists()}
+           for name in (_ADDED, _CONFIG, _FAST, _MAP) if (folder / name).exists()}
   try:
+    for name in (_CONFIG, _MAP):
+      for i, role in enumerate(_ROLES):
+        token = found.get(name, {}).get(role)
+        if token := token['content'] if isinstance(token, dict) else token:
+          yield i, (token, name)
     for token, i in found.get(_ADDED, {}).items():
       yield int(i), (token, _ADDED)
     for i, token in found.get(_CONFIG, {}).get('added_tokens_decoder', {}).items():
@@ -91,8 +98,8 @@ def check_added(own: Own, model: bytes, where: str, fix: str) -> None:
     in_place = known.get(i) == token or _SPECIAL[i:i + 1] == (token,)
     if not in_place and not _SENTINEL.fullmatch(token):
       raise errors.UserError(
-          f'{epath.Path(own.where).parent / file}: {token!r} is id {i}, which {where} has not, so '
-          f'it would be read as other tokens: {fix}')
+          f'{epath.Path(own.where).parent / file}: {token!r} is id {i}, which {where} has not: it '
+          f'would be read, or written, as other tokens: {fix}')
 
 
 def check_same(own: Own, given: str, model: bytes | None, *, name: str, longer: bool = False

@@ -56,6 +56,10 @@ class Weights(Protocol):
     """One tensor in host memory, in its stored dtype."""
     ...
 
+  def stored_as(self, name: str) -> str:
+    """What the checkpoint's own files call a tensor."""
+    return name
+
 
 class FiniteWeights(Weights):
   """Weights that are looked at as they are read.
@@ -75,8 +79,8 @@ class FiniteWeights(Weights):
     if not np.isfinite(total) and (bad := np.count_nonzero(~np.isfinite(array))):
       kind = 'NaN' if np.isnan(array).any() else 'infinite'
       raise errors.UserError(
-          f'{self.path}: {name} holds {bad:,} values of {array.size:,} that are no numbers '
-          f'({kind}): the training of these weights, or a cast to float16, failed; take an '
+          f'{self.path}: {self._weights.stored_as(name)} holds {bad:,} values of '
+          f'{array.size:,} that are no numbers ({kind}): the training of these weights, or a cast to float16, failed; take an '
           'earlier checkpoint')
     return array
 

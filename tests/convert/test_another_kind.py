@@ -10,11 +10,13 @@ import pytest
 import sentencepiece
 from t5x_weights import Given
 
+import dss_jax
 from dss_jax import errors, models, student_info
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import hugging_face, own_vocabulary, safetensors_file, t5x
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
+from dss_jax.teacher import t5_client
 
 GELU, SILU = ('gelu', 'linear'), ('silu', 'linear')
 
@@ -143,6 +145,13 @@ def test_an_index_of_other_shards_is_refused(hf):
     open_lib.open_weights(str(hf))
 
 
+def test_a_dtype_that_is_not_read_is_named(hf):
+  data = (hf / 'model.safetensors').read_bytes()
+  (hf / 'model.safetensors').write_bytes(data.replace(b'"F32"', b'"I8" ', 1))
+  with pytest.raises(errors.UserError, match='a tensor of dtype I8, which is not read'):
+    open_lib.open_weights(str(hf))
+
+
 def test_an_adapter_is_not_left_out(hf):
   edit(hf / 'adapter_config.json', peft_type='LORA')
   with pytest.raises(errors.UserError, match='adapter_config.json: an adapter.*merge'):
@@ -222,7 +231,8 @@ def test_a_tensor_without_numbers_is_named(tmp_path, to, value, kind):
   folder = write(tmp_path / 'a', to, weights)
   (folder / 'student.json').write_text(student_info.StudentInfo(weights.config).as_json())
   found = open_lib.open_weights(str(folder))
-  message = rf'a.*: {name} holds 2 values of 384 that are no numbers \({kind}\)'
+  stored = hugging_face.their_name(name) if to == 'hf' else name
+  message = rf'a.*: {stored} holds 2 values of 384 that are no numbers \({kind}\)'
   with pytest.raises(errors.UserError, match=message):
     weights_lib.load_params(found, found.config)
   with pytest.raises(errors.UserError, match=message):
@@ -302,6 +312,40 @@ def test_added_tokens_are_not_left_out(student, tmp_path, file):
   longer = with_pieces(model, '{')
   (tmp_path / 'all.model').write_bytes(longer)
   assert open_lib.find_vocabulary(path, info, str(tmp_path / 'all.model')) == longer
+
+
+@pytest.mark.parametrize('file', ['special_tokens_map.json', 'tokenizer_config.json'])
+def test_another_eos_token_is_refused(student, tmp_path, file):
+  path, info, model = student
+  edit(tmp_path / 'hf' / file, eos_token={'content': '</s>'}, pad_token='<pad>', unk_token=None)
+  assert open_lib.find_vocabulary(path, info) == model
+  edit(tmp_path / 'hf' / file, eos_token='<end>')
+  with pytest.raises(errors.UserError, match=f"{file}: '<end>' is id 1, which .*spiece.model"):
+    open_lib.find_vocabulary(path, info)
+
+
+def _convert(path, **options):
+  flags = [f'--{name}={value}' for name, value in options.items()]
+  return convert_main.main([f'--input={path}', f'--output={path}.out', '--to=native', *flags])
+
+
+@pytest.mark.parametrize('reads', [dss_jax.load, _convert, t5_client.T5Endpoint])
+def test_whatever_reads_a_checkpoint_refuses(student, tmp_path, reads):
+  """Training: tests/train/test_initial.py. Export and predict read by `load`."""
+  path = student[0]
+  if reads is not t5_client.T5Endpoint:
+    (tmp_path / 'other.model').write_bytes(make_vocabulary('ten green bottles'))
+    with pytest.raises(errors.UserError, match='other.model is another'):
+      reads(path, vocabulary=str(tmp_path / 'other.model'))
+  write_added(tmp_path / 'hf' / 'added_tokens.json', {'{': 47})
+  with pytest.raises(errors.UserError, match="added_tokens.json: '{' is id 47"):
+    reads(path)
+  edit(tmp_path / 'hf' / 'generation_config.json', eos_token_id=3)
+  with pytest.raises(errors.UserError, match='eos_token_id is 3'):
+    reads(path)
+  folder = str(write(tmp_path / 'ul2', 't5x', Given(mlp_activations=SILU)))
+  with pytest.raises(errors.UserError, match='put the config.gin of its training beside it'):
+    reads(folder)
 
 
 def write_added(file, tokens):
