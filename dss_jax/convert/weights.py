@@ -80,8 +80,8 @@ class FiniteWeights(Weights):
       kind = 'NaN' if np.isnan(array).any() else 'infinite'
       raise errors.UserError(
           f'{self.path}: {self._weights.stored_as(name)} holds {bad:,} values of '
-          f'{array.size:,} that are no numbers ({kind}): the training of these weights, or a cast to float16, failed; take an '
-          'earlier checkpoint')
+          f'{array.size:,} that are no numbers ({kind}): the training of these weights, or a cast '
+          'to float16, failed; take an earlier checkpoint')
     return array
 
 
