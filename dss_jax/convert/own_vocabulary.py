@@ -39,13 +39,20 @@ class Own:
 
 
 def find(path: str, info: student_info.StudentInfo) -> Own | None:
-  """What lies with the checkpoint at `path`; None if there is no vocabulary."""
+  """What lies with the checkpoint at `path`; None if there is no vocabulary.
+
+  Raises:
+    UserError: two different ones, or files of a tokenizer that are not understood.
+  """
   if info.vocabulary == student_info.BYTES:
     return Own(f'{path} ({student_info.BYTES})', None)
   for folder in student_info.folders(path):
-    for name in _MODELS:
-      if (folder / name).exists():
-        return Own(str(folder / name), (folder / name).read_bytes(), dict(_added(folder)))
+    models = {name: (folder / name).read_bytes() for name in _MODELS if (folder / name).exists()}
+    if len(set(models.values())) > 1:
+      raise errors.UserError(f'{folder} holds two vocabularies, {" and ".join(models)}: remove the '
+                             'one that is not meant')
+    for name, model in models.items():
+      return Own(str(folder / name), model, dict(_added(folder)))
   return None
 
 

@@ -278,6 +278,14 @@ def test_another_vocabulary_is_refused_with_both_paths(student, tmp_path):
     open_lib.find_vocabulary(path, info, str(tmp_path / 'nowhere'))
 
 
+def test_two_vocabularies_in_one_folder_are_refused(student, tmp_path):
+  (tmp_path / 'hf' / 'vocabulary.model').write_bytes(student[2])
+  assert open_lib.find_vocabulary(*student[:2]) == student[2]
+  (tmp_path / 'hf' / 'vocabulary.model').write_bytes(make_vocabulary('ten green bottles'))
+  with pytest.raises(errors.UserError, match='two vocabularies, vocabulary.model and spiece.model'):
+    open_lib.find_vocabulary(*student[:2])
+
+
 def with_pieces(model, *texts, prefix='', count=None):
   """The model with more pieces at the end, or with the first `count` alone."""
   from sentencepiece import sentencepiece_model_pb2 as pb2
