@@ -16,8 +16,24 @@ EOS_MARKER = '</s>'
 _BYTE_OFFSET = 3  # seqio.ByteVocabulary: byte b is id b + 3, as in ByT5.
 
 
+def check_ids(pieces: sentencepiece.SentencePieceProcessor, where: str) -> None:
+  """UserError if a SentencePiece model has other ids than those that padding and decoding use."""
+  ids = [pieces.pad_id(), pieces.eos_id(), pieces.unk_id()]
+  if ids != [PAD_ID, EOS_ID, UNK_ID]:
+    raise errors.UserError(
+        f"{where} has pad, EOS and unknown at {ids}, T5's are at {[PAD_ID, EOS_ID, UNK_ID]}: train "
+        'one with `dss vocab`, or with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1 of '
+        'SentencePiece')
+
+
 class Tokenizer(Protocol):
-  """Encodes without the EOS at the end; decodes up to the first EOS."""
+  """Encodes without the EOS at the end; decodes up to the first EOS.
+
+  Attributes:
+    size: ids are below it.
+  """
+
+  size: int
 
   def encode(self, text: str) -> list[int]:
     ...
@@ -33,7 +49,10 @@ class SentencePieceTokenizer:
   """Of a SentencePiece model, given as the bytes of its file."""
 
   def __init__(self, model: bytes):
+    """Raises UserError if the model's pad, EOS or unknown id is not T5's."""
     self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+    check_ids(self._pieces, 'the vocabulary')
+    self.size = self._pieces.vocab_size()
 
   def encode(self, text: str) -> list[int]:
     """'a premise</s>a hypothesis' -> [12, 5, 1, 12, 9]."""
@@ -51,6 +70,8 @@ class SentencePieceTokenizer:
 
 class ByteTokenizer:
   """UTF-8 bytes."""
+
+  size = 256 + _BYTE_OFFSET
 
   def encode(self, text: str) -> list[int]:
     ids = [[*self.encode_target(part), EOS_ID] for part in text.split(EOS_MARKER)]
@@ -83,8 +104,17 @@ def make(info: student_info.StudentInfo, vocabulary: bytes | None, where: str) -
     where: the student's folder, for messages.
 
   Raises:
-    UserError: there is none, or it is damaged.
+    UserError: there is none, it is damaged, or an id of it has no row in the embedding.
   """
+  tokenizer = _make(info, vocabulary, where)
+  if tokenizer.size > info.model.vocab_size:
+    raise errors.UserError(
+        f'{where}: the vocabulary has {tokenizer.size:,} ids, the embedding only '
+        f'{info.model.vocab_size:,} rows: it is not the one that these were trained with')
+  return tokenizer
+
+
+def _make(info: student_info.StudentInfo, vocabulary: bytes | None, where: str) -> Tokenizer:
   if info.vocabulary == student_info.BYTES:
     return ByteTokenizer()
   if vocabulary is None:
@@ -93,5 +123,7 @@ def make(info: student_info.StudentInfo, vocabulary: bytes | None, where: str) -
         'model of its training there, or give it with --vocabulary')
   try:
     return SentencePieceTokenizer(vocabulary)
+  except errors.UserError as error:
+    raise errors.UserError(f'{where}: {error}') from error
   except RuntimeError as error:
     raise errors.UserError(f'{where}: the vocabulary is not a SentencePiece model') from error

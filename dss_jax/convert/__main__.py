@@ -82,14 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _vocabulary(args, info: student_info.StudentInfo):
   """What goes beside the weights: the info with its vocabulary, and the model's bytes."""
+  data = open_lib.find_vocabulary(args.input, info, args.vocabulary)
   if args.vocabulary == student_info.BYTES:
     return dataclasses.replace(info, vocabulary=student_info.BYTES), None
-  if args.vocabulary:
-    if not epath.Path(args.vocabulary).exists():
-      raise errors.UserError(f'--vocabulary={args.vocabulary} does not exist')
-    data = epath.Path(args.vocabulary).read_bytes()
-  else:
-    data = open_lib.find_vocabulary(args.input, info)
   if data is not None:
     info = dataclasses.replace(info, vocabulary=student_info.VOCABULARY_FILE)
   return info, data

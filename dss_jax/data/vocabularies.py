@@ -7,7 +7,7 @@ import json
 import seqio
 import tensorflow as tf
 
-from dss_jax import errors
+from dss_jax import errors, tokenizer
 from dss_jax.data import settings
 
 T5_EXTRA_IDS = 100  # T5's sentinels <extra_id_0>..<extra_id_99>
@@ -33,6 +33,7 @@ def load(spec: str) -> seqio.Vocabulary:
     raise errors.UserError(
         f'VOCABULARY={spec}: not a readable SentencePiece model ({_one_line(error)}); give the '
         "path of a .model file, 'bytes', or train one with `python -m dss_jax.vocab`") from error
+  tokenizer.check_ids(vocabulary.tokenizer, f'VOCABULARY={spec}')
   return vocabulary
 
 

@@ -116,7 +116,7 @@ def _write(folder: epath.Path, student, exported: jax_export.Exported, args, len
     arrays = {name: x.view(np.uint16) for name, x in arrays.items()}
   with (folder / PARAMS_FILE).open('wb') as f:
     np.savez(f, allow_pickle=False, **arrays)
-  vocabulary = _vocabulary(args, student.info)
+  vocabulary = open_lib.find_vocabulary(args.model_dir, student.info, args.vocabulary)
   if vocabulary is not None:
     (folder / student_info.VOCABULARY_FILE).write_bytes(vocabulary)
   info = student.info
@@ -128,12 +128,6 @@ def _write(folder: epath.Path, student, exported: jax_export.Exported, args, len
       indent=2) + '\n')
   with open(loader.__file__, encoding='utf-8') as f:
     (folder / LOADER_FILE).write_text(f.read())
-
-
-def _vocabulary(args, info: student_info.StudentInfo) -> bytes | None:
-  if args.vocabulary and args.vocabulary != student_info.BYTES:
-    return epath.Path(args.vocabulary).read_bytes()
-  return open_lib.find_vocabulary(args.model_dir, info)
 
 
 if __name__ == '__main__':

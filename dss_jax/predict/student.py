@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from flax import traverse_util
 
 from dss_jax import answers, errors, models, student_info
@@ -48,8 +47,8 @@ def load(
       carry no student.json.
 
   Raises:
-    UserError: nothing there that can be read, no vocabulary, an unknown field or dataset, labels
-      that the vocabulary cannot tell apart.
+    UserError: nothing there that can be read, no vocabulary or another than the checkpoint's own,
+      labels that it cannot tell apart, an unknown field or dataset, a parameter with NaN.
   """
   weights = open_lib.open_weights(path)
   info = open_lib.find_info(path, weights).of(dataset)
@@ -57,11 +56,9 @@ def load(
   if unknown:
     raise errors.UserError(f'StudentInfo has no field {unknown[0]!r}')
   info = dataclasses.replace(info, **changes)
+  model_bytes = open_lib.find_vocabulary(path, info, vocabulary)
   if vocabulary == student_info.BYTES:
     info = dataclasses.replace(info, vocabulary=student_info.BYTES)
-  model_bytes = (epath.Path(vocabulary).read_bytes()
-                 if vocabulary and vocabulary != student_info.BYTES
-                 else open_lib.find_vocabulary(path, info))
   # Unrolled: a scan copies every layer's cache and weights at every token (measured: 10-15 %).
   config = dataclasses.replace(
       info.model, scan_layers=False, dtype=dtype or info.model.dtype)
