@@ -1,5 +1,7 @@
 """`dss inspect --html`: one page about all record sets of a folder."""
 
+import dataclasses
+import functools
 import html
 import io
 import itertools
@@ -9,6 +11,7 @@ import numpy as np
 import tqdm
 
 from dss_jax import atomic, datasets, errors, records
+from dss_jax.data import coverage
 from dss_jax.data import summary as summary_lib
 from dss_jax.data.summary import Summary
 from dss_jax.experiments import figures, page
@@ -33,19 +36,21 @@ def write(path: str, records_dir: str, lengths: Mapping[str, int], vocabulary: s
   if not names:
     raise errors.UserError(f'--records_dir={records_dir}: no record sets there; `dss teacher` '
                            'writes them')
-  count = _token_counter()
+  count, cover = _token_counter(), _cover()
   found: dict[str, Summary] = {}
   for name in tqdm.tqdm(sorted(names), unit='set', desc='reading'):
     dataset, _, split = name.rpartition('-')
     rows = records.read_records(records_dir, dataset, split, verify=True)
-    found[name] = summary_lib.summarize(name, rows, _dataset(dataset), count)
+    found[name] = summary_lib.summarize(name, rows, _dataset(dataset), count, cover)
   problems = list(itertools.chain(
-      _failures(found.values()), _duplicates(found.values()), _leaks(found), _cuts(found, lengths)))
+      _failures(found.values()), _duplicates(found.values()), _leaks(found), _cuts(found, lengths),
+      _unknown(found.values()), _unreadable(found.values(), lengths['targets'])))
   atomic.write(path, page.build_plain(
       title=f'Records in {records_dir}', subtitle=f'tokens of {vocabulary or "T5"}',
       sections={
           'Sets': _sets(found.values()), 'To look at': _list(problems),
           'What would be cut': _cut_table(found.values(), lengths),
+          'What the vocabulary lacks': _coverage_table(found.values()),
           'Lengths': _histograms(found.values(), lengths),
           'Labels': ''.join(_labels(one) for one in found.values())}))
   return problems
@@ -65,6 +70,45 @@ def _token_counter() -> Callable[[Sequence[str]], list[int]]:
       found += (ids.row_lengths() + 1).numpy().tolist()  # EOS
     return found
   return count
+
+
+def _cover() -> Callable[[Sequence[str]], coverage.Coverage]:
+  from dss_jax.data import vocabularies
+  return functools.partial(coverage.coverage, vocabulary=vocabularies.VOCABULARY.loaded)
+
+
+def _unknown(found) -> list[str]:
+  return [f'{one.name}: of the {field}s, {counted}'
+          for one in found for field, counted in one.coverage.items() if counted.unknown]
+
+
+def _unreadable(found, targets_length: int) -> list[str]:
+  """What training would refuse or warn of: labels and phrases that the vocabulary cannot write."""
+  from dss_jax.data import preprocessors, vocabularies
+  lines = []
+  for one in found:
+    dataset = _dataset(one.name.rpartition('-')[0])
+    if dataset is None:
+      continue
+    read = preprocessors.ReadAnswer(dataset.name, dataset.labels or ())
+    behind = dataclasses.replace(read, phrase=dataset.completion.answer_phrase)
+    try:
+      read.reader(targets_length)
+      behind.reader()
+      counts = {label: count for label, count in one.labels.items() if label}
+      if counts and not dataset.labels:
+        lines.append(coverage.check_open_labels(
+            counts, dataset, vocabularies.VOCABULARY.loaded))
+    except errors.UserError as error:
+      lines.append(f'{one.name}: {error}')
+  return [line for line in lines if line]
+
+
+def _coverage_table(found) -> str:
+  rows = [[one.name, field, f'{counted.texts:,}', f'{counted.unknown:,}',
+           f'{100 * counted.share:.2f} %', ' '.join(counted.pieces) or '-']
+          for one in found for field, counted in one.coverage.items() if counted.texts]
+  return page.table(('set', 'field', 'sampled', 'with unknown pieces', 'share', 'such as'), rows, 2)
 
 
 def _failures(found) -> list[str]:
@@ -172,5 +216,6 @@ def _labels(one: Summary) -> str:
 
 def _list(lines: Sequence[str]) -> str:
   if not lines:
-    return '<p>Nothing: all rows parsed, no input is there twice or in two splits, none is cut.</p>'
+    return ('<p>Nothing: all rows parsed, no input is there twice or in two splits, none is cut, '
+            'and the vocabulary lacks nothing.</p>')
   return '<ul>' + ''.join(f'<li>{html.escape(line)}</li>' for line in lines) + '</ul>'

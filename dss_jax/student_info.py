@@ -17,6 +17,7 @@ from dss_jax import errors, models
 FILE = 'student.json'
 VOCABULARY_FILE = 'vocabulary.model'
 BYTES = 'bytes'
+ASKED = ('label_prefix', 'rationale_prefix', 'answer_phrase', 'labels', 'metric')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class StudentInfo:
     labels: the closed label set, if there is one.
     metric: 'text' or 'equation', how a label is compared with the gold one.
     input_length, target_length: tokens, EOS included; longer inputs are cut.
+    datasets: of a student of several, name -> its fields of ASKED; {} of a single one. Fields in
+      which they differ are '' or () above.
     training: task, steps, data and scores, for the model card; {} if not trained here.
   """
 
@@ -46,7 +49,37 @@ class StudentInfo:
   metric: str = 'text'
   input_length: int = 1024
   target_length: int = 256
+  datasets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def of(self, dataset: str) -> 'StudentInfo':
+    """How to ask for this dataset's labels.
+
+    Raises:
+      UserError: the student learnt several datasets, and this is none of them; or it is '', and
+        they are asked in different ways.
+    """
+    if not self.datasets:
+      return self
+    if dataset:
+      if dataset not in self.datasets:
+        raise errors.UserError(f'the student did not learn dataset {dataset!r}: '
+                               f'{errors.did_you_mean(dataset, self.datasets)}')
+      return dataclasses.replace(self, **self.datasets[dataset])
+    if differ := [name for name in ASKED[:3]
+                  if len({one[name] for one in self.datasets.values()}) > 1]:
+      raise errors.UserError(
+          f'the student learnt {", ".join(self.datasets)}, which differ in {differ[0]}: name one '
+          'of them (dataset)')
+    return self
+
+  def closed_set(self) -> tuple[str, ...]:
+    """The labels that an answer is read as; of several datasets theirs together, if all have some.
+
+    () for open answers.
+    """
+    sets = [one['labels'] for one in self.datasets.values()] or [self.labels]
+    return tuple(dict.fromkeys(label for one in sets for label in one)) if all(sets) else ()
 
   def as_json(self) -> str:
     fields = dataclasses.asdict(self)
@@ -63,7 +96,8 @@ def from_json(text: str, where: str) -> StudentInfo:
   try:
     fields = json.loads(text)
     fields['model'] = models.T5Config(**fields['model'])
-    fields['labels'] = tuple(fields['labels'])
+    for asked in (fields, *fields.get('datasets', {}).values()):
+      asked['labels'] = tuple(asked['labels'])
     return StudentInfo(**fields)
   except (ValueError, TypeError, KeyError) as error:
     raise errors.UserError(

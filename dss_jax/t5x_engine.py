@@ -17,7 +17,7 @@ from t5x import metrics, models, optimizers, trainer
 
 import dss_jax.tasks  # noqa: F401  Registers the tasks and mixtures.
 from dss_jax import gin_files, objective, t5x_network
-from dss_jax.data import feature_converter, packing, settings, vocabularies
+from dss_jax.data import checks, feature_converter, packing, settings, vocabularies
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
 
@@ -192,14 +192,19 @@ def adamw(
 def data(
     vocabulary: str, records_dir: str = '', label_prefix: str = '[label] ',
     rationale_prefix: str = '[rationale] ', train_fraction: float = 1.0,
-    train_fraction_seed: int = 0,
+    train_fraction_seed: int = 0, mixture_or_task: str = '',
 ) -> seqio.Vocabulary:
   """Says what the tasks read (see `DataSettings`) and returns their vocabulary.
 
   T5X makes the model, which needs the vocabulary, before it opens any data set.
+
+  Raises:
+    UserError: labels or answer phrase of `mixture_or_task` that the vocabulary cannot write.
   """
   chosen = settings.configure(
       records_dir=records_dir, vocabulary=vocabulary, label_prefix=label_prefix,
       rationale_prefix=rationale_prefix, train_fraction=train_fraction,
       train_fraction_seed=train_fraction_seed)
+  if mixture_or_task:
+    checks.check_answers(mixture_or_task)
   return vocabularies.load(chosen.vocabulary)

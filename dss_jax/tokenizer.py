@@ -17,11 +17,30 @@ EOS_MARKER = '</s>'
 _BYTE_OFFSET = 3  # seqio.ByteVocabulary: byte b is id b + 3, as in ByT5.
 
 
+def check_ids(pieces: sentencepiece.SentencePieceProcessor, where: str) -> None:
+  """UserError if a SentencePiece model has other ids than those that padding and decoding use."""
+  ids = [pieces.pad_id(), pieces.eos_id(), pieces.unk_id()]
+  if ids != [PAD_ID, EOS_ID, UNK_ID]:
+    raise errors.UserError(
+        f"{where} has pad, EOS and unknown at {ids}, T5's are at {[PAD_ID, EOS_ID, UNK_ID]}: train "
+        'one with `dss vocab`, or with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1 of '
+        'SentencePiece')
+
+
 class Tokenizer(Protocol):
-  """Encodes without the EOS at the end; decodes up to the first EOS."""
+  """Encodes without the EOS at the end; decodes up to the first EOS.
+
+  Attributes:
+    size: ids are below it.
+  """
+
+  size: int
 
   def encode(self, text: str) -> list[int]:
     ...
+
+  def encode_target(self, text: str) -> list[int]:
+    """As targets are encoded in training: `</s>` is text there."""
 
   def decode(self, ids: Iterable[int]) -> str:
     ...
@@ -31,12 +50,18 @@ class SentencePieceTokenizer:
   """Of a SentencePiece model, given as the bytes of its file."""
 
   def __init__(self, model: bytes):
+    """Raises UserError if the model's pad, EOS or unknown id is not T5's."""
     self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+    check_ids(self._pieces, 'the vocabulary')
+    self.size = self._pieces.vocab_size()
 
   def encode(self, text: str) -> list[int]:
     """'a premise</s>a hypothesis' -> [12, 5, 1, 12, 9]."""
     ids = [[*self._pieces.encode(part), EOS_ID] for part in text.split(EOS_MARKER)]
     return [i for part in ids for i in part][:-1]
+
+  def encode_target(self, text: str) -> list[int]:
+    return self._pieces.encode(text)
 
   def decode(self, ids: Iterable[int]) -> str:
     # T5's sentinels and the rows that pad its embedding are beyond the model's pieces.
@@ -47,10 +72,14 @@ class SentencePieceTokenizer:
 class ByteTokenizer:
   """UTF-8 bytes."""
 
+  size = 256 + _BYTE_OFFSET
+
   def encode(self, text: str) -> list[int]:
-    ids = [[*(b + _BYTE_OFFSET for b in part.encode('utf-8')), EOS_ID]
-           for part in text.split(EOS_MARKER)]
+    ids = [[*self.encode_target(part), EOS_ID] for part in text.split(EOS_MARKER)]
     return [i for part in ids for i in part][:-1]
+
+  def encode_target(self, text: str) -> list[int]:
+    return [b + _BYTE_OFFSET for b in text.encode('utf-8')]
 
   def decode(self, ids: Iterable[int]) -> str:
     values = [i - _BYTE_OFFSET for i in _until_eos(ids)]
@@ -76,8 +105,17 @@ def make(info: student_info.StudentInfo, vocabulary: bytes | None, where: str) -
     where: the student's folder, for messages.
 
   Raises:
-    UserError: there is none, or it is damaged.
+    UserError: there is none, it is damaged, or an id of it has no row in the embedding.
   """
+  tokenizer = _make(info, vocabulary, where)
+  if tokenizer.size > info.model.vocab_size:
+    raise errors.UserError(
+        f'{where}: the vocabulary has {tokenizer.size:,} ids, the embedding only '
+        f'{info.model.vocab_size:,} rows: it is not the one that these were trained with')
+  return tokenizer
+
+
+def _make(info: student_info.StudentInfo, vocabulary: bytes | None, where: str) -> Tokenizer:
   if info.vocabulary == student_info.BYTES:
     return ByteTokenizer()
   if vocabulary is None:
@@ -85,7 +123,10 @@ def make(info: student_info.StudentInfo, vocabulary: bytes | None, where: str) -
         f'{where} has no vocabulary (vocabulary.model or spiece.model): copy the SentencePiece '
         'model of its training there, or give it with --vocabulary')
   check_model(vocabulary, f'{where}: the vocabulary')
-  return SentencePieceTokenizer(vocabulary)
+  try:
+    return SentencePieceTokenizer(vocabulary)
+  except errors.UserError as error:
+    raise errors.UserError(f'{where}: {error}') from error
 
 
 def read_model(path: str, name: str) -> bytes:

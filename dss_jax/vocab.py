@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import sentencepiece
 
-from dss_jax import cli, errors
+from dss_jax import answers, cli, datasets, errors
 
 MODEL_TYPES = ('unigram', 'bpe', 'word', 'char')
 
@@ -26,9 +26,9 @@ def train(
 ) -> int:
   """Trains on inputs, labels and rationales, and writes `output`, whole or not at all.
 
-  Ids as in T5: 0 padding, 1 EOS, 2 unknown, no BOS. Every character of the text is covered,
-  and the task prefixes and answer phrases are part of it. One thread: the same records give
-  the same model.
+  Ids as in T5: 0 padding, 1 EOS, 2 unknown, no BOS. Every character of the text is covered;
+  the task prefixes and, of registered datasets, labels and answer phrase are part of it. One
+  thread: the same records give the same model.
 
   Args:
     records_dir: folder of the records.
@@ -40,7 +40,8 @@ def train(
   Returns: the number of pieces.
 
   Raises:
-    UserError: no such records, or SentencePiece cannot train on them.
+    UserError: no such records, SentencePiece cannot train on them, or its model could not tell
+      two labels apart.
   """
   from dss_jax import atomic, records
   names = list(sets) or [n for n in records.set_names(records_dir) if n.endswith('-train')]
@@ -59,8 +60,17 @@ def train(
     raise errors.UserError(
         f'SentencePiece could not train on {", ".join(names)} with --vocab_size={vocab_size} '
         f'--model_type={model_type}: {" ".join(str(error).split())[-200:]}') from error
+  pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+  for dataset in _datasets(names):
+    answers.reader(dataset.labels or (), pieces.encode, pieces.decode, dataset=dataset.name)
   atomic.write(output, model.getvalue())
-  return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size()
+  return pieces.vocab_size()
+
+
+def _datasets(sets: Sequence[str]) -> list[datasets.Dataset]:
+  """Those of the record sets that are registered."""
+  found = dict.fromkeys(name.rpartition('-')[0] for name in sets)
+  return [datasets.get(name) for name in found if name in datasets.names()]
 
 
 def _sets(records_dir: str) -> list[str]:
@@ -69,13 +79,15 @@ def _sets(records_dir: str) -> list[str]:
 
 
 def _sentences(records_dir: str, names: Sequence[str]) -> Iterator[str]:
-  from dss_jax import datasets, records
+  from dss_jax import records
   from dss_jax.data import settings
   prefixes = settings.current()
+  for known in _datasets(names):
+    yield known.completion.answer_phrase
+    yield from known.labels or ()
   for name in names:
     dataset, _, split = name.rpartition('-')
-    known = dataset in datasets.names()
-    phrase = datasets.get(dataset).completion.answer_phrase if known else ''
+    phrase = ''.join(one.completion.answer_phrase for one in _datasets([name]))
     for record in records.read_records(records_dir, dataset, split):
       for part in record.input.split('</s>'):
         yield prefixes.label_prefix + part
@@ -96,6 +108,9 @@ example:
                       help='folder of the records (default: $DSS_DATA_DIR)')
   parser.add_argument('--sets', nargs='*', default=[], metavar='SET',
                       help='record sets to read, e.g. cqa-train (default: all *-train)')
+  parser.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
+                      help='a module that registers datasets of your own: their labels and answer '
+                           'phrases are covered; may be repeated')
   parser.add_argument('--output', required=True, metavar='FILE', help='the .model file to write')
   parser.add_argument('--vocab_size', type=int, default=8192, help='pieces (default: 8192)')
   parser.add_argument('--model_type', choices=MODEL_TYPES, default='unigram',
@@ -108,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
   if not args.records_dir:
     raise errors.UserError('--records_dir is not set (and DSS_DATA_DIR is not either)')
-  cli.import_quietly('dss_jax.tasks')
+  cli.import_quietly('dss_jax.tasks', *args.modules)
   pieces = train(args.records_dir, args.output, sets=args.sets, vocab_size=args.vocab_size,
                  model_type=args.model_type)
   print(f'{args.output}: {pieces:,} pieces; train with --gin.VOCABULARY={args.output} '

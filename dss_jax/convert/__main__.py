@@ -10,7 +10,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from dss_jax import cli, errors, student_info, tokenizer
+from dss_jax import cli, errors, student_info
 from dss_jax.convert import hugging_face, model_card, native, t5x, tokenizer_files
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
@@ -82,12 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _vocabulary(args, info: student_info.StudentInfo):
   """What goes beside the weights: the info with its vocabulary, and the model's bytes."""
+  data = open_lib.find_vocabulary(args.input, info, args.vocabulary)
   if args.vocabulary == student_info.BYTES:
     return dataclasses.replace(info, vocabulary=student_info.BYTES), None
-  if args.vocabulary:
-    data: bytes | None = tokenizer.read_model(args.vocabulary, '--vocabulary')
-  else:
-    data = open_lib.find_vocabulary(args.input, info)
   if data is not None:
     info = dataclasses.replace(info, vocabulary=student_info.VOCABULARY_FILE)
   return info, data

@@ -24,6 +24,7 @@ TOKENIZER_FILE = 'spiece.model'
 _ONE_FILE = 'model.safetensors'
 _GENERATION_FILE = 'generation_config.json'
 _INDEX_FILE = 'model.safetensors.index.json'
+_ADAPTER_FILE = 'adapter_config.json'
 
 # Our name -> Hugging Face's. PyTorch keeps a linear layer as [out, in] and the position biases
 # as [buckets, heads]: kernels and rel_embedding are transposed.
@@ -74,7 +75,7 @@ _COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')  # of t
 # A table in old files that T5 never reads.
 _UNUSED = 'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
 _SHARED, _HEAD = 'shared.weight', 'lm_head.weight'
-_HEAD_NAME = 'decoder/logits_dense/kernel'
+_EMBEDDING_NAME, _HEAD_NAME = 'token_embedder/embedding', 'decoder/logits_dense/kernel'
 
 
 def their_name(name: str) -> str:
@@ -104,14 +105,18 @@ class HuggingFaceWeights(weights_lib.Weights):
 
   def __init__(self, path: str):
     self.path = path
-    hf_config = _read_json(epath.Path(path) / CONFIG_FILE)
-    self._files = _open_files(epath.Path(path))
-    self._file_of = {name: file for file in self._files for name in file.specs}
+    folder = epath.Path(path)
+    hf_config = read_json(folder / CONFIG_FILE)
+    self._file_of = _open_files(folder)
     self.config = config_lib.to_t5_config(hf_config, f'{path}/{CONFIG_FILE}')
+    if (folder / _GENERATION_FILE).exists():
+      config_lib.check_ids(read_json(folder / _GENERATION_FILE), f'{path}/{_GENERATION_FILE}')
     self._names = {name: their_name(name) for name in weights_lib.expected_specs(self.config)}
-    if self._names.get(_HEAD_NAME) not in self._file_of and _HEAD_NAME in self._names:
-      # transformers 5 saves one array where an unscaled head is still equal to the embedding.
-      self._names[_HEAD_NAME] = _SHARED
+    # Madlad's folders hold the embedding under another of its names.
+    self._embedding = next((name for name in (_SHARED, *_COPIES) if name in self._file_of), _SHARED)
+    self._names[_EMBEDDING_NAME] = self._embedding
+    if _HEAD_NAME in self._names and _HEAD not in self._file_of and _head_is_embedding(hf_config):
+      self._names[_HEAD_NAME] = self._embedding
     self.specs = self._specs()
     weights_lib.check(self.specs, self.config, path)
     for name in (*_COPIES, *([_HEAD] if self.config.logits_via_embedding else [])):
@@ -121,6 +126,9 @@ class HuggingFaceWeights(weights_lib.Weights):
     theirs = self._names[name]
     array = self._file_of[theirs].read(theirs)
     return np.ascontiguousarray(array.T) if _is_transposed(name) else array
+
+  def stored_as(self, name: str) -> str:
+    return self._names[name]
 
   def _specs(self) -> dict[str, jax.ShapeDtypeStruct]:
     found = {}
@@ -137,35 +145,72 @@ class HuggingFaceWeights(weights_lib.Weights):
   def _check_equals_embedding(self, name: str) -> None:
     if name not in self._file_of:
       return
-    copy, shared = (self._file_of[one].read(one) for one in (name, _SHARED))
+    copy, shared = (self._file_of[one].read(one) for one in (name, self._embedding))
     if not np.array_equal(copy.view(np.uint8), shared.view(np.uint8)):
       fix = ''
       if name == _HEAD:
         fix = (', and config.json ties the head to the embedding and scales it (T5 v1.0); if it is '
                'a v1.1 model, set "tie_word_embeddings": false and "scale_decoder_outputs": false')
-      raise errors.UserError(f'{self.path}: {name} differs from {_SHARED}{fix}')
+      raise errors.UserError(f'{self.path}: {name} differs from {self._embedding}{fix}')
 
 
-def _read_json(path: epath.Path) -> Any:
+def _head_is_embedding(hf_config: Mapping[str, Any]) -> bool:
+  """Whether a head that is not in the files was left out for being equal to the embedding.
+
+  Only transformers 5 does that with a head that it does not scale; a model without a head has none
+  in its files either.
+  """
+  names = hf_config.get('architectures') or ['T5ForConditionalGeneration']
+  return bool(hf_config.get('tie_word_embeddings')) and all('For' in name for name in names)
+
+
+def read_json(path: epath.Path) -> Any:
+  """Contents of a JSON object.
+
+  Raises:
+    UserError: it is none, or cannot be read.
+  """
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise errors.UserError(f'{path}: {error}; is the folder complete?') from error
+  if not isinstance(found, dict):
+    raise errors.UserError(f'{path}: {type(found).__name__} instead of an object with fields')
+  return found
 
 
-def _open_files(folder: epath.Path) -> list[safetensors_file.SafetensorsFile]:
+def _open_files(folder: epath.Path) -> dict[str, safetensors_file.SafetensorsFile]:
+  """Each tensor's file."""
+  if (folder / _ADAPTER_FILE).exists():
+    raise errors.UserError(
+        f'{folder}/{_ADAPTER_FILE}: an adapter, which would not be applied; save the merged model '
+        'with `merge_and_unload().save_pretrained(NEW_DIR)` of peft')
+  map_: dict[str, str] = {}
   if (folder / _INDEX_FILE).exists():
-    names = sorted(set(_read_json(folder / _INDEX_FILE)['weight_map'].values()))
-  else:
-    names = [_ONE_FILE]
-  missing = [name for name in names if not (folder / name).exists()]
+    map_ = read_json(folder / _INDEX_FILE).get('weight_map', {})
+  names = sorted(set(map_.values()))
+  missing = [name for name in names or [_ONE_FILE] if not (folder / name).exists()]
+  if (folder / _ONE_FILE).exists() and names != [_ONE_FILE]:
+    if names and not missing:
+      raise errors.UserError(
+          f'{folder} holds two checkpoints, {_ONE_FILE} and the {len(names)} files of '
+          f'{_INDEX_FILE}: remove the one that is not meant')
+    names, map_, missing = [_ONE_FILE], {}, []  # An index of files that are gone says nothing.
   if missing:
     others = sorted(p.name for p in folder.iterdir())
     raise errors.UserError(
         f'{folder} has no {missing[0]} (it has {", ".join(others)}). A folder with '
         'pytorch_model.bin alone is converted by `T5ForConditionalGeneration.from_pretrained(DIR)'
         '.save_pretrained(NEW_DIR)` of transformers')
-  return [safetensors_file.SafetensorsFile(str(folder / name)) for name in names]
+  files = {name: safetensors_file.SafetensorsFile(str(folder / name)) for name in names}
+  pairs = {(tensor, name) for name, file in files.items() for tensor in file.specs}
+  found = dict(sorted(pairs))
+  odd = sorted({*map_.items()} - pairs) or sorted(pairs - {*found.items()})
+  if odd:
+    raise errors.UserError(
+        f'{folder}/{_INDEX_FILE} is not of the files beside it ({odd[0][0]} in {odd[0][1]}): copy '
+        'or download the folder again')
+  return {tensor: files[name] for tensor, name in found.items()}
 
 
 def write_hugging_face(

@@ -78,6 +78,11 @@ def _task(info: student_info.StudentInfo) -> str:
   lines = ['## Task', '']
   if not info.training:
     lines += ['Converted weights; not trained by this project. The task is not known.']
+  elif info.datasets:
+    lines += ['Trained on several data sets:', '', '| data set | write before the input | labels |',
+              '|---|---|---|',
+              *(f"| {name} | `{one['label_prefix']}` | {', '.join(one['labels']) or 'any text'} |"
+                for name, one in info.datasets.items())]
   elif info.rationale_prefix is None:
     lines += ['Input text to label, no prefix.']
   else:

@@ -71,6 +71,7 @@ class NativeWeights(weights_lib.Weights):
     except KeyError as error:
       raise errors.UserError(f'{self.path}: not the parameters of a T5: no {error}') from error
     info = student_info.find(path)
+    self.says_activation = bool(info)
     if info:
       self.config = dataclasses.replace(info.model, scan_layers=scanned)
     weights_lib.check(self.specs, self.config, self.path)

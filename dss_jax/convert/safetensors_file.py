@@ -87,10 +87,10 @@ def _read_header(path: str) -> dict[str, _Place]:
   try:
     header = json.loads(raw)
     header.pop(_METADATA, None)
-    places = {name: _place(entry, 8 + length) for name, entry in header.items()}
+    places = {name: _place(path, entry, 8 + length) for name, entry in header.items()}
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.UserError(
-        f'{path}: not a safetensors file, or cut ({size} bytes): copy or download it again'
+        f'{path}: not a safetensors file, or cut ({size} bytes; {error}): copy or download it again'
     ) from error
   end = max((p.offset + _num_bytes(p.spec) for p in places.values()), default=0)
   if end > size:
@@ -99,9 +99,11 @@ def _read_header(path: str) -> dict[str, _Place]:
   return places
 
 
-def _place(entry: Mapping[str, Any], data_start: int) -> _Place:
+def _place(path: str, entry: Mapping[str, Any], data_start: int) -> _Place:
   if entry['dtype'] not in DTYPES:
-    raise ValueError(f"dtype {entry['dtype']}")
+    raise errors.UserError(
+        f"{path}: a tensor of dtype {entry['dtype']}, which is not read; known: "
+        f'{", ".join(DTYPES)}')
   spec = jax.ShapeDtypeStruct(tuple(entry['shape']), DTYPES[entry['dtype']])
   begin, end = entry['data_offsets']
   if end - begin != _num_bytes(spec):

@@ -22,7 +22,8 @@ import tensorstore as ts
 from etils import epath
 from flax import serialization, traverse_util
 
-from dss_jax import errors
+from dss_jax import errors, student_info
+from dss_jax.convert import t5x_gin
 from dss_jax.convert import t5x_layout as layout
 from dss_jax.convert import weights as weights_lib
 from dss_jax.convert.t5x_layout import kvstore_spec
@@ -74,12 +75,17 @@ class T5XWeights(weights_lib.Weights):
     self._last: tuple[str, np.ndarray] | None = None
     self.specs = {name: self._spec(name, places[0]) for name, places in self._places.items()}
     scanned = any(place.layer is not None for places in self._places.values() for place in places)
+    info = student_info.find(self.path)
+    said = {} if info else t5x_gin.read(folder)
+    self.says_activation = bool(info) or 'mlp_activations' in said
     try:
-      self.config = weights_lib.infer_config(self.specs, scan_layers=scanned)
+      self.config = weights_lib.infer_config(self.specs, **said, scan_layers=scanned)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
       raise errors.UserError(
           f'{self.path}: not a T5 encoder-decoder (looked for {error}); it has '
           f'{_some(self._arrays)}') from error
+    if info:
+      self.config = dataclasses.replace(info.model, scan_layers=scanned)
     weights_lib.check(self.specs, self.config, self.path)
     self._check_shared_biases()
 

@@ -30,6 +30,10 @@ from dss_jax import errors, models
 Specs = Mapping[str, jax.ShapeDtypeStruct]
 _LAYER = re.compile(r'^(encoder|decoder)/layers_(\d+)/(.*)$')
 _MOST_LISTED = 8
+_GATE = 'encoder/layers_0/mlp/wi_0/kernel'
+# UL2 and Flan-UL2, whose gate is SiLU's: https://huggingface.co/google/ul2, config.json.
+_UL2 = {'emb_dim': 4096, 'num_heads': 16, 'head_dim': 256, 'mlp_dim': 16384,
+        'num_encoder_layers': 32, 'num_decoder_layers': 32}
 
 
 class Weights(Protocol):
@@ -40,15 +44,45 @@ class Weights(Protocol):
     config: shape of the network. `scan_layers` is how the checkpoint is stored; names and
       shapes are the unrolled ones either way.
     specs: shape and stored dtype by name.
+    says_activation: whether something beside the shapes tells the MLP's activation.
   """
 
   path: str
   config: models.T5Config
   specs: Specs
+  says_activation: bool = True
 
   def read(self, name: str) -> np.ndarray:
     """One tensor in host memory, in its stored dtype."""
     ...
+
+  def stored_as(self, name: str) -> str:
+    """What the checkpoint's own files call a tensor."""
+    return name
+
+
+class FiniteWeights(Weights):
+  """Weights that are looked at as they are read.
+
+  `read` raises UserError: names the tensor that holds NaN or infinity, and how many of its values.
+  """
+
+  def __init__(self, weights: Weights):
+    self._weights = weights
+    self.path, self.config, self.specs = weights.path, weights.config, weights.specs
+    self.says_activation = weights.says_activation
+
+  def read(self, name: str) -> np.ndarray:
+    array = self._weights.read(name)
+    with np.errstate(invalid='ignore', over='ignore'):
+      total = np.sum(array, dtype=np.float64)  # Takes no memory; no number if a term is none.
+    if not np.isfinite(total) and (bad := np.count_nonzero(~np.isfinite(array))):
+      kind = 'NaN' if np.isnan(array).any() else 'infinite'
+      raise errors.UserError(
+          f'{self.path}: {self._weights.stored_as(name)} holds {bad:,} values of '
+          f'{array.size:,} that are no numbers ({kind}): the training of these weights, or a cast '
+          'to float16, failed; take an earlier checkpoint')
+    return array
 
 
 class ArrayWeights(Weights):
@@ -103,20 +137,40 @@ def check(found: Specs, config: models.T5Config, where: str) -> None:
         + '\n  '.join(lines[:_MOST_LISTED]) + more)
 
 
+# What the shapes of the parameters do not show, and the numbers depend on.
+_UNSEEN = ('mlp_activations', 'relpos_max_distance')
+
+
+def check_network(weights: Weights, config: models.T5Config) -> None:
+  """Compares a checkpoint, as it describes itself, with a network.
+
+  Raises:
+    UserError: see `check`; or names the field that is another, with both values.
+  """
+  check(weights.specs, config, weights.path)
+  for name in _UNSEEN:
+    found, expected = getattr(weights.config, name), getattr(config, name)
+    if found != expected:
+      raise errors.UserError(
+          f'{weights.path} was made with {name}={found!r}, the network has {expected!r}: set '
+          f'T5Config.{name} to that of the checkpoint')
+
+
 def infer_config(specs: Specs, **overrides: Any) -> models.T5Config:
   """The network's shape from its parameters' shapes, for checkpoints that carry no config.
 
   Shapes do not tell the dropout rate and relpos_max_distance: T5's 0.1 and 128. One input
-  projection of the MLP means v1.0's ReLU, two mean v1.1's gated GELU.
+  projection of the MLP means v1.0's ReLU, two mean v1.1's gated GELU, or UL2's gated SiLU in its
+  size; see `is_published`.
 
   Raises:
     KeyError: a parameter that every T5 has is missing.
   """
   heads, buckets = specs['encoder/relpos_bias/rel_embedding'].shape
   vocab_size, emb_dim = specs['token_embedder/embedding'].shape
-  gated = 'encoder/layers_0/mlp/wi_0/kernel' in specs
-  first = 'encoder/layers_0/mlp/wi_0/kernel' if gated else 'encoder/layers_0/mlp/wi/kernel'
-  return models.T5Config(**{
+  gated = _GATE in specs
+  first = _GATE if gated else 'encoder/layers_0/mlp/wi/kernel'
+  config = models.T5Config(**{
       'vocab_size': vocab_size, 'emb_dim': emb_dim, 'num_heads': heads,
       'head_dim': specs['encoder/layers_0/attention/query/kernel'].shape[1] // heads,
       'num_encoder_layers': _depth(specs, 'encoder'),
@@ -126,6 +180,19 @@ def infer_config(specs: Specs, **overrides: Any) -> models.T5Config:
       'logits_via_embedding': 'decoder/logits_dense/kernel' not in specs,
       'relpos_num_buckets': buckets,
       **overrides})
+  if 'mlp_activations' not in overrides and _has_size(config, _UL2):
+    return dataclasses.replace(config, mlp_activations=('silu', 'linear'))
+  return config
+
+
+def is_published(config: models.T5Config) -> bool:
+  """Whether the sizes are those of a public model, so that they tell the activation of a gate."""
+  sizes = [_UL2, *models.SIZES['1.1'].values()]
+  return len(config.mlp_activations) == 1 or any(_has_size(config, size) for size in sizes)
+
+
+def _has_size(config: models.T5Config, size: Mapping[str, int]) -> bool:
+  return all(getattr(config, name) == value for name, value in size.items())
 
 
 def _depth(specs: Iterable[str], side: str) -> int:
@@ -195,9 +262,9 @@ def load_params(
     place: puts a tensor (name as in the tree, '/'-joined) on its devices.
 
   Raises:
-    UserError: see `check`.
+    UserError: see `check_network`.
   """
-  check(weights.specs, config, weights.path)
+  check_network(weights, config)
   groups = tensor_groups(weights.specs, scanned=config.scan_layers)
   flat = {stored: place(stored, read_group(weights, stored, parts, dtype))
           for stored, parts in groups.items()}

@@ -1,13 +1,15 @@
-"""What is looked at before the first step: are there rows, do they fit, do ids fit."""
+"""What is looked at before the first step: are there rows, do they fit, can they be written."""
 
+import collections
 import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 import seqio
 
-from dss_jax import errors
-from dss_jax.data import pipeline, settings
+from dss_jax import errors, records
+from dss_jax.data import coverage, pipeline, preprocessors, settings, vocabularies
+from dss_jax.data import source as source_lib
 
 SAMPLE = 2_000  # examples per task
 
@@ -83,3 +85,47 @@ def check_vocabulary(name: str, vocab_size: int) -> None:
           f'the vocabulary {settings.current().vocabulary} has {needed:,} ids, the model only '
           f'{vocab_size:,} (VOCAB_SIZE): set --gin.VOCAB_SIZE={-(-needed // 128) * 128} or use '
           "the model's own vocabulary")
+
+
+def check_answers(name: str, targets_length: int = 0) -> None:
+  """UserError if an answer could not be read back: see `answers.reader`. Reads no records.
+
+  Args:
+    name: of a task or mixture.
+    targets_length: TASK_FEATURE_LENGTHS['targets'], EOS included; 0 for any length.
+  """
+  for task in seqio.get_subtasks(pipeline.get_mixture_or_task(name)):
+    if isinstance(task.postprocessor, preprocessors.ReadAnswer):
+      task.postprocessor.reader(targets_length)
+
+
+def check_coverage(name: str, split: str, sample: int = SAMPLE) -> list[str]:
+  """Warnings for texts that the vocabulary cannot tell from others, of each dataset of a mixture.
+
+  Raises:
+    UserError: no answer could be right, see `coverage.check_open_labels`.
+  """
+  vocabulary = vocabularies.VOCABULARY.loaded
+  warnings = []
+  for source in {s.dataset.name: s for s in pipeline.sources(name)}.values():
+    texts = _texts(source, split, sample)
+    for field, found in texts.items():
+      counted = coverage.coverage(found, vocabulary)
+      if counted.unknown:
+        warnings.append(f'{source.dataset.name}: of the {field}s, {counted}')
+    if not source.dataset.labels:
+      labels = collections.Counter(texts['label'])
+      warnings += filter(None, [coverage.check_open_labels(labels, source.dataset, vocabulary)])
+  return warnings
+
+
+def _texts(source: source_lib.RecordsSource, split: str, sample: int) -> dict[str, list[str]]:
+  """The texts of up to `sample` records, by field; rationales of parsed ones only."""
+  found: dict[str, list[str]] = {'input': [], 'label': [], 'rationale': []}
+  for row in source.get_dataset(split, shuffle=True, seed=0).take(sample).as_numpy_iterator():
+    found['input'].append(row['input'].decode())
+    if label := row['label'] or row['teacher_label']:
+      found['label'].append(label.decode())
+    if row['parse_status'].decode() == records.PARSED and row['rationale']:
+      found['rationale'].append(row['rationale'].decode())
+  return found

@@ -23,7 +23,8 @@ def get_mixture_or_task(name: str) -> seqio.Mixture | seqio.Task:
   return seqio.get_mixture_or_task(name)
 
 
-def _sources(name: str) -> list[source_lib.RecordsSource]:
+def sources(name: str) -> list[source_lib.RecordsSource]:
+  """Of our tasks in a task or mixture."""
   tasks = seqio.get_subtasks(get_mixture_or_task(name))
   return [t.source for t in tasks if isinstance(t.source, source_lib.RecordsSource)]
 
@@ -38,7 +39,7 @@ def tasks_with_datasets(name: str) -> list[tuple[str, datasets.Dataset]]:
 def record_sets(name: str, split: str, *, verify: bool = False) -> list[records.RecordSet]:
   """The record sets that a task or mixture reads, each once; see `records.find_set`."""
   found: dict[str, records.RecordSet] = {}
-  for source in _sources(name):
+  for source in sources(name):
     if not set(source.set_names(split)) <= set(found):
       found |= {one.name: one for one in source.record_sets(split, verify=verify)}
   return list(found.values())
@@ -47,7 +48,7 @@ def record_sets(name: str, split: str, *, verify: bool = False) -> list[records.
 def has_split(name: str, split: str) -> bool:
   """Whether all record sets of the split are there."""
   present = records.set_names(settings.records_dir())
-  return all(one in present for source in _sources(name) for one in source.set_names(split))
+  return all(one in present for source in sources(name) for one in source.set_names(split))
 
 
 def make_dataset(

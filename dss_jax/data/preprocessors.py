@@ -1,11 +1,13 @@
 """From a record to tokens: pure functions over tf.data, in the order the tasks apply them."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from dss_jax import objective, records
+from dss_jax import answers, errors, objective, records
 from dss_jax.data import settings, vocabularies
 
 EOS_MARKER = '</s>'  # NLI inputs are `premise</s>hypothesis`
@@ -47,8 +49,12 @@ def teacher_target(row: dict[str, tf.Tensor]) -> tf.Tensor:
   return tf.where(use_gold, row['label'], teacher_label)
 
 
-def _example(row, inputs, targets, task) -> dict[str, tf.Tensor]:
+LABEL_FEATURE = 'label'  # as the record spells it, which its tokens may not tell; for scoring
+
+
+def _example(row, inputs, targets, task, label='') -> dict[str, tf.Tensor]:
   return {'id': row['id'], 'inputs': inputs, 'targets': targets,
+          LABEL_FEATURE: tf.convert_to_tensor(label),
           objective.FEATURE: tf.constant(task, tf.int32)}
 
 
@@ -56,10 +62,12 @@ def label_example(row: dict[str, tf.Tensor], *, teacher: bool = False) -> dict[s
   """`[label] x -> label`.
 
   {'input': 'Where do birds live?', 'label': 'nest', ...}
-  -> {'inputs': '[label] Where do birds live?', 'targets': 'nest', 'objective': LABEL, 'id': ...}
+  -> {'inputs': '[label] Where do birds live?', 'targets': 'nest', 'label': 'nest',
+      'objective': LABEL, 'id': ...}
   """
   target = teacher_target(row) if teacher else row['label']
-  return _example(row, settings.current().label_prefix + row['input'], target, objective.LABEL)
+  inputs = settings.current().label_prefix + row['input']
+  return _example(row, inputs, target, objective.LABEL, target)
 
 
 def rationale_example(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -75,7 +83,7 @@ def rationale_example(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 def plain_example(row: dict[str, tf.Tensor], *, teacher: bool = False) -> dict[str, tf.Tensor]:
   """The baselines: `x -> label`, no prefix (standard fine-tuning, standard distillation)."""
   target = teacher_target(row) if teacher else row['label']
-  return _example(row, row['input'], target, objective.LABEL)
+  return _example(row, row['input'], target, objective.LABEL, target)
 
 
 def rationale_then_label_example(
@@ -87,7 +95,7 @@ def rationale_then_label_example(
   -> {'targets': 'Birds build nests. So the answer is nest', ...}
   """
   target = tf.strings.join([row['rationale'], answer_phrase, row['label']], separator=' ')
-  return _example(row, row['input'], target, objective.LABEL)
+  return _example(row, row['input'], target, objective.LABEL, row['label'])
 
 
 def map_rows(rows: tf.data.Dataset, make_example) -> tf.data.Dataset:
@@ -170,14 +178,42 @@ def spread_objective(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
   return {**example, objective.FEATURE: tf.fill(tf.shape(example['targets']), task)}
 
 
-def label_after(answer_phrase: str, text: str, example=None, is_target: bool = False) -> str:
-  """Postprocessor of `D_rationale_then_label`: the label behind the last answer phrase.
+@dataclasses.dataclass(frozen=True)
+class ReadAnswer:
+  """Postprocessor of every task with a label: from decoded text to what is scored.
 
-  'Birds build nests. So the answer is nest' -> 'nest'; '' where the phrase is missing.
+  A target is the record's own label. A prediction is read as `dss predict` reads it, see
+  `answers.Reader`: 'Birds build nests. So the answer is nest' -> 'nest'.
+
+  Attributes:
+    dataset: its name, for errors.
+    labels: of a closed set; () if open.
+    phrase: between rationale and label, for `D_rationale_then_label`; else ''.
   """
-  del example, is_target
-  _, found, label = text.rpartition(answer_phrase)
-  return label.strip() if found else ''
+
+  dataset: str
+  labels: tuple[str, ...] = ()
+  phrase: str = ''
+
+  def __call__(self, text: str, example: Any = None, is_target: bool = False) -> str:
+    if not is_target:
+      return self.reader().read(text)
+    if LABEL_FEATURE not in example:
+      raise errors.UserError(
+          f'the cached task of {self.dataset!r} has no {LABEL_FEATURE!r}: an earlier version made '
+          'it; cache it again into another folder')
+    return tf.compat.as_str(example[LABEL_FEATURE])
+
+  def reader(self, max_tokens: int = 0) -> answers.Reader:
+    """For the configured vocabulary; UserError if that cannot write what must be read."""
+    return _reader(self, settings.current().vocabulary, max_tokens)
+
+
+@functools.lru_cache(maxsize=64)
+def _reader(task: ReadAnswer, vocabulary: str, max_tokens: int) -> answers.Reader:
+  loaded = vocabularies.load(vocabulary)
+  return answers.reader(task.labels, loaded.encode, loaded.decode, task.phrase,
+                        dataset=task.dataset, max_tokens=max_tokens)
 
 
 FINISH = (tokenize, seqio.CacheDatasetPlaceholder(), check_settings,

@@ -1,5 +1,6 @@
 """From one description of a dataset to all of its SeqIO tasks and mixtures."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -45,18 +46,19 @@ def add_tasks(dataset: datasets.Dataset) -> None:
   scored = metrics.for_dataset(dataset)
   phrase = dataset.completion.answer_phrase
   gold, teacher = prep.keep_with_gold_label, prep.keep_with_teacher_label
+  read = prep.ReadAnswer(name, dataset.labels or ())
   add = functools.partial(_add_task, dataset)
 
-  add(f'dss_{name}_label', prep.pipeline(gold, prep.label_example), scored)
+  add(f'dss_{name}_label', prep.pipeline(gold, prep.label_example), scored, read)
   add(f'dss_{name}_teacher_label',
-      prep.pipeline(teacher, prep.label_example, teacher=True), scored)
+      prep.pipeline(teacher, prep.label_example, teacher=True), scored, read)
   add(f'dss_{name}_rationale', prep.pipeline(prep.keep_parsed, prep.rationale_example))
-  add(f'{name}_finetune', prep.pipeline(gold, prep.plain_example), scored)
-  add(f'{name}_distill', prep.pipeline(teacher, prep.plain_example, teacher=True), scored)
+  add(f'{name}_finetune', prep.pipeline(gold, prep.plain_example), scored, read)
+  add(f'{name}_distill', prep.pipeline(teacher, prep.plain_example, teacher=True), scored, read)
   add(f'{name}_rationale_then_label',
       prep.pipeline(prep.keep_for_rationale_then_label, prep.rationale_then_label_example,
                     answer_phrase=phrase),
-      scored, postprocess_fn=functools.partial(prep.label_after, phrase))
+      scored, dataclasses.replace(read, phrase=phrase))
 
   add(f'dss_{name}_shuffled_rationale', prep.pipeline(prep.keep_parsed, prep.rationale_example),
       source=control.ShuffledRationales(dataset))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from dss_jax import datasets, metrics, records
+from dss_jax.data import coverage as coverage_lib
 
 FIELDS = ('input', 'label', 'rationale')  # those whose tokens are counted
 
@@ -25,6 +26,7 @@ class Summary:
     teacher: the dataset's metrics of teacher labels against gold ones, percent; an unreadable
       answer is wrong; {} without either.
     lengths: of FIELDS, int [n] tokens with EOS, of rows that have the field.
+    coverage: of FIELDS, what the vocabulary lacks of the same rows.
     sampled: rows whose tokens were counted.
     inputs: fingerprint of an input, case and spaces aside -> id of the first row with it.
     duplicates: (id, id of an earlier row with the same input) of the first few, and
@@ -39,6 +41,7 @@ class Summary:
   teacher_labels: Mapping[str, int]
   teacher: Mapping[str, float]
   lengths: Mapping[str, np.ndarray]
+  coverage: Mapping[str, coverage_lib.Coverage]
   sampled: int
   inputs: Mapping[bytes, str]
   duplicates: Sequence[tuple[str, str]]
@@ -52,7 +55,8 @@ class Summary:
 
 def summarize(
     name: str, rows: Iterable[records.RationaleRecord], dataset: datasets.Dataset | None,
-    count_tokens: Callable[[Sequence[str]], Sequence[int]], sample: int = 20_000, few: int = 5,
+    count_tokens: Callable[[Sequence[str]], Sequence[int]],
+    cover: Callable[[Sequence[str]], coverage_lib.Coverage], sample: int = 20_000, few: int = 5,
 ) -> Summary:
   """Reads all rows once.
 
@@ -61,6 +65,7 @@ def summarize(
     rows: its records.
     dataset: whose metric scores the teacher; None for a set of an unregistered dataset.
     count_tokens: texts -> how many tokens each has, EOS included.
+    cover: texts -> what the vocabulary lacks of them.
     sample: tokens are counted of so many rows, spread evenly over the set.
     few: how many examples of failures and duplicates to keep.
   """
@@ -93,6 +98,7 @@ def summarize(
       dict(labels.most_common()), dict(teacher_labels.most_common()),
       _teacher(dataset, scored), {field: np.array(count_tokens(found), np.int64)
                                   for field, found in texts.items()},
+      {field: cover(found) for field, found in texts.items()},
       len(kept.rows), inputs, duplicates, num_duplicates)
 
 

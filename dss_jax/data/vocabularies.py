@@ -36,6 +36,7 @@ def load(spec: str) -> seqio.Vocabulary:
         '`python -m dss_jax.vocab`')
     raise errors.UserError(
         f'VOCABULARY={spec}: not a readable SentencePiece model: {why}') from error
+  tokenizer.check_ids(vocabulary.tokenizer, f'VOCABULARY={spec}')
   return vocabulary
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ NAMES = {'dss': 'Distilling Step-by-Step', 'finetune': 'standard fine-tuning',
 _STYLES = {'dss': ('#0072b2', 'o'), 'finetune': ('#d55e00', 's'), 'distill': ('#e69f00', '^'),
            'rationale_then_label': ('#cc79a7', 'D'), 'dss_shuffled': ('#009e73', 'v')}
 _INK = '#010203'  # Becomes the page's own text colour.
+_BARS = ('Means over seeds, every seed as a pale dot. Bars are one standard deviation over seeds '
+         '(n - 1) to each side, no intervals; a single seed has none.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +79,8 @@ def _by_fraction(here, dataset, teacher, folder) -> list[Figure]:
     found.append(_draw(
         chosen, lambda group: 100 * group.fraction, lines, folder,
         f'{dataset}-{grid.short(model)}-data', f'{dataset}, {grid.short(model)}: less data',
-        'Test accuracy against the share of the training inputs: mean over seeds, every seed as '
-        'a dot, bars of one standard deviation.', 'share of the training inputs (%)'))
+        f'Test accuracy against the share of the training inputs. {_BARS}',
+        'share of the training inputs (%)'))
   return found
 
 
@@ -90,7 +93,7 @@ def _by_size(here, dataset, teacher, sizes, folder) -> list[Figure]:
   return [_draw(
       chosen, lambda group: sizes[group.model], [('teacher (few-shot)', teacher)], folder,
       f'{dataset}-size', f'{dataset}: smaller models',
-      f'Test accuracy against the number of parameters, {_percent(fraction)} of the data.',
+      f'Test accuracy against the number of parameters, {_percent(fraction)} of the data. {_BARS}',
       'parameters', log=True)]
 
 
@@ -107,7 +110,7 @@ def _by_alpha(here, dataset, folder) -> list[Figure]:
         chosen, lambda group: group.alpha, others, folder,
         f'{dataset}-{grid.short(model)}-{fraction:g}-alpha',
         f'{dataset}, {grid.short(model)}, {_percent(fraction)} of the data: label weight',
-        'Test accuracy against alpha; 1 is the label loss alone.', 'alpha'))
+        f'Test accuracy against alpha; 1 is the label loss alone. {_BARS}', 'alpha'))
   return found
 
 
@@ -130,7 +133,8 @@ def _draw(
       shifted = _shifted([x for x, _ in curve], place - (len(kinds) - 1) / 2, log)
       color, marker = style_of(method)
       axes.errorbar(
-          shifted, [s.mean for _, s in curve], [s.spread or 0.0 for _, s in curve],
+          shifted, [s.mean for _, s in curve],
+          [math.nan if s.spread is None else s.spread for _, s in curve],
           color=color, marker=marker, lw=2, capsize=3, label=name_of(method, labels),
           ls='--' if labels == 'teacher' and method != 'distill' else '-')
       for x, (_, summary) in zip(shifted, curve, strict=True):
@@ -143,7 +147,8 @@ def _draw(
       axes.set_xscale('log')
     else:
       axes.set_xticks(sorted({x_of(group) for group in chosen}))
-    axes.set(xlabel=x_label, ylabel='test accuracy (%)', ylim=(None, min(axes.get_ylim()[1], 102)))
+    axes.set(xlabel=x_label, ylabel='test accuracy (%), mean ± s.d. of seeds',
+             ylim=(None, min(axes.get_ylim()[1], 102)))
     axes.spines[['top', 'right']].set_visible(False)
     figure.legend(loc='outside lower center', ncol=2, frameon=False, fontsize=9)
     return save(figure, folder, name, title, caption)

@@ -1,19 +1,16 @@
-"""Means over seeds, and whether two methods differ by more than the choice of test examples."""
+"""Means over seeds, and whether two methods differ by more than the choice of seeds and rows."""
 
 import dataclasses
 import os
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from dss_jax import metrics
-from dss_jax.experiments import results
+from dss_jax.experiments import results, significance
 from dss_jax.experiments.results import Row
-
-RESAMPLES = 5_000
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -71,12 +68,12 @@ def order(group: Group) -> tuple:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """The first group minus the second, in percent accuracy.
+  """The first group minus the second, in percent accuracy; see `significance`.
 
   Attributes:
     difference: of the means over the seeds that both have, on the examples that both have.
-    low, high: 95 % interval of the bootstrap over test examples.
-    p: two-sided; at least 1 / (resamples + 1).
+    low, high: 95 % interval; without 0 where p is below 0.05.
+    p: two-sided, of this comparison alone.
     seeds, examples: how many.
   """
 
@@ -86,6 +83,11 @@ class Comparison:
   p: float
   seeds: int
   examples: int
+
+  @property
+  def covers(self) -> str:
+    """What else could have been drawn, as far as `p` and the interval know."""
+    return 'seeds and test rows' if self.seeds > 1 else 'one seed: the choice of test rows only'
 
 
 def correctness(out: str, row: Row, metric: str) -> dict[str, bool]:
@@ -116,12 +118,12 @@ def all_predictions(out: str, row: Row) -> list[dict[str, Any]]:
 def compare(
     first: Mapping[int, Mapping[str, bool]], second: Mapping[int, Mapping[str, bool]]
 ) -> Comparison | None:
-  """Paired bootstrap over test examples (Efron and Tibshirani 1993, section 16.4).
+  """Paired by seed and by test example; seeds of a number may share as much or little as they do.
 
   Args:
     first, second: correctness by id, by seed.
 
-  Returns: None where no seed has predictions of both.
+  Returns: None where no seed has predictions of both, or fewer than two examples.
   """
   seeds = sorted(seed for seed in set(first) & set(second) if first[seed] and second[seed])
   if not seeds:
@@ -129,25 +131,12 @@ def compare(
   ids = sorted(set.intersection(*(set(one[seed]) for one in (first, second) for seed in seeds)))
   if len(ids) < 2:
     return None
-  difference = 100.0 * (_per_example(first, seeds, ids) - _per_example(second, seeds, ids))
-  mean = float(difference.mean())
-  if not difference.any():
-    return Comparison(0.0, 0.0, 0.0, 1.0, len(seeds), len(ids))
-  drawn = scipy.stats.bootstrap(
-      (difference,), np.mean, n_resamples=RESAMPLES, batch=250, method='percentile',
-      vectorized=True, rng=np.random.default_rng(0))
-  means = drawn.bootstrap_distribution
-  tail = min(np.mean(means <= 0), np.mean(means >= 0))
-  return Comparison(
-      mean, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high),
-      float(min(1.0, max(2 * tail, 1 / (RESAMPLES + 1)))), len(seeds), len(ids))
-
-
-def _per_example(
-    right: Mapping[int, Mapping[str, bool]], seeds: Sequence[int], ids: Sequence[str]
-) -> np.ndarray:
-  """float64 [ids]: the share of seeds that were right."""
-  return np.mean([[right[seed][one] for one in ids] for seed in seeds], axis=0)
+  differences = np.array([[float(first[seed][one]) - float(second[seed][one]) for one in ids]
+                          for seed in seeds])
+  p, half_width = significance.mean_test(differences)
+  mean = 100.0 * float(differences.mean())
+  return Comparison(mean, max(-100.0, mean - 100.0 * half_width),
+                    min(100.0, mean + 100.0 * half_width), p, len(seeds), len(ids))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,10 +144,11 @@ class Saving:
   """With how much data a method does as well as standard fine-tuning with all of it.
 
   Attributes:
-    group: the method at `fraction`, None if it never does.
+    fraction: the smallest at which its mean is no less than that of fine-tuning, None if none is;
+      a mean over `shared` seeds, those that both have.
     target: mean accuracy of fine-tuning at its largest fraction, `of`.
-    seeds: seed -> the smallest fraction at which that seed's run reaches the same seed's
-      fine-tuning, None if none does.
+    seeds: seed that both have -> the smallest fraction at which that seed's run reaches the same
+      seed's fine-tuning, None if none does.
   """
 
   dataset: str
@@ -170,10 +160,11 @@ class Saving:
   target: float
   of: float
   seeds: Mapping[int, float | None]
+  shared: int
 
 
 def savings(summaries: Mapping[Group, Summary]) -> list[Saving]:
-  """Of every method but fine-tuning itself, in every dataset and model that has both."""
+  """Of every method that shares a seed with fine-tuning, in every dataset and model."""
   found = []
   for dataset, model in dict.fromkeys((g.dataset, g.model) for g in summaries):
     here = {g: s for g, s in summaries.items() if (g.dataset, g.model) == (dataset, model)}
@@ -185,10 +176,29 @@ def savings(summaries: Mapping[Group, Summary]) -> list[Saving]:
       if method != 'finetune':
         curve = {g.fraction: s for g, s in sorted(here.items(), key=lambda item: item[0].fraction)
                  if (g.method, g.labels, g.alpha) == (method, labels, alpha)}
-        found.append(Saving(
-            dataset, model, method, labels, alpha,
-            next((f for f, s in curve.items() if s.mean >= full.mean), None), full.mean,
-            max(standard), {seed: next(
-                (f for f, s in curve.items() if s.accuracies.get(seed, -1.0) >= accuracy), None)
-                for seed, accuracy in full.accuracies.items()}))
+        means = _shared_means(curve, full)
+        fraction = next((f for f, (mean, target, _) in means.items() if mean >= target), None)
+        if means:
+          found.append(Saving(
+              dataset, model, method, labels, alpha, fraction, full.mean, max(standard),
+              _by_seed(curve, full), 0 if fraction is None else means[fraction][2]))
   return found
+
+
+def _shared_means(
+    curve: Mapping[float, Summary], full: Summary) -> dict[float, tuple[float, float, int]]:
+  """Fraction -> its mean and that of `full` over the seeds that both have, and how many."""
+  found = {}
+  for fraction, one in curve.items():
+    shared = set(one.accuracies) & set(full.accuracies)
+    if shared:
+      mean, target = (statistics.mean(summary.accuracies[seed] for seed in shared)
+                      for summary in (one, full))
+      found[fraction] = mean, target, len(shared)
+  return found
+
+
+def _by_seed(curve: Mapping[float, Summary], full: Summary) -> dict[int, float | None]:
+  return {seed: next((f for f, s in curve.items() if s.accuracies.get(seed, -1) >= accuracy), None)
+          for seed, accuracy in full.accuracies.items()
+          if any(seed in s.accuracies for s in curve.values())}

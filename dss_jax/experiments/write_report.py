@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import atomic
-from dss_jax.experiments import curves, examples, figures, grid, page, statistics
+from dss_jax.experiments import curves, differences, examples, figures, grid, page, statistics
+from dss_jax.experiments.differences import Difference
 from dss_jax.experiments.results import Found, Row
 from dss_jax.experiments.statistics import Group, Saving, Summary
 
 FIGURES = 'figures'
 _ACCURACY_HEADER = ('data', 'model', 'method', 'of the data', 'alpha', 'mean ± s.d. (seeds)',
                     'each seed')
-_DIFFERENCE_HEADER = ('data', 'model', 'first', 'second', 'of the data', 'difference',
-                      '95 % interval', 'p', 'seeds', 'examples')
 _COST_HEADER = ('data', 'model', 'method', 'of the data', 'runs', 'parameters', 'training inputs',
                 'steps', 'seconds a run')
 
@@ -45,16 +44,17 @@ def write(out: str, found: Found, title: str) -> Written:
   drawn = figures.draw_all(summaries, rows, teachers, folder) + curves.draw_all(rows, out, folder)
   commonest = {name: examples.commonest_answer(out, name, facts.get('metric', 'text'))
                for name, facts in described.items()}
-  findings = _findings(summaries, teachers, commonest, rows)
+  compared = differences.compare_all(out, rows, described, problems)
+  findings = _findings(summaries, teachers, commonest, rows, compared)
   tables = {
       'accuracies': (_ACCURACY_HEADER, _accuracies(summaries), 5),
-      'differences': (_DIFFERENCE_HEADER, _differences(out, rows, described), 4),
+      'differences': (differences.HEADER, differences.lines(compared), 4),
       'cost': (_COST_HEADER, _cost(rows), 3),
   }
-  notes = _teacher_notes(described)
-  html_tables = {name: page.table(*table) for name, table in tables.items()}
-  html_tables['differences'] = _NOTE_DIFFERENCES + html_tables['differences']
-  html_tables['cost'] += page.paragraphs(notes)
+  notes = {'accuracies': [_NOTE_ACCURACIES], 'differences': [differences.note(len(compared))],
+           'cost': _teacher_notes(described)}
+  html_tables = {name: page.paragraphs(notes[name]) + page.table(*table)
+                 for name, table in tables.items()}
   atomic.write(os.path.join(out, 'report.html'), page.build(
       title=title, subtitle=f'{len(rows)} runs of {len(rows) + len(found.missing)}',
       findings=findings, problems=problems, figures=drawn, tables=html_tables,
@@ -64,19 +64,20 @@ def write(out: str, found: Found, title: str) -> Written:
   return Written(findings, problems, drawn)
 
 
-_NOTE_DIFFERENCES = (
-    '<p class="muted">Accuracy of the first minus the second, in percentage points, over the seeds '
-    'that both have. Interval and p (two-sided) from a paired bootstrap over test examples: other '
-    'examples of the same kind, the same trained students. They tell nothing of other seeds: where '
-    'the spread over seeds is as large as the difference, it is no finding. No correction for many '
-    'comparisons.</p>')
+_NOTE_ACCURACIES = (
+    'Percent of the test rows. ± is one standard deviation over seeds (n - 1), of each seed\'s '
+    'accuracy; a single seed has none.')
 
 
 def _findings(
     summaries: Mapping[Group, Summary], teachers: Mapping[str, float],
-    commonest: Mapping[str, tuple[str, float] | None], rows: Sequence[Row]) -> list[str]:
+    commonest: Mapping[str, tuple[str, float] | None], rows: Sequence[Row],
+    compared: Sequence[Difference]) -> list[str]:
   found = list(dict.fromkeys(
       _saving(one, commonest[one.dataset]) for one in statistics.savings(summaries)))
+  if any(' matches ' in one for one in found):
+    found.append('"Matches" compares means; whether methods differ is tested under Differences.')
+  found += differences.findings(compared)
   found += [f'{name}: the teacher has {accuracy:.1f} % on test, by the same metric.'
             for name, accuracy in teachers.items()]
   found = found or ['Nothing to compare yet: no method beside standard fine-tuning has results.']
@@ -100,7 +101,7 @@ def _saving(one: Saving, commonest: tuple[str, float] | None) -> str:
   if one.fraction is None:
     return f'{where}: {who} does not reach {full}, whatever its share of the data.{by_seed}'
   return (f'{where}: {who} matches {full} with {100 * one.fraction:g} % of the data, in the mean '
-          f'over {len(one.seeds)} {"seeds" if len(one.seeds) > 1 else "seed"}.{by_seed}')
+          f'over {one.shared} {"seeds" if one.shared > 1 else "seed"}.{by_seed}')
 
 
 def _accuracies(summaries: Mapping[Group, Summary]) -> list[list[str]]:
@@ -108,49 +109,6 @@ def _accuracies(summaries: Mapping[Group, Summary]) -> list[list[str]]:
            f'{100 * group.fraction:g} %', _alpha(group.alpha), str(one),
            ' '.join(f'{value:.1f}' for value in one.accuracies.values())]
           for group, one in summaries.items()]
-
-
-def _differences(
-    out: str, rows: Sequence[Row], described: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-  """DSS against every other method in its place; the control against fine-tuning."""
-  right: dict[Group, dict[int, dict[str, bool]]] = {}
-  for row in rows:
-    metric = described[row.dataset].get('metric', 'text')
-    right.setdefault(statistics.group_of(row), {})[row.seed] = statistics.correctness(
-        out, row, metric)
-  lines = []
-  for first in sorted(right, key=statistics.order):
-    for second in sorted(right, key=statistics.order):
-      if _comparable(first, second):
-        result = statistics.compare(right[first], right[second])
-        if result:
-          lines.append([
-              first.dataset, grid.short(first.model), _named(first), _named(second),
-              f'{100 * first.fraction:g} %', _points(result.difference),
-              f'{_points(result.low)} to {_points(result.high)}',
-              f'{result.p:.4f}' if result.p >= 0.001 else '< 0.001', str(result.seeds),
-              f'{result.examples:,}'])
-  return lines
-
-
-def _points(difference: float) -> str:
-  """'+1.2'; what rounds to nothing is '0.0', without a sign."""
-  return f'{difference:+.1f}' if round(difference, 1) else '0.0'
-
-
-def _comparable(first: Group, second: Group) -> bool:
-  same = all(getattr(first, name) == getattr(second, name)
-             for name in ('dataset', 'model', 'fraction'))
-  if not same or first == second:
-    return False
-  if first.method == 'dss':
-    return second.method != 'dss' or first.labels < second.labels
-  return (first.method, second.method) == ('dss_shuffled', 'finetune')
-
-
-def _named(group: Group) -> str:
-  alpha = '' if group.alpha is None else f', alpha {group.alpha:g}'
-  return figures.name_of(group.method, group.labels) + alpha
 
 
 def _cost(rows: Sequence[Row]) -> list[list[str]]:
@@ -189,9 +147,10 @@ def _uneven(summaries: Mapping[Group, Summary]) -> list[str]:
     here = {g: set(s.accuracies) for g, s in summaries.items()
             if (g.dataset, g.model) == (dataset, model)}
     every = set.union(*here.values())
-    lines += [f'{dataset}, {grid.short(model)}: {_named(group)}, {100 * group.fraction:g} % of '
-              f'the data lacks seed {", ".join(map(str, sorted(every - seeds)))}: means are over '
-              'different seeds' for group, seeds in here.items() if seeds != every]
+    lines += [f'{dataset}, {grid.short(model)}: {differences.name_of(group)}, '
+              f'{100 * group.fraction:g} % of the data lacks seed '
+              f'{", ".join(map(str, sorted(every - seeds)))}: means are over different seeds'
+              for group, seeds in here.items() if seeds != every]
   return lines
 
 
@@ -205,12 +164,14 @@ def _some(names: Sequence[str]) -> str:
 
 def _markdown(
     title: str, findings: Sequence[str], problems: Sequence[str],
-    drawn: Sequence[figures.Figure], tables: Mapping[str, tuple], notes: Sequence[str]) -> str:
+    drawn: Sequence[figures.Figure], tables: Mapping[str, tuple],
+    notes: Mapping[str, Sequence[str]]) -> str:
   parts = [f'# {title}', *findings]
   if problems:
     parts += ['## Not all is there', '\n'.join(f'- {line}' for line in problems)]
-  parts += [f'![{one.title}]({FIGURES}/{one.name}.png)' for one in drawn]
+  for one in drawn:
+    parts += [f'![{one.title}]({FIGURES}/{one.name}.png)', one.caption]
   for name, (header, rows, _) in tables.items():
-    parts += [f'## {name.capitalize()}', '\n'.join(
+    parts += [f'## {name.capitalize()}', *notes[name], '\n'.join(
         f'| {" | ".join(line)} |' for line in (header, ['---'] * len(header), *rows))]
-  return '\n\n'.join([*parts, *notes]) + '\n'
+  return '\n\n'.join(parts) + '\n'

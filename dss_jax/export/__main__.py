@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
       help='what the code is lowered for (default: cpu,cuda,tpu)')
   add('--max_target_length', type=int, help="tokens to decode (default: the student's)")
   add('--dtype', choices=('float32', 'bfloat16'), help='of parameters and activations')
+  add('--dataset', default='', metavar='NAME',
+      help='of a student that learnt several, the one whose labels are asked for')
   add('--vocabulary', metavar='FILE',
       help="SentencePiece model, or 'bytes', if there is none in the folder")
   return parser
@@ -63,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   folder = epath.Path(args.output)
   if folder.exists():
     raise errors.UserError(f'--output={args.output} exists: give a new folder, or remove it')
-  student = dss_jax.load(args.model_dir, dtype=args.dtype, vocabulary=args.vocabulary)
+  student = dss_jax.load(args.model_dir, dtype=args.dtype, vocabulary=args.vocabulary,
+                         dataset=args.dataset)
   length = args.max_target_length or student.info.target_length
   exported = export_decoding(student.model, student.params, length, platforms)
   aside = folder.parent / f'{folder.name}.writing-{os.getpid()}'
@@ -113,23 +116,18 @@ def _write(folder: epath.Path, student, exported: jax_export.Exported, args, len
     arrays = {name: x.view(np.uint16) for name, x in arrays.items()}
   with (folder / PARAMS_FILE).open('wb') as f:
     np.savez(f, allow_pickle=False, **arrays)
-  vocabulary = _vocabulary(args, student.info)
+  vocabulary = open_lib.find_vocabulary(args.model_dir, student.info, args.vocabulary)
   if vocabulary is not None:
     (folder / student_info.VOCABULARY_FILE).write_bytes(vocabulary)
   info = student.info
   (folder / INFO_FILE).write_text(json.dumps({
       'dtype': dtype.name, 'vocabulary': info.vocabulary, 'label_prefix': info.label_prefix,
-      'rationale_prefix': info.rationale_prefix, 'input_length': info.input_length,
+      'rationale_prefix': info.rationale_prefix, 'answer_phrase': info.answer_phrase,
+      'labels': info.closed_set(), 'input_length': info.input_length,
       'target_length': length, 'platforms': exported.platforms, 'jax': jax.__version__},
       indent=2) + '\n')
   with open(loader.__file__, encoding='utf-8') as f:
     (folder / LOADER_FILE).write_text(f.read())
-
-
-def _vocabulary(args, info: student_info.StudentInfo) -> bytes | None:
-  if args.vocabulary and args.vocabulary != student_info.BYTES:
-    return epath.Path(args.vocabulary).read_bytes()
-  return open_lib.find_vocabulary(args.model_dir, info)
 
 
 if __name__ == '__main__':

@@ -33,6 +33,7 @@ class Student:
     self._decode = jax.jit(export.deserialize((folder / 'decode.jaxexport').read_bytes()).call)
     with np.load(folder / 'params.npz') as arrays:
       self._params = {name: jax.device_put(self._read(arrays[name])) for name in arrays.files}
+    self._labels = None
     self._pieces = None
     if self.info['vocabulary'] != 'bytes':
       self._pieces = folder / 'vocabulary.model'
@@ -53,8 +54,10 @@ class Student:
 
     Args:
       texts: inputs as in training.
-      prefix: before every input; by default the one that asks for the label.
+      prefix: before every input; by default the one that asks for the label. What the model
+        writes after another one is given as it is.
     """
+    read = self.read if prefix is None else str
     prefix = self.info['label_prefix'] if prefix is None else prefix
     limit = self.info['input_length']
     rows = [[*self.encode(prefix + text)[:limit - 1], EOS_ID] for text in texts]
@@ -63,7 +66,18 @@ class Student:
     for i, row in enumerate(rows):
       tokens[i, :len(row)] = row
     ids, log_probs = jax.device_get(self.predict_tokens(tokens))
-    return [(self.decode(row), math.exp(p)) for row, p in zip(ids.tolist(), log_probs)]
+    return [(read(self.decode(row)), math.exp(p)) for row, p in zip(ids.tolist(), log_probs)]
+
+  def read(self, text):
+    """What the model wrote -> the label: behind the answer phrase, spelt as in the closed set."""
+    phrase = self.info['answer_phrase']
+    if phrase:
+      _, found, text = text.rpartition(phrase)
+      text = text.strip() if found else ''
+    if self._labels is None:
+      written = {label: self.decode(self._encode(label)) for label in self.info['labels']}
+      self._labels = {(w.strip() if phrase else w): label for label, w in written.items()}
+    return self._labels.get(text, text)
 
   def encode(self, text):
     """Ids without the EOS at the end; `</s>` becomes EOS."""

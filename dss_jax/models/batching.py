@@ -16,7 +16,7 @@ def batches_by_length(
   Args:
     sequences: token ids without padding. The order of equally long ones is kept.
     rows: of every batch; those missing in the last are zeros.
-    max_length: what is behind so many tokens is cut off.
+    max_length: of a sequence; cutting is the caller's, who knows what stands at the end.
     multiple: a batch is as wide as its longest sequence, rounded up to a multiple of this, so
       that few shapes are compiled; never wider than max_length.
 
@@ -24,11 +24,14 @@ def batches_by_length(
     an iterator of (indices of the batch's sequences, int32 tokens [rows, width]).
 
   Raises:
-    ValueError: if rows, max_length or multiple is below 1.
+    ValueError: if rows, max_length or multiple is below 1, or a sequence is too long.
   """
   for name, value in (('rows', rows), ('max_length', max_length), ('multiple', multiple)):
     if value < 1:
       raise ValueError(f'{name} is {value}: use at least 1.')
+  longest = max(map(len, sequences), default=0)
+  if longest > max_length:
+    raise ValueError(f'a sequence has {longest} tokens, max_length is {max_length}: cut it first.')
   order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
   return (_pad(sequences, order[first:first + rows], rows, max_length, multiple)
           for first in range(0, len(order), rows))
@@ -39,6 +42,5 @@ def _pad(sequences, indices: list[int], rows: int, max_length: int, multiple: in
   width = min(-(-longest // multiple) * multiple, max_length)
   tokens = np.zeros((rows, width), np.int32)
   for row, index in enumerate(indices):
-    ids = sequences[index][:width]
-    tokens[row, :len(ids)] = ids
+    tokens[row, :len(sequences[index])] = sequences[index]
   return indices, tokens

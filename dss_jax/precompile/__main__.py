@@ -11,7 +11,8 @@ from dss_jax import cli, errors
 
 _DESCRIPTION = """\
 Compile a run's train step and decoding for a TPU slice that is not here, on a CPU, and print the
-memory, arithmetic and communication that they need per device. Nothing is trained or read.
+memory, arithmetic and communication that they need per device. Nothing is trained. Where the run
+names its records, they are looked at as before a training: lengths, and what the vocabulary lacks.
 """
 _EPILOG = """\
 examples:
@@ -35,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add('--gin_file', action='append', required=True, metavar='FILE', help="as training's")
   add('--gin.NAME', dest='_shown_only', metavar='VALUE', help="as training's")
+  add('--import', dest='modules', action='append', default=[], metavar='MODULE',
+      help='a module that registers tasks of your own; may be repeated')
   add('--models', default='', metavar='NAME,...',
       help='gin/native/models/NAME.gin, one after the other (default: of the gin files)')
   add('--topology', action='append', required=True, metavar='NAME,...',
@@ -70,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   from dss_jax.train import __main__ as train_main
   rest, bindings = train_main.split_bindings(sys.argv[1:] if argv is None else argv)
   args = _parser().parse_args(rest)
-  wanted = _cells(args, bindings)
+  runs = _runs(args.gin_file, bindings, _split(args.models))
+  wanted = _cells(args, runs)
+  for line in _look_at_data(runs[0][1], args.modules):
+    print(f'warning: {line}', file=sys.stderr)
   for topology in {cell.topology.name: cell.topology for cell in wanted}.values():
     if not args.known_only and (problem := topologies.missing(topology)):
       raise errors.UserError(f'--topology={topology.name}: {problem}')
@@ -82,12 +88,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _cells(args: argparse.Namespace, bindings: Sequence[str]):
+def _look_at_data(config, modules: Sequence[str]) -> list[str]:
+  """What training would warn of; [] where no records are named. UserError for what it refuses."""
+  if not (config.data.records_dir or os.environ.get('DSS_DATA_DIR')):
+    return []
+  cli.import_quietly('dss_jax.tasks', *modules)
+  from dss_jax.train import loop
+  loop.configure_data(config.data)
+  return loop.check_data(config)
+
+
+def _cells(args: argparse.Namespace, given):
   """All cells of the table, checked before anything is compiled."""
   from dss_jax.precompile import cells, shapes, topologies
   slices = [topologies.parse(name) for one in args.topology for name in _split(one)]
-  runs = [(label, _microbatches(config, args.microbatches))
-          for label, config in _runs(args.gin_file, bindings, _split(args.models))]
+  runs = [(label, _microbatches(config, args.microbatches)) for label, config in given]
   wanted = [shapes.parse(text) for text in _split(args.mesh)] or [runs[0][1].mesh]
   found = cells.every(runs, slices, None if args.sweep else wanted)
   if not args.sweep and len(found) == 1 and found[0].shape.problem:

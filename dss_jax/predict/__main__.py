@@ -1,6 +1,7 @@
 """`python -m dss_jax.predict`: a trained student's answers to a file of inputs."""
 
 import argparse
+import csv
 import dataclasses
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import cli, datasets, errors, metrics
+from dss_jax import cli, datasets, errors, metrics, student_info
 from dss_jax.predict import options as options_lib
 from dss_jax.predict import stream
 
@@ -45,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
            'folder')
   add('--input', required=True, metavar='FILE', help='JSON lines or a JSON list; may be gs://')
   add('--output', required=True, metavar='FILE', help='JSON lines; must not exist')
-  add('--dataset', metavar='NAME', help="read the input as this dataset's raw rows")
+  add('--dataset', metavar='NAME',
+      help="read the input as this dataset's raw rows; of a student of several, ask for its labels")
   add('--import', dest='modules', action='append', default=[], metavar='MODULE',
       help='import a module that registers datasets of your own; may be repeated')
   add('--rationale', action='store_true', help='also write the rationale')
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise errors.UserError(f'--input={args.input} does not exist')
   read = _reader(args)
   student = _load(args)
-  common = tuple(args.labels.split(',')) if args.labels else student.info.labels
+  common = _labels(args.labels) if args.labels else student.info.labels
   began = time.perf_counter()
 
   def predict(rows: Sequence[stream.Row], first: int) -> list[dict[str, Any]]:
@@ -94,8 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   count = stream.run(args.input, args.output, predict, settings=_settings(args, student),
                      window=WINDOW_BATCHES * options.batch_size)
   print(f'{args.output}: {count:,} rows in {time.perf_counter() - began:.1f} s by {student.path}')
-  print(_score(args.output, student.info.metric), end='')
+  print(_score(args.output, student.info), end='')
   return 0
+
+
+def _labels(text: str) -> tuple[str, ...]:
+  """'fine, plain' -> ('fine', 'plain'); '"a, b",c' -> ('a, b', 'c')."""
+  found = [label.strip() for label in next(csv.reader([text], skipinitialspace=True))]
+  if not all(found) or len(set(found)) < len(found):
+    raise errors.UserError(f'--labels={text}: an empty label, or one twice')
+  return tuple(found)
 
 
 def _load(args):
@@ -103,7 +113,10 @@ def _load(args):
   from dss_jax.train import config
   changes = {name: getattr(args, name) for name in ('label_prefix', 'rationale_prefix')
              if getattr(args, name) is not None}
+  learnt = student_info.find(args.model_dir)
+  several = learnt is not None and args.dataset in learnt.datasets
   return dss_jax.load(args.model_dir, dtype=args.dtype, vocabulary=args.vocabulary,
+                      dataset=args.dataset if several else '',
                       mesh=config.MeshConfig(model=args.mesh_model), **changes)
 
 
@@ -160,14 +173,17 @@ def output_row(
   return row
 
 
-def _score(path: str, metric: str) -> str:
+def _score(path: str, info: student_info.StudentInfo) -> str:
   """Accuracy over the rows that have a gold label, as a line; '' if none has."""
   right = count = 0
-  scorer = metrics.BY_NAME[metric]
   for row, _ in stream.read_rows(path):
     if 'label' in row:
+      if not info.metric:
+        return (f'no accuracy: the student learnt {", ".join(info.datasets)}, which are scored in '
+                'different ways; name one with --dataset\n')
+      score = metrics.BY_NAME[info.metric]([row['label']], [row['predicted_label']])
       count += 1
-      right += scorer([row['label']], [row['predicted_label']])['accuracy'] > 0
+      right += score['accuracy'] > 0
   return f'accuracy {100 * right / count:.2f} % of {count:,} rows with a label\n' if count else ''
 
 

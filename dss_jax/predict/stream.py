@@ -72,6 +72,13 @@ def run(
 
 
 def _line(row: Row) -> str:
+  for name, value in row.items():
+    try:
+      json.dumps(value, allow_nan=False)
+    except ValueError as error:
+      raise errors.UserError(
+          f'row {row.get("id")!r}: {name} is {value}, which is no JSON: the network overflowed; '
+          'try --dtype=float32') from error
   return json.dumps(row, ensure_ascii=False) + '\n'
 
 

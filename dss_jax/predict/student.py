@@ -4,6 +4,7 @@ No TensorFlow is imported.
 """
 
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from dss_jax import errors, models, student_info
+from dss_jax import answers, errors, models, student_info
 from dss_jax import tokenizer as tokenizer_lib
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
@@ -29,6 +30,7 @@ def load(
     *,
     dtype: str | None = None,
     vocabulary: str | None = None,
+    dataset: str = '',
     mesh: config_lib.MeshConfig | None = None,
     **changes: Any,
 ) -> 'Student':
@@ -39,24 +41,24 @@ def load(
     dtype: 'float32' or 'bfloat16' for parameters and activations; by default float32
       parameters and the activations of the training.
     vocabulary: SentencePiece model, or 'bytes', if it is not beside the weights.
+    dataset: of a student that learnt several, the one whose labels are asked for.
     mesh: devices along data, fsdp and model; by default all along data.
     **changes: fields of `StudentInfo` to set, such as label_prefix='[label] ' for weights that
       carry no student.json.
 
   Raises:
-    UserError: nothing there that can be read, no vocabulary, an unknown field.
+    UserError: nothing there that can be read, no vocabulary or another than the checkpoint's own,
+      labels that it cannot tell apart, an unknown field or dataset, a parameter with NaN.
   """
   weights = open_lib.open_weights(path)
-  info = open_lib.find_info(path, weights)
+  info = open_lib.find_info(path, weights).of(dataset)
   unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(info)})
   if unknown:
     raise errors.UserError(f'StudentInfo has no field {unknown[0]!r}')
   info = dataclasses.replace(info, **changes)
+  model_bytes = open_lib.find_vocabulary(path, info, vocabulary)
   if vocabulary == student_info.BYTES:
     info = dataclasses.replace(info, vocabulary=student_info.BYTES)
-  model_bytes = (tokenizer_lib.read_model(vocabulary, '--vocabulary')
-                 if vocabulary and vocabulary != student_info.BYTES
-                 else open_lib.find_vocabulary(path, info))
   # Unrolled: a scan copies every layer's cache and weights at every token (measured: 10-15 %).
   config = dataclasses.replace(
       info.model, scan_layers=False, dtype=dtype or info.model.dtype)
@@ -88,6 +90,9 @@ class Student:
     self.model = model
     self.params = params
     self.tokenizer = tokenizer
+    self._reader = answers.reader(
+        info.closed_set(), tokenizer.encode_target, tokenizer.decode, info.answer_phrase)
+    self._encode_label = functools.lru_cache(4096)(tokenizer.encode_target)
     self._decoder = batch_decoder.BatchDecoder(model, params, sharding)
 
   def predict(
@@ -115,11 +120,13 @@ class Student:
     """
     if isinstance(inputs, str):
       raise errors.UserError('predict takes a list of inputs, not one string')
+    if isinstance(labels, str):
+      raise errors.UserError(f'labels={labels!r}: give a list of labels, not one string')
     chosen = Options(**options)
     self._check(chosen)
     prompts = self._prompts(self.info.label_prefix, inputs, chosen)
     if chosen.rank:
-      predictions = self._rank(prompts, self._allowed(labels, len(inputs)), chosen)
+      predictions = self._rank(prompts, self._allowed(labels, len(inputs)), first_row, chosen)
     else:
       predictions = [self._read(*answer) for answer in self._search(prompts, chosen)]
     if chosen.rationale and not self.info.answer_phrase:
@@ -174,19 +181,19 @@ class Student:
                              'leave --rank out')
 
   def _allowed(self, labels: Sequence[Any], count: int) -> list[tuple[str, ...]]:
-    """The allowed labels of each input."""
+    """The allowed labels of each input, each once."""
     labels = labels or self.info.labels
     if not labels:
       raise errors.UserError(
           '--rank needs a closed set of labels: give --labels=a,b,c, or a list "labels" in every '
           'input row')
-    if isinstance(labels[0], str):
-      return [tuple(labels)] * count
-    if len(labels) != count or not all(labels):
+    if all(isinstance(one, str) for one in labels):
+      return [tuple(dict.fromkeys(labels))] * count
+    if len(labels) != count or any(not one or isinstance(one, str) for one in labels):
       raise errors.UserError(
           '--rank: every input needs allowed labels: a list "labels" in its row, or --labels=a,b,c '
           'for all')
-    return [tuple(one) for one in labels]
+    return [tuple(dict.fromkeys(one)) for one in labels]
 
   # Between text and tokens --------------------------------------------------------------------
 
@@ -203,12 +210,9 @@ class Student:
 
   def _read(self, ids: Sequence[int], log_prob: float) -> Prediction:
     """An answer's tokens -> its label, and the rationale if that stands before it."""
-    text, phrase = self.tokenizer.decode(ids), self.info.answer_phrase
-    if not phrase:
-      return Prediction(text, math.exp(log_prob))
-    rationale, found, label = text.rpartition(phrase)
-    return Prediction(label.strip() if found else '', math.exp(log_prob),
-                      rationale=rationale.strip() if found else text)
+    rationale, label = self._reader.split(self.tokenizer.decode(ids))
+    return Prediction(label, math.exp(log_prob),
+                      rationale=rationale if self.info.answer_phrase else None)
 
   # The three ways to answer -------------------------------------------------------------------
 
@@ -230,13 +234,31 @@ class Student:
     return [tuple(Sample(p.label, p.probability, p.rationale) for p in one) for one in read]
 
   def _rank(
-      self, prompts: batch_decoder.Prompts, allowed: Sequence[tuple[str, ...]], options: Options
-  ) -> list[Prediction]:
-    length = self._target_length(options)
-    targets = [[self._encode(label, length) for label in one] for one in allowed]
+      self, prompts: batch_decoder.Prompts, allowed: Sequence[tuple[str, ...]], first_row: int,
+      options: Options) -> list[Prediction]:
+    targets = [self._candidates(names, first_row + row, options)
+               for row, names in enumerate(allowed)]
     scores = self._decoder.score(
         prompts, targets, options.batch_size, self._input_length(options))
     return [_ranked(names, row) for names, row in zip(allowed, scores)]
+
+  def _candidates(
+      self, names: Sequence[str], row: int, options: Options) -> tuple[tuple[int, ...], ...]:
+    """The tokens of each label, EOS included; UserError if two have the same, or too many."""
+    length = self._target_length(options)
+    found: dict[tuple[int, ...], str] = {}
+    for name in names:
+      ids = (*self._encode_label(name), tokenizer_lib.EOS_ID)
+      if len(ids) > length:
+        raise errors.UserError(
+            f'--rank: label {name!r} (row {row + 1}) has {len(ids)} tokens, and '
+            f'--max_target_length is {length}: raise it')
+      if ids in found:
+        raise errors.UserError(
+            f'--rank: labels {found[ids]!r} and {name!r} (row {row + 1}) have the same tokens, so '
+            'the student cannot tell them apart: leave one out, or spell them otherwise')
+      found[ids] = name
+    return tuple(found)
 
   def _input_length(self, options: Options) -> int:
     return options.max_input_length or self.info.input_length

@@ -35,7 +35,8 @@ settings (--gin.NAME=VALUE; --print_config shows all with their values):
   DSS_ALPHA                            weight of the label loss, 0.5 in the paper
   TRAIN_FRACTION                       nested subset of the training inputs
   LEARNING_RATE, SCHEDULE, WARMUP_STEPS, OPTIMIZER, DROPOUT_RATE, SEED
-  EVAL_PERIOD, CHECKPOINT_PERIOD, MESH_DATA, MESH_FSDP, MESH_MODEL
+  EVAL_PERIOD, EVAL_METRIC (chooses the best checkpoint), CHECKPOINT_PERIOD
+  MESH_DATA, MESH_FSDP, MESH_MODEL
 
 MODEL_DIR then holds run.json (settings, versions, records), metrics.jsonl and tensorboard/,
 checkpoints/, best/ (by validation), predictions/ and test_metrics.json.

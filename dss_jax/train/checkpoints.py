@@ -84,12 +84,14 @@ class Checkpoints:
     model_dir = model_dir if '://' in model_dir else os.path.abspath(model_dir)
     self.every = config.every
     self._metric = metric
+    self._lower_is_better = metric.endswith('loss')
     self._model_dir = epath.Path(model_dir)
     self._keep = config.keep
     self._saving = {_STEPS: 0, _BEST: 0}
     self._steps = self._open(_STEPS, max_to_keep=config.keep)
     self._best = self._open(
-        _BEST, max_to_keep=1, best_fn=lambda metrics: metrics[metric], best_mode='max')
+        _BEST, max_to_keep=1, best_fn=lambda metrics: metrics[metric],
+        best_mode='min' if self._lower_is_better else 'max')
 
   def _open(self, name: str, **options) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
@@ -198,8 +200,10 @@ class Checkpoints:
     best_step = self._best.best_step()
     if step in self._best.all_steps():  # A killed run got this far before; same parameters.
       return best_step == step
-    if best_step is not None and self._best.metrics(best_step)[self._metric] >= value:
-      return False
+    if best_step is not None:
+      gain = value - self._best.metrics(best_step)[self._metric]
+      if not (gain < 0 if self._lower_is_better else gain > 0):
+        return False
     self._saving[_BEST] = step
     self._best.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
                     metrics=dict(metrics))

@@ -129,7 +129,9 @@ class EvalConfig:
     every: steps between evaluations on validation; 0 for none.
     batch_size: rows decoded at a time.
     num_examples: at most this many per task; 0 for all.
-    metric: the metric of the label task that chooses the best checkpoint, larger is better.
+    metric: of the validation, which chooses the best checkpoint: 'accuracy' (where a mixture
+      has label tasks of several datasets, the mean over them), '<task>/accuracy' of one of them,
+      or a loss; the larger, the better, of a loss the smaller.
     test_at_end: evaluate the best checkpoint on test when training is done.
   """
 

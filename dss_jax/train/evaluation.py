@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +11,10 @@ import numpy as np
 import seqio
 import tqdm
 
-from dss_jax import models, objective
-from dss_jax.data import checks, feature_converter, pipeline
+from dss_jax import errors, models, objective
+from dss_jax import metrics as metrics_lib
+from dss_jax.data import checks, feature_converter, pipeline, preprocessors
+from dss_jax.data import source as source_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import processes
 from dss_jax.train import sharding as sharding_lib
@@ -61,19 +63,17 @@ class Evaluator:
         step_lib.make_eval_step(model, config.loss_chunk), out_shardings=sharding.replicated)
 
   def __call__(self, params: Any, step: int) -> dict[str, float]:
-    """Metrics by name: `loss`, `label_loss`, ..., and the label task's (e.g. `accuracy`)."""
+    """Metrics by name: `loss`, `label_loss`, ..., and those of `scores`."""
     return self.losses(params) | self.scores(params, step)
 
   def scores(self, params: Any, step: int) -> dict[str, float]:
-    """Metrics of the decoded text, e.g. {'accuracy': 71.2}; {} where no task has any."""
-    metrics: dict[str, float] = {}
-    if self._seqio.eval_tasks:
-      with_text, _ = self._seqio.evaluate(
-          compute_metrics=True, step=step,
-          predict_fn=lambda examples: self.predict(params, list(examples.as_numpy_iterator())))
-      for task_metrics in with_text.result().values():
-        metrics |= {name: float(value) for name, value in task_metrics.items()}
-    return metrics
+    """Metrics of the decoded text, see `combine`; {} where no task has any."""
+    if not self._seqio.eval_tasks:
+      return {}
+    with_text, _ = self._seqio.evaluate(
+        compute_metrics=True, step=step,
+        predict_fn=lambda examples: self.predict(params, list(examples.as_numpy_iterator())))
+    return combine(with_text.result())
 
   def losses(self, params: Any) -> dict[str, float]:
     """Objective and per-task losses over the split, exact: sums first, division last."""
@@ -99,13 +99,14 @@ class Evaluator:
   ) -> list[tuple[int, list[int]]]:
     """Greedy decoding of SeqIO's enumerated examples -> (index, token ids).
 
-    Sorted by length into batches, so that short inputs are not padded to the longest.
+    Sorted by length into batches, so that short inputs are not padded to the longest. Those
+    longer than the limit are cut as in training, EOS at the end.
     """
     max_target = self._decode_length([ex for _, ex in examples])
-    inputs = [ex['encoder_input_tokens'][ex['encoder_input_tokens'] > 0] for _, ex in examples]
+    limit = self._config.data.feature_lengths['inputs']
+    inputs = [self._cut(ex['encoder_input_tokens'], limit) for _, ex in examples]
     rows = _round_up(self._config.evaluation.batch_size, self._shards())
-    batches = models.batches_by_length(
-        inputs, rows, self._config.data.feature_lengths['inputs'], LENGTH_BUCKET)
+    batches = models.batches_by_length(inputs, rows, limit, LENGTH_BUCKET)
     predictions = []
     for chunk, tokens in tqdm.tqdm(
         batches, total=-(-len(inputs) // rows), desc=f'decoding {self._split}', unit='batch',
@@ -115,20 +116,82 @@ class Evaluator:
       predictions += [(examples[i][0], row.tolist()) for i, row in zip(chunk, np.asarray(decoded))]
     return predictions
 
+  def _cut(self, tokens: np.ndarray, limit: int) -> np.ndarray:
+    """One input without its padding, at most `limit` tokens."""
+    ids = tokens[tokens > 0]
+    if len(ids) <= limit:
+      return ids
+    feature = self._seqio.eval_tasks[0].output_features['inputs']
+    return np.append(ids[:limit - 1], feature.vocabulary.eos_id if feature.add_eos
+                     else ids[limit - 1])
+
   def _decode_length(self, examples: Sequence[dict[str, np.ndarray]]) -> int:
     """As many tokens as the longest target has (EOS included), at most the targets' length.
 
-    An answer that runs on has lost already, and a cut one lacks its EOS, so it cannot equal a
-    target by being cut. Where the answer stands behind a rationale, it may take all tokens.
+    An answer that runs on has lost already where only the label itself is right. Where it stands
+    behind a rationale, or has a value that its beginning may have too, it may take all tokens.
     """
     limit = self._config.data.feature_lengths['targets']
-    if any(task.postprocessor for task in self._seqio.eval_tasks):
+    if not all(_is_exact(task) for task in self._seqio.eval_tasks):
       return limit
     longest = max(int(np.sum(ex['decoder_target_tokens'] > 0)) for ex in examples)
     return min(_round_up(longest, 8), limit)
 
   def _shards(self) -> int:
     return math.prod(self._sharding.mesh.shape[axis] for axis in ('data', 'fsdp'))
+
+
+def combine(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+  """Metrics of each task -> those of the run.
+
+  {'cqa_finetune': {'accuracy': 60}} -> {'accuracy': 60.0}; of several tasks all are kept, and
+  what they share is the mean over tasks:
+  {'dss_cqa_label': {'accuracy': 60}, 'dss_svamp_label': {'accuracy': 40, 'text_accuracy': 10}}
+  -> {'accuracy': 50.0, 'dss_cqa_label/accuracy': 60.0, 'dss_svamp_label/accuracy': 40.0,
+      'dss_svamp_label/text_accuracy': 10.0}
+  """
+  found = [{name: float(value) for name, value in one.items()} for one in tasks.values()]
+  shared = [name for name in found[0] if all(name in one for one in found)]
+  means = {name: sum(one[name] for one in found) / len(found) for name in shared}
+  if len(found) == 1:
+    return means
+  return means | {f'{task}/{name}': value for task, one in zip(tasks, found, strict=True)
+                  for name, value in one.items()}
+
+
+def check_metric(name: str, metric: str) -> None:
+  """UserError if no evaluation of a task or mixture will have `metric`.
+
+  What metrics functions of a user's own return is not known before they are called.
+  """
+  tasks = seqio.get_subtasks(pipeline.get_mixture_or_task(name))
+  scores, losses = {}, {'loss'}
+  for task in tasks:
+    kind = 'label' if task.metric_fns else 'rationale'
+    losses |= {f'{kind}_loss', f'{kind}_token_accuracy'}
+    if not isinstance(task.source, source_lib.RecordsSource):
+      return
+    if task.metric_fns:
+      score = metrics_lib.BY_NAME[task.source.dataset.metric]
+      scores[task.name] = score(['1'], ['1'])
+  known = {*losses, *(combine(scores) if scores else ())}
+  if metric not in known:
+    raise no_metric(metric, known)
+
+
+def no_metric(metric: str, known: Iterable[str]) -> errors.UserError:
+  """The error to raise where checkpoints cannot be chosen by `metric`."""
+  return errors.UserError(
+      f'EVAL_METRIC={metric}: checkpoints are chosen by a metric of the evaluation: '
+      f'{errors.did_you_mean(metric, known)}, or set --gin.EVAL_PERIOD=0 to choose none')
+
+
+def _is_exact(task: seqio.Task) -> bool:
+  """Whether nothing but the label's own text is right."""
+  read = task.postprocessor
+  return (isinstance(task.source, source_lib.RecordsSource)
+          and task.source.dataset.metric == 'text'
+          and isinstance(read, preprocessors.ReadAnswer) and not read.phrase)
 
 
 def _round_up(value: int, multiple: int) -> int:

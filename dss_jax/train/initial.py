@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import tensorflow as tf
 import tqdm
 from flax import traverse_util
 
-from dss_jax import errors, models
+from dss_jax import errors, models, student_info
 from dss_jax.convert import open as open_lib
+from dss_jax.convert import own_vocabulary
 from dss_jax.convert import weights as weights_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import processes
@@ -21,12 +23,19 @@ _SMALL = 1 << 14  # elements: a norm has as many as the network is wide
 
 
 def check(config: config_lib.TrainConfig) -> None:
-  """UserError, before anything is written, if the checkpoint does not fit the network."""
+  """UserError, before anything is written, if the checkpoint does not fit the run.
+
+  It does if its network is the run's, and VOCABULARY its own, which may have more pieces at the
+  end.
+  """
   path = config.initial_checkpoint_path
-  if path:
-    with _named(path):
-      weights = open_lib.open_weights(path)
-      weights_lib.check(weights.specs, config.model, weights.path)
+  if not path:
+    return
+  with _named(path):
+    weights = open_lib.open_weights(path)
+    info = open_lib.find_info(path, weights)
+    weights_lib.check_network(weights, config.model)
+    _check_vocabulary(path, info, config.data.vocabulary)
 
 
 @contextlib.contextmanager
@@ -35,6 +44,18 @@ def _named(path: str) -> Iterator[None]:
     yield
   except errors.UserError as error:
     raise errors.UserError(f'INITIAL_CHECKPOINT_PATH={path}: {error}') from error
+
+
+def _check_vocabulary(path: str, info: student_info.StudentInfo, given: str) -> None:
+  model = None
+  if given != student_info.BYTES:
+    with tf.io.gfile.GFile(given, 'rb') as f:
+      model = f.read()
+  if own := own_vocabulary.find(path, info):
+    own_vocabulary.check_same(own, given, model, name='VOCABULARY', longer=True)
+  else:
+    own_vocabulary.check_rows(
+        given, model, info.model.vocab_size, name='VOCABULARY', full=True)
 
 
 def fingerprint(path: str) -> str:

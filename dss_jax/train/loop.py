@@ -82,8 +82,10 @@ class Run:
 
   def __init__(self, config: config_lib.TrainConfig, gin_text: str = ''):
     self.config = config
-    _configure_data(config.data)
-    self._warnings = _check_data(config)
+    configure_data(config.data)
+    if config.evaluation.every:
+      evaluation.check_metric(config.data.mixture_or_task, config.evaluation.metric)
+    self._warnings = check_data(config)
     self._sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config.mesh))
     self._sharding.check_batch(config.data.batch_size, config.microbatches)
     self._claim_model_dir(gin_text)
@@ -162,8 +164,9 @@ class Run:
     validation = self._evaluator(self.state.params, self.step)
     self._evaluated = True
     self._reporter.evaluated(self.step, 'validation', validation)
-    if self.config.evaluation.metric in validation:
-      self._checkpoints.save_best(self.step, self.state.params, validation)
+    if (metric := self.config.evaluation.metric) not in validation:
+      raise evaluation.no_metric(metric, validation)
+    self._checkpoints.save_best(self.step, self.state.params, validation)
 
   def save(self) -> None:
     """Starts to write a checkpoint, of numbers only."""
@@ -218,17 +221,21 @@ class Run:
         self.config, split, self._compute.model, self._sharding, log_dir, self._told.check)
 
 
-def _configure_data(data: config_lib.DataConfig) -> None:
+def configure_data(data: config_lib.DataConfig) -> None:
+  """Tells the SeqIO tasks what a run reads."""
   data_lib.configure(
       records_dir=data.records_dir, vocabulary=data.vocabulary, label_prefix=data.label_prefix,
       rationale_prefix=data.rationale_prefix, train_fraction=data.train_fraction,
       train_fraction_seed=data.train_fraction_seed)
 
 
-def _check_data(config: config_lib.TrainConfig) -> list[str]:
+def check_data(config: config_lib.TrainConfig) -> list[str]:
   """Warnings about the training data; UserError for what would make the run worthless."""
   data = config.data
-  checks.check_vocabulary(data.mixture_or_task, config.model.vocab_size)
-  pipeline.record_sets(data.mixture_or_task, 'train', verify=data.verify_records)
-  measured = checks.measure(data.mixture_or_task, 'train')
-  return checks.check_lengths(measured, data.feature_lengths)
+  name = data.mixture_or_task
+  checks.check_vocabulary(name, config.model.vocab_size)
+  checks.check_answers(name, data.feature_lengths['targets'])
+  pipeline.record_sets(name, 'train', verify=data.verify_records)
+  measured = checks.measure(name, 'train')
+  return [*checks.check_lengths(measured, data.feature_lengths),
+          *checks.check_coverage(name, 'train')]

@@ -23,18 +23,29 @@ def describe(config: config_lib.TrainConfig) -> student_info.StudentInfo:
   """How to ask the student that this run trains, from the tasks of its mixture."""
   data = config.data
   uses_bytes = data.vocabulary == student_info.BYTES
-  info: dict[str, Any] = {
-      'model': config.model,
-      'vocabulary': student_info.BYTES if uses_bytes else student_info.VOCABULARY_FILE,
-      'input_length': data.feature_lengths['inputs'],
-      'target_length': data.feature_lengths['targets']}
+  return student_info.StudentInfo(
+      model=config.model,
+      vocabulary=student_info.BYTES if uses_bytes else student_info.VOCABULARY_FILE,
+      input_length=data.feature_lengths['inputs'], target_length=data.feature_lengths['targets'],
+      **_asked(data))
+
+
+def _asked(data: config_lib.DataConfig) -> dict[str, Any]:
+  """The fields of `student_info.ASKED`, and `datasets` if there are several."""
+  found: dict[str, dict[str, Any]] = {}
   for task, dataset in pipeline.tasks_with_datasets(data.mixture_or_task):
     name = dataset.name
-    info |= {'metric': dataset.metric, 'labels': dataset.labels or ()}
+    info = found.setdefault(name, {
+        'label_prefix': '', 'rationale_prefix': None, 'answer_phrase': '',
+        'labels': dataset.labels or (), 'metric': dataset.metric})
     if task in (f'dss_{name}_label', f'dss_{name}_teacher_label'):
       info['label_prefix'] = data.label_prefix
     elif task in (f'dss_{name}_rationale', f'dss_{name}_shuffled_rationale'):
       info['rationale_prefix'] = data.rationale_prefix
     elif task == f'{name}_rationale_then_label':
       info['answer_phrase'] = dataset.completion.answer_phrase
-  return student_info.StudentInfo(**info)
+  if len(found) < 2:
+    return next(iter(found.values()), {})
+  common = {name: values.pop() if len(values := {one[name] for one in found.values()}) == 1
+            else () if name == 'labels' else '' for name in student_info.ASKED}
+  return common | {'datasets': found}

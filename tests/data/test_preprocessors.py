@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dss_jax import data, objective, records
+from dss_jax import data, errors, objective, records
 from dss_jax.data import preprocessors as prep
 from dss_jax.data import vocabularies
 
@@ -78,8 +78,13 @@ def test_rationale_then_label_and_back():
   made = prep.map_rows(
       rows(), lambda r: prep.rationale_then_label_example(r, answer_phrase=phrase))
   assert texts(made)[0][1] == 'Birds build nests. So the answer is nest'
-  assert prep.label_after(phrase, 'A. So the answer is b? So the answer is nest ') == 'nest'
-  assert prep.label_after(phrase, 'no phrase here') == ''
+  read = prep.ReadAnswer('birds', phrase=phrase)
+  assert read('A. So the answer is b? So the answer is nest ') == 'nest'
+  assert read('no phrase here') == ''
+  row, = made.as_numpy_iterator()
+  assert read('what the vocabulary made of it', example=row, is_target=True) == 'nest'
+  with pytest.raises(errors.UserError, match='cache it again'):
+    read('nest', example={}, is_target=True)
 
 
 def tokenized(text):

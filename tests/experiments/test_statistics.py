@@ -1,11 +1,7 @@
-"""Means, savings and the bootstrap."""
-
-import random
+"""Means, savings, and what is compared; whether the p-values are true: test_significance.py."""
 
 import made_up
-import numpy as np
 import pytest
-import scipy.stats
 
 from dss_jax.experiments import results, statistics
 
@@ -38,31 +34,14 @@ def test_the_saving_is_the_smallest_fraction_that_reaches_full_fine_tuning():
   assert control.fraction is None and control.seeds == {0: None, 1: None}
 
 
-def verdicts(accuracy, seed, examples=400):
-  drawn = random.Random(seed)
-  return {str(i): drawn.random() < accuracy for i in range(examples)}
-
-
-def test_the_bootstrap_tells_a_difference_from_chance():
-  better = {seed: verdicts(0.8, seed) for seed in range(3)}
-  worse = {seed: verdicts(0.6, 10 + seed) for seed in range(3)}
-  found = statistics.compare(better, worse)
-  assert found.difference == pytest.approx(20, abs=5) and found.low < found.difference < found.high
-  assert found.p == 1 / (statistics.RESAMPLES + 1) and (found.seeds, found.examples) == (3, 400)
-  back = statistics.compare(worse, better)
-  assert back.difference == pytest.approx(-found.difference) and back.p == found.p
-  same = statistics.compare({0: verdicts(0.7, 1)}, {0: verdicts(0.7, 2)})
-  assert same.p > 0.05 and same.low < 0 < same.high
-  assert statistics.compare(better, better).p == 1.0
-
-
-def test_the_interval_is_that_of_the_t_distribution_for_many_examples():
-  first, second = {0: verdicts(0.7, 5, 3000)}, {0: verdicts(0.65, 6, 3000)}
-  found = statistics.compare(first, second)
-  differences = [100.0 * (first[0][i] - second[0][i]) for i in first[0]]
-  low, high = scipy.stats.t.interval(
-      0.95, 2999, np.mean(differences), scipy.stats.sem(differences))
-  assert (found.low, found.high) == pytest.approx((low, high), abs=0.15)
+def test_a_saving_compares_the_seeds_that_both_have():
+  rows = [row('finetune', 1.0, seed, value) for seed, value in enumerate((80.0, 70.0, 60.0))]
+  rows += [row('dss', 0.25, 0, 79.0, 0.5), row('dss', 0.5, 2, 65.0, 0.5),
+           row('dss', 1.0, 0, 81.0, 0.5), row('distill', 1.0, 7, 99.0)]
+  only, = statistics.savings(statistics.summarize(rows))
+  # 79 is above the mean of fine-tuning, 70, and below that of the same seed.
+  assert (only.fraction, only.shared, only.target) == (0.5, 1, 70.0)
+  assert only.seeds == {0: 1.0, 2: 0.5}
 
 
 def test_only_shared_seeds_and_examples_are_compared():

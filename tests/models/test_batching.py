@@ -12,6 +12,7 @@ SEQUENCES = st.lists(st.lists(st.integers(1, 99), max_size=20), max_size=25)
 
 @given(SEQUENCES, st.integers(1, 6), st.integers(1, 15), st.integers(1, 9))
 def test_every_sequence_once_and_no_wider_than_needed(sequences, rows, max_length, multiple):
+  sequences = [ids[:max_length] for ids in sequences]
   batches = list(models.batches_by_length(sequences, rows, max_length, multiple))
   order = [index for indices, _ in batches for index in indices]
   assert order == sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
@@ -23,8 +24,7 @@ def test_every_sequence_once_and_no_wider_than_needed(sequences, rows, max_lengt
     assert width == max_length or (width % multiple == 0 and longest <= width)
     assert width - multiple < max(1, longest)
     for row, ids in enumerate([sequences[i] for i in indices] + [[]] * (rows - len(indices))):
-      kept = ids[:max_length]
-      assert tokens[row].tolist() == kept + [0] * (width - len(kept))
+      assert tokens[row].tolist() == ids + [0] * (width - len(ids))
 
 
 def test_numpy_rows_and_defaults():
@@ -39,3 +39,8 @@ def test_arguments_are_checked_at_the_call(name):
   numbers = {'rows': 2, 'max_length': 8, 'multiple': 4, name: 0}
   with pytest.raises(ValueError, match=f'{name} is 0: use at least 1'):
     models.batches_by_length([[1]], **numbers)
+
+
+def test_a_sequence_is_never_cut_without_its_eos():
+  with pytest.raises(ValueError, match='a sequence has 3 tokens, max_length is 2'):
+    models.batches_by_length([[1], [5, 6, 1]], 2, 2)

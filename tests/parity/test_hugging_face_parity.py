@@ -1,6 +1,7 @@
 """Our network against `transformers` (PyTorch): same weights through convert, same logits."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -114,3 +115,63 @@ def test_bfloat16_is_theirs_to_the_bit(tmp_path):
   run(f'--input={tmp_path / "hf"}', f'--output={tmp_path / "out"}', '--to=hf', '--dtype=bfloat16')
   theirs.to(torch.bfloat16).save_pretrained(tmp_path / 'bf16')
   assert read_bytes(tmp_path / 'out') == read_bytes(tmp_path / 'bf16')
+
+
+def make_model(family='T5', untied=False, **fields):
+  """A random model of transformers with an odd config."""
+  torch.manual_seed(0)
+  config = getattr(transformers, f'{family}Config')(**{
+      'vocab_size': 96, 'd_model': 32, 'd_kv': 6, 'd_ff': 48, 'num_layers': 2, 'num_heads': 4,
+      'decoder_start_token_id': 0, **fields})
+  model = getattr(transformers, f'{family}ForConditionalGeneration')(config).eval()
+  if untied:
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(96, 32) * 32 ** -0.5)
+  return model
+
+
+@pytest.mark.parametrize('fields', [
+    {'feed_forward_proj': 'gated-silu', 'tie_word_embeddings': False, 'untied': True},
+    {'feed_forward_proj': 'gated-relu', 'relative_attention_num_buckets': 16},
+    {'feed_forward_proj': 'silu', 'relative_attention_max_distance': 20},
+    {'feed_forward_proj': 'gelu_new', 'num_decoder_layers': 1},
+    {'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False},
+    {'family': 'MT5'}, {'family': 'MT5', 'untied': True},
+], ids=lambda fields: '-'.join(str(value) for value in fields.values()))
+def test_unusual_models_are_read_right(fields, tmp_path):
+  """Also a tied head that is not scaled, which is what transformers 5 makes of every mT5."""
+  theirs = make_model(**fields)
+  theirs.save_pretrained(tmp_path / 'hf')
+  source, target = make_batch(96)
+  expected = their_logits(theirs, source, target)
+  reloaded = type(theirs).from_pretrained(tmp_path / 'hf').eval()
+  assert np.array_equal(their_logits(reloaded, source, target), expected)
+  np.testing.assert_allclose(our_logits(tmp_path / 'hf', source, target), expected, atol=1e-4)
+  run(f'--input={tmp_path / "hf"}', f'--output={tmp_path / "out"}', '--to=hf')
+  back = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / 'out').eval()
+  np.testing.assert_allclose(their_logits(back, source, target), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(('version', 'scale'), [('4.57.1', 32 ** -0.5), ('5.24.0', 1.0)])
+def test_a_tied_mt5_is_scaled_as_the_transformers_that_saved_it(version, scale, tmp_path):
+  theirs = make_model('MT5')
+  theirs.save_pretrained(tmp_path)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  source, target = make_batch(96)
+  (tmp_path / 'config.json').write_text(json.dumps({**config, 'transformers_version': version}))
+  expected = their_logits(theirs, source, target) * scale
+  np.testing.assert_allclose(our_logits(tmp_path, source, target), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('kept', ['encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'])
+def test_the_embedding_under_another_of_its_names(kept, tmp_path):
+  """As in Madlad's folders."""
+  from safetensors.torch import load_file, save_file
+  make_model(untied=True, feed_forward_proj='gated-gelu', tie_word_embeddings=False
+             ).save_pretrained(tmp_path)
+  tensors = load_file(tmp_path / 'model.safetensors')
+  tensors[kept] = tensors.pop('shared.weight')
+  save_file(tensors, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
+  theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
+  source, target = make_batch(96)
+  np.testing.assert_allclose(our_logits(tmp_path, source, target),
+                             their_logits(theirs, source, target), atol=1e-4)

@@ -1,6 +1,7 @@
 """Files of predictions: order, windows, resumption after a kill, errors."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -142,3 +143,15 @@ def test_killed_at_any_moment_and_restarted_gives_the_same_bytes(tmp_path):
     kills += 1
   assert subprocess.run(command, check=False).returncode == 0
   assert output.read_bytes() == expected and not parts.exists()
+
+
+@pytest.mark.parametrize('row', [
+    {'probability': math.nan}, {'scores': {'a': math.inf}},
+    {'samples': [{'probability': -math.inf}]}])
+def test_no_nan_is_written(tmp_path, row):
+  (tmp_path / 'in.jsonl').write_text('{"input": "a"}\n')
+  with pytest.raises(errors.UserError, match=rf"row '7': {[*row][0]} is .*(nan|inf).*no JSON"):
+    stream.run(str(tmp_path / 'in.jsonl'), str(tmp_path / 'out.jsonl'),
+               lambda rows, first: [{'id': '7', **row}], settings={}, window=2)
+  assert not (tmp_path / 'out.jsonl').exists()
+  assert [p.name for p in (tmp_path / 'out.jsonl.parts').iterdir()] == ['settings.json']

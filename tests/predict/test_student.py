@@ -102,11 +102,52 @@ def test_ranking_is_the_share_among_the_labels(student):
 
 
 def test_ranking_among_labels_of_each_row(student):
-  labels = [('a', 'b', 'c'), ('longer than the others', 'x'), ('only',), *[('p', 'q')] * 3]
+  labels = [('a', 'b', 'c'), ('longer than', 'x'), ('only',), *[('p', 'q')] * 3]
   found = student.predict(INPUTS, rank=True, labels=labels)
   assert all(set(p.scores) == set(allowed) for p, allowed in zip(found, labels))
   assert found[2].probability == 1.0
   assert all(sum(p.scores.values()) == pytest.approx(1) for p in found)
+
+
+def test_a_label_twice_is_one_label(student):
+  once = student.predict(['a'], rank=True, labels=[('p', 'q')])
+  assert student.predict(['a'], rank=True, labels=[('p', 'q', 'p')]) == once
+
+
+def test_labels_that_cannot_be_scored_are_named(student, toy_vocabulary, make_folder):
+  with pytest.raises(errors.UserError, match=r"'far too long a label' \(row 8\) has 21 tokens"):
+    student.predict(['a'], rank=True, labels=['far too long a label', 'b'], first_row=7)
+  with pytest.raises(errors.UserError, match='a list of labels, not one string'):
+    student.predict(['a'], rank=True, labels='yes')
+  with pytest.raises(errors.UserError, match='every input needs allowed labels'):
+    student.predict(['a', 'b'], rank=True, labels=[('a', 'b'), 'yes'])
+  words = dss_jax.load(make_folder(vocabulary=''), vocabulary=toy_vocabulary)
+  with pytest.raises(errors.UserError, match="'\U0001f44d' and '\U0001f44e' .* same tokens"):
+    words.predict(['a'], rank=True, labels=['left', '\U0001f44d', '\U0001f44e'])
+
+
+def test_answers_are_members_of_the_closed_set(make_folder, toy_vocabulary):
+  student = dss_jax.load(make_folder(labels=('left  lane', 'right'), vocabulary=''),
+                         vocabulary=toy_vocabulary)
+  ids = student.tokenizer.encode_target('left lane')
+  assert student._read([*ids, 1], -1.0).label == 'left  lane'
+  with pytest.raises(errors.UserError, match="labels 'a  b' and 'a b' are both"):
+    dss_jax.load(make_folder(labels=('a  b', 'a b'), vocabulary=''), vocabulary=toy_vocabulary)
+
+
+def test_a_student_of_several_datasets_is_asked_for_one(make_folder):
+  one = {'label_prefix': '[label] ', 'rationale_prefix': None, 'answer_phrase': '',
+         'labels': ('a', 'b'), 'metric': 'text'}
+  other = {**one, 'labels': (), 'metric': 'equation'}
+  folder = make_folder(datasets={'first': one, 'second': other}, labels=(), metric='')
+  assert dss_jax.load(folder, dataset='first').info.labels == ('a', 'b')
+  assert dss_jax.load(folder, dataset='second').info.metric == 'equation'
+  assert dss_jax.load(folder).info.closed_set() == ()
+  with pytest.raises(errors.UserError, match="did not learn dataset 'frist': did you mean 'first'"):
+    dss_jax.load(folder, dataset='frist')
+  apart = make_folder(datasets={'first': one, 'second': {**one, 'label_prefix': ''}})
+  with pytest.raises(errors.UserError, match='learnt first, second, which differ in label_prefix'):
+    dss_jax.load(apart)
 
 
 def test_samples_depend_on_the_seed_and_the_rows_number_alone(student):

@@ -1,7 +1,11 @@
 """Prediction reads text as training did."""
 
+import dataclasses
+import io
+
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,6 +80,29 @@ def test_no_vocabulary_or_a_damaged_one():
     tokenizer.make(INFO, None, 'here')
   with pytest.raises(errors.UserError, match='here: the vocabulary is not a SentencePiece model'):
     tokenizer.make(INFO, b'not a model', 'here')
+
+
+@pytest.mark.parametrize(('ids', 'rows', 'message'), [
+    ({'pad_id': -1, 'unk_id': 0, 'eos_id': 2}, 32128, r'at \[-1, 2, 0\], T5'),
+    ({'pad_id': 0, 'eos_id': 1, 'unk_id': 2, 'bos_id': -1}, 16, 'the embedding only 16 rows')])
+def test_a_vocabulary_with_other_ids_or_more_of_them_is_refused(tmp_path, ids, rows, message):
+  """The first are SentencePiece's defaults."""
+  file = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(['a quick brown fox'] * 9), model_writer=file, vocab_size=24,
+      hard_vocab_limit=False, minloglevel=2, **ids)
+  info = dataclasses.replace(INFO, model=models.T5Config(vocab_size=rows))
+  with pytest.raises(errors.UserError, match=message):
+    tokenizer.make(info, file.getvalue(), 'here')
+  (tmp_path / 'x.model').write_bytes(file.getvalue())
+  if ids['pad_id']:
+    with pytest.raises(errors.UserError, match=message):
+      vocabularies.load(str(tmp_path / 'x.model'))
+
+
+def test_bytes_need_their_rows():
+  with pytest.raises(errors.UserError, match='259 ids, the embedding only 256 rows'):
+    tokenizer.make(dataclasses.replace(BYTES, model=models.T5Config(vocab_size=256)), None, 'here')
 
 
 @pytest.mark.parametrize(('name', 'contents', 'why'), [

@@ -3,10 +3,13 @@
 import jax
 import numpy as np
 import pytest
+import seqio
 
-from dss_jax import models, objective
+from dss_jax import data, errors, models, objective, records, student_info
 from dss_jax.data import pipeline
-from dss_jax.train import evaluation, gin_config, loop
+from dss_jax.train import checkpoints as checkpoints_lib
+from dss_jax.train import config as config_lib
+from dss_jax.train import evaluation, gin_config, loop, student_files
 from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import state as state_lib
 
@@ -16,7 +19,7 @@ def make_config(toy_records, toy_vocabulary, tmp_path, task='dss_toy', **setting
             'MIXTURE_OR_TASK_NAME': task, 'BATCH_SIZE': 8, 'EVAL_BATCH_SIZE': 5,
             'TASK_FEATURE_LENGTHS': "{'inputs': 64, 'targets': 24}", **settings}
   config = gin_config.parse(['gin/native/dss_toy.gin'], [f'{k}={v}' for k, v in chosen.items()])
-  loop._configure_data(config.data)
+  loop.configure_data(config.data)
   return config
 
 
@@ -96,3 +99,88 @@ def test_summary_of_absent_tasks():
   sums = objective.TaskSums(*(np.array([2.0, 0.0]) for _ in range(3)))
   assert set(objective.only_present(objective.summarize(sums, 1.0))) == {
       'loss', 'label_loss', 'label_token_accuracy', 'label_tokens'}
+
+
+def test_inputs_longer_than_the_limit_keep_their_eos(toy_records, toy_vocabulary, tmp_path):
+  lengths = "{'inputs': 9, 'targets': 24}"
+  evaluator, params, _ = make_evaluator(
+      make_config(toy_records, toy_vocabulary, tmp_path, TASK_FEATURE_LENGTHS=lengths))
+  seen = []
+  def decode(params, tokens, max_length):
+    seen.extend(np.asarray(tokens))
+    return np.ones((len(tokens), max_length), np.int32)
+  evaluator._decode = decode
+  evaluator.scores(params, 1)
+  trained = [row['encoder_input_tokens'] for row in pipeline.make_dataset(
+      'dss_toy_label', 'validation', {'inputs': 9, 'targets': 24}, pack=False, shuffle=False,
+      seed=0, num_epochs=1).as_numpy_iterator()]
+  assert sorted(row.tolist() for row in seen if row.any()) == sorted(
+      row.tolist() for row in trained)
+  assert all(row[-1] == 1 for row in trained)
+
+
+def test_several_tasks_are_told_apart_and_their_mean_chooses():
+  assert evaluation.combine({'cqa_finetune': {'accuracy': 60}}) == {'accuracy': 60.0}
+  assert evaluation.combine({
+      'dss_cqa_label': {'accuracy': 60}, 'dss_svamp_label': {'accuracy': 40, 'text_accuracy': 10}
+  }) == {'accuracy': 50.0, 'dss_cqa_label/accuracy': 60.0, 'dss_svamp_label/accuracy': 40.0,
+         'dss_svamp_label/text_accuracy': 10.0}
+
+
+@pytest.fixture
+def two_datasets(toy_records, toy_vocabulary, tmp_path):
+  """A mixture over two datasets of different metrics, and its config."""
+  for name, label, arguments in (('sums', '( 8 / 2 )', {'metric': 'equation'}),
+                                 ('sides', 'left', {'labels': ('left', 'right')})):
+    data.register(name, **arguments)
+    for split in ('train', 'validation', 'test'):
+      records.write_records(str(tmp_path / 'two'), name, split, [
+          records.RationaleRecord(id=f'{split}{i}', input=f'{name} {i}', label=label,
+                                  teacher_label=label, rationale='Because.', split=split)
+          for i in range(4)])
+  seqio.MixtureRegistry.add(
+      'two_label', ['dss_sums_label', 'dss_sides_label'], default_rate=1.0,
+      mixture_cls=data.DssMixture)
+  yield make_config(tmp_path / 'two', 'bytes', tmp_path, 'two_label', VOCAB_SIZE=384)
+  seqio.MixtureRegistry.remove('two_label')
+
+
+def test_a_mixture_over_two_datasets_reports_both(two_datasets, monkeypatch):
+  evaluator, params, _ = make_evaluator(two_datasets)
+  def gold_sums(params, examples):
+    is_sum = chr(examples[0][1]['decoder_target_tokens'][0] - 3) == '('
+    return [(i, ex['decoder_target_tokens'].tolist() if is_sum else [5, 1]) for i, ex in examples]
+  monkeypatch.setattr(evaluator, 'predict', gold_sums)
+  assert evaluator.scores(params, 1) == {
+      'accuracy': 50.0, 'dss_sums_label/accuracy': 100.0, 'dss_sums_label/text_accuracy': 100.0,
+      'dss_sides_label/accuracy': 0.0}
+  info = student_files.describe(two_datasets)
+  assert (info.metric, info.labels, info.label_prefix) == ('', (), '[label] ')
+  assert info.of('sides').labels == ('left', 'right') and info.of('sides').metric == 'text'
+  assert info.of('sums').metric == 'equation' and info.of('sums').labels == ()
+  assert student_info.from_json(info.as_json(), 'here') == info
+
+
+@pytest.mark.parametrize(('task', 'metric', 'why'), [
+    ('dss_toy', 'acuracy', "did you mean 'accuracy'"),
+    ('dss_toy', 'text_accuracy', 'EVAL_METRIC=text_accuracy'),
+    ('dss_toy_rationale', 'accuracy', 'known: loss, rationale_loss'),
+    ('toy_finetune', 'rationale_loss', 'EVAL_METRIC=rationale_loss'),
+    ('two_label', 'text_accuracy', 'EVAL_METRIC=text_accuracy'),
+    ('two_label', 'dss_toy_label/accuracy', 'EVAL_METRIC')])
+def test_a_metric_that_no_evaluation_has_is_refused(two_datasets, task, metric, why):
+  with pytest.raises(errors.UserError, match=why):
+    evaluation.check_metric(task, metric)
+  for known in ('loss', 'label_loss', 'accuracy', 'dss_sides_label/accuracy'):
+    evaluation.check_metric('two_label', known)
+
+
+def test_a_loss_chooses_the_smallest(tmp_path):
+  checkpoints = checkpoints_lib.Checkpoints(
+      str(tmp_path), config_lib.CheckpointConfig(), 'label_loss')
+  params = {'w': jax.numpy.zeros(2)}
+  kept = [checkpoints.save_best(step, params, {'label_loss': loss})
+          for step, loss in ((1, 3.0), (2, 4.0), (3, 2.0), (4, 2.0))]
+  assert kept == [True, False, True, False]
+  assert checkpoints.restore_best(params)[0] == 3
+  checkpoints.close()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from dss_jax import errors, models, student_info
+from dss_jax import errors, models, student_info, vocab
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import open as open_lib
 from dss_jax.train import __main__ as train_main
@@ -88,3 +88,34 @@ def test_another_size_is_refused_before_anything_is_written(pretrained, train, t
 def test_a_path_without_a_checkpoint_is_refused(train, tmp_path):
   with pytest.raises(errors.UserError, match=r'INITIAL_CHECKPOINT_PATH=.*does not exist'):
     train(tmp_path / 'run', INITIAL_CHECKPOINT_PATH=tmp_path / 'nowhere')
+
+
+@pytest.mark.parametrize(('field', 'value'), [
+    ('mlp_activations', ('silu',)), ('relpos_max_distance', 64)])
+def test_another_network_of_the_same_shapes_is_refused(pretrained, train, tmp_path, field, value):
+  with pytest.raises(errors.UserError) as caught:
+    train(tmp_path / 'run', INITIAL_CHECKPOINT_PATH=pretrained / 't5x',
+          **{f'T5Config.{field}': value})
+  message = str(caught.value)
+  assert f'T5Config.{field}' in message and f'the network has {value!r}' in message
+  assert str(pretrained / 't5x') in message and '\n' not in message
+  assert not (tmp_path / 'run').exists()
+
+
+def test_another_vocabulary_than_the_checkpoints_is_refused(
+    pretrained, train, tmp_path, toy_records, toy_vocabulary):
+  """With both paths; its own under another path is right."""
+  shutil.copytree(pretrained / 'hf', tmp_path / 'hf')
+  shutil.copy(toy_vocabulary, tmp_path / 'hf' / 'spiece.model')
+  other = str(tmp_path / 'other.model')
+  vocab.train(str(toy_records), other, vocab_size=60, model_type='unigram')
+  for given, message in ((other, f'VOCABULARY={other} is another'), ('bytes', 'VOCABULARY=bytes')):
+    settings = {'INITIAL_CHECKPOINT_PATH': tmp_path / 'hf', 'VOCAB_SIZE': 128}
+    with pytest.raises(errors.UserError) as caught:
+      initial.check(gin_config.parse(['gin/native/dss_toy.gin'], [
+          f'{name}={value}' for name, value in {
+              **settings, 'MODEL_DIR': 'x', 'RECORDS_DIR': 'x', 'VOCABULARY': given}.items()]))
+    assert message in str(caught.value) and str(tmp_path / 'hf/spiece.model') in str(caught.value)
+  initial.check(gin_config.parse(['gin/native/dss_toy.gin'], [
+      'MODEL_DIR=x', 'RECORDS_DIR=x', f'VOCABULARY={toy_vocabulary}',
+      f'INITIAL_CHECKPOINT_PATH={tmp_path / "hf"}']))

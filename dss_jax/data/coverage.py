@@ -1,0 +1,99 @@
+"""What a vocabulary lacks: pieces of the texts, and labels that it cannot write."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import seqio
+
+from dss_jax import datasets, errors, metrics
+from dss_jax.data import preprocessors
+
+SHOWN, SHOWN_LENGTH = 5, 20  # examples in a message, characters of each
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+  """Of some texts.
+
+  Attributes:
+    texts: how many were looked at.
+    unknown: how many of them hold an unknown piece.
+    pieces: the commonest of these, as they stand in the texts: ('{', '}').
+  """
+
+  texts: int
+  unknown: int
+  pieces: tuple[str, ...]
+
+  @property
+  def share(self) -> float:
+    """Of texts with an unknown piece, in [0, 1]."""
+    return self.unknown / self.texts if self.texts else 0.0
+
+  def __str__(self) -> str:
+    """'12 of 400 (3 %) hold what the vocabulary lacks, such as '{', '}''."""
+    return (f'{self.unknown:,} of {self.texts:,} ({100 * self.share:.3g} %) hold what the '
+            f'vocabulary lacks, such as {", ".join(map(repr, self.pieces))}')
+
+
+def coverage(texts: Sequence[str], vocabulary: seqio.Vocabulary) -> Coverage:
+  """Counts texts with unknown pieces; a vocabulary of bytes knows all."""
+  if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    return Coverage(len(texts), 0, ())
+  unknown, found = 0, collections.Counter[str]()
+  parts = [text.split(preprocessors.EOS_MARKER) for text in texts]
+  for some in parts:
+    lacking = [piece.surface[:SHOWN_LENGTH] for part in some
+               for piece in vocabulary.tokenizer.encode(part, out_type='immutable_proto').pieces
+               if piece.id == vocabulary.unk_id]
+    unknown += bool(lacking)
+    found.update(dict.fromkeys(lacking, 1))
+  return Coverage(len(texts), unknown, tuple(piece for piece, _ in found.most_common(SHOWN)))
+
+
+def check_open_labels(
+    counts: Mapping[str, int], dataset: datasets.Dataset, vocabulary: seqio.Vocabulary
+) -> str:
+  """What to say of labels that come out of the vocabulary as other answers; '' if none does.
+
+  'ﬁne' is written 'fine', which is not the record's label, so it never counts as right.
+
+  Args:
+    counts: rows by label, of a dataset without closed set.
+    dataset: whose metric says what is another answer.
+    vocabulary: of the student.
+
+  Raises:
+    UserError: no label can be written, or two differ only in what the vocabulary lacks.
+  """
+  written = {label: vocabulary.decode(vocabulary.encode(label)) for label in counts}
+  lost = [label for label in counts if not _is_right(dataset, label, written[label])]
+  if not lost:
+    return ''
+  shown = ', '.join(f'{label!r} (as {written[label]!r})' for label in lost[:SHOWN])
+  if len(lost) == len(counts):
+    raise errors.UserError(
+        f'{dataset.name}: the vocabulary can write none of the labels: {shown}; every answer would '
+        f'be wrong. {_FIX}')
+  by_text: dict[str, str] = {}
+  for label in counts:
+    other = by_text.setdefault(written[label], label)
+    if other != label and vocabulary.unk_id in (*vocabulary.encode(label),
+                                                *vocabulary.encode(other)):
+      raise errors.UserError(
+          f'{dataset.name}: labels {other!r} and {label!r} are both {written[label]!r} in this '
+          f'vocabulary, so no student can tell them apart. {_FIX}')
+  rows = sum(counts[label] for label in lost)
+  return (f'{dataset.name}: {rows:,} of {sum(counts.values()):,} labels come out of the vocabulary '
+          f'as another text and always count as wrong, such as {shown}; name the closed set with '
+          'register(labels=...), or spell them as the vocabulary does')
+
+
+def _is_right(dataset: datasets.Dataset, label: str, answer: str) -> bool:
+  return all(score([label], [answer])['accuracy'] == 100.0
+             for score in metrics.for_dataset(dataset))
+
+
+_FIX = ("Use a vocabulary that has their characters (`dss vocab` makes one; VOCABULARY='bytes' "
+        'has all), or spell them otherwise')
