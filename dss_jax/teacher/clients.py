@@ -121,7 +121,10 @@ def _options(flags: argparse.Namespace) -> asking.Options:
     raise errors.UserError(f'--params={flags.params}: not JSON ({error})') from error
   if not isinstance(extra, dict):
     raise errors.UserError(f'--params={flags.params}: give an object, {{"top_p": 0.9}}')
-  more = {name: 2 * value if name == 'max_completion_tokens' else value
+  for name in ('max_tokens', 'max_completion_tokens'):
+    if (value := extra.get(name)) is not None and (type(value) is not int or value < 1):
+      raise errors.UserError(f'--params: {name}={value!r}: use a whole number above 0, or null')
+  more = {name: 2 * value if name == 'max_completion_tokens' and value else value
           for name, value in extra.items()}
   several = flags.samples > 1
   temperature = flags.temperature if flags.temperature is not None else 0.7 * several

@@ -30,6 +30,15 @@ class Answer:
   completion_tokens: int = 0
 
 
+def token_count(value: Any) -> int:
+  """Tokens as a server reports them: a number, or one in quotes; 0 for what is neither."""
+  try:
+    number = 0.0 if isinstance(value, bool) else float(value)
+  except (TypeError, ValueError, OverflowError):
+    return 0
+  return int(number) if 0 <= number < 1e15 else 0  # NaN is not.
+
+
 class Endpoint(Protocol):
   """A teacher that is asked one question at a time.
 

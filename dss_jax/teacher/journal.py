@@ -27,6 +27,7 @@ import tqdm
 from etils import epath
 
 from dss_jax import errors
+from dss_jax.teacher import endpoint
 
 _SYNC_SECONDS = 0.1
 _PART_LINES = 100
@@ -168,7 +169,8 @@ class Journal:
         if entry is None:
           self.damaged.append(f'{self.folder}/{name}, line {number}')
         else:
-          rows.append((bytes.fromhex(entry['key']), file, start, len(line), *entry['usage']))
+          rows.append((bytes.fromhex(entry['key']), file, start, len(line),
+                       *map(endpoint.token_count, entry['usage'])))
         start += len(line)
         if len(rows) == 10_000:
           self._insert(rows)

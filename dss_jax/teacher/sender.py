@@ -161,6 +161,9 @@ class Sender:
       self.pace.correct(answer.prompt_tokens + answer.completion_tokens - tokens)
       self._ratio += 0.05 * (characters / answer.prompt_tokens - self._ratio)
       self._length += 0.05 * (answer.completion_tokens - self._length)
+    elif self.budget.max_usd:
+      self.stop('the server does not say how many tokens it counts, so that --budget_usd cannot be '
+                'kept; use --max_requests in its place')
     self._fatal, self._limited_since = 0, None
     await self.accept_rejections()  # Others are answered: these requests are at fault.
 

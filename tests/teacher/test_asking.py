@@ -264,6 +264,17 @@ def test_max_requests_counts_this_run(tmp_path):
     assert len(teacher.asked) == min(4, left)
 
 
+def test_no_budget_can_be_kept_with_a_server_that_counts_no_tokens(tmp_path):
+  class Uncounted(Scripted):
+    def read(self, response):
+      return endpoint.Answer(response['text'], 'stop')
+  teacher = Uncounted()
+  with pytest.raises(protocol.Unfinished, match='how many tokens .* use --max_requests'):
+    complete(tmp_path, teacher, in_flight=2,
+             budget=limits.Budget(max_usd=5, prompt_price=1, completion_price=1))
+  assert len(teacher.asked) == 2
+
+
 def test_the_budget_is_of_the_whole_journal_and_is_not_exceeded(tmp_path):
   # 0.11 USD an answer; about 0.29 is set aside for one in flight.
   def budget():

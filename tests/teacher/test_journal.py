@@ -214,6 +214,15 @@ def test_a_large_journal_needs_little_memory(tmp_path):
   assert requests == 100_000 and kilobytes < 20_000, kilobytes
 
 
+def test_token_counts_of_any_type_are_read_back(tmp_path):
+  (tmp_path / 'a.jsonl').write_bytes(b''.join(
+      journal_lib._line({'key': key(i), 'usage': usage, 'response': {'text': ''}}) for i, usage in
+      enumerate([['500', '30'], [None, [1]], [{}, -3], [10 ** 400, float('nan')], [2.5, 1]])))
+  found, made = read(tmp_path)
+  assert len(found) == 5 and not made.damaged
+  assert made.usage() == journal_lib.Usage(5, 502, 31)
+
+
 class _OneAtATime:
   """A connection that tells when a thread comes while another is at work in it."""
 
