@@ -6,6 +6,7 @@ SeqIO tasks from the records.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -76,6 +77,9 @@ class Dataset:
   load: Callable[[str], Iterable[Mapping[str, Any]]] | None = None
 
   def __post_init__(self):
+    if not re.fullmatch(r'[\w.:#]+', self.name):  # As SeqIO, which the teacher's job goes without.
+      raise ValueError(f'dataset {self.name!r}: not a name that SeqIO takes; use letters, digits '
+                       'and underscores')
     if self.metric not in ('text', 'equation'):
       raise ValueError(f"dataset {self.name!r}: metric={self.metric!r}; use 'text' or 'equation'")
     if self.holdout not in ('permutation', 'hash', None):

@@ -71,6 +71,12 @@ def check(flags: argparse.Namespace) -> None:
                       ('tpm', 0), ('budget_usd', 0), ('max_requests', 0)):
     if getattr(flags, flag) < least:
       raise errors.UserError(f'--{flag}={getattr(flags, flag)}: use {least} or more')
+  for flag in ('model', 'teacher_model', 'params'):  # They go into records or requests.
+    try:
+      (getattr(flags, flag) or '').encode('utf-8')
+    except UnicodeEncodeError:
+      raise errors.UserError(f'--{flag}={getattr(flags, flag)!a}: not text in the locale of this '
+                             'terminal; set PYTHONUTF8=1') from None
   if flags.budget_usd and not (flags.prompt_price or flags.completion_price):
     raise errors.UserError('--budget_usd needs --prompt_price and --completion_price, USD for a '
                            'million tokens')
