@@ -58,7 +58,7 @@ def print_anything() -> None:
 
 def _exit_code(main: Callable[[Sequence[str] | None], int | None]) -> int:
   try:
-    _check_paths(sys.argv[1:])
+    _check_words(sys.argv[1:])
     return main(None) or 0
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr)
@@ -86,13 +86,27 @@ def _outside(error: Exception) -> str | None:
   return None
 
 
-def _check_paths(words: Sequence[str]) -> None:
-  """Every verb's flags: a scheme that nothing here reads is told apart before anything begins."""
+def _check_words(words: Sequence[str]) -> None:
+  """What no verb can use is told apart before anything begins: other stores, garbled text."""
+  for word in words:
+    # A locale that knows ASCII alone: labels would be no labels.
+    if not _is_utf8(word, 'surrogatepass') and _is_utf8(word, 'surrogateescape'):
+      raise errors.UserError(f'{word.partition("=")[0]!a}: the locale of this terminal cannot read '
+                             'it; set PYTHONUTF8=1, or LC_ALL=C.UTF-8')
   own = words[:words.index('--')] if '--' in words else words  # Beam's follow.
   for before, word in zip(['', *own], own):
     flag, _, value = word.partition('=') if word.startswith('--') else (before, '', word)
     if flag != '--base_url':
       paths.check(flag if flag.startswith('--') else 'path', value.strip('\'"'))
+
+
+def _is_utf8(word: str, undecoded: str) -> bool:
+  """Of a word's bytes, with what Python could not decode handled as this handler does."""
+  try:
+    word.encode('utf-8', undecoded).decode('utf-8')
+  except UnicodeError:
+    return False
+  return True
 
 
 def _close_unread() -> bool:

@@ -119,8 +119,14 @@ def test_a_terminal_that_knows_ascii_alone(folder):
   done = teacher(folder, env=ASCII)
   assert done.returncode == 2 and 'Traceback' not in done.stderr
   assert f"begin: '{IN_ASCII}?'" in done.stderr
-  done = teacher(folder, f'--teacher_model={TEXT}', env=ASCII)
-  assert done.returncode == 2 and 'set PYTHONUTF8=1' in done.stderr
+
+
+def test_words_that_the_locale_cannot_read():
+  done = dss('predict', f'--labels={TEXT},no', '--model_dir=m', env=ASCII)
+  assert done.returncode == 2 and done.stderr.count('\n') == 1
+  assert done.stderr.startswith("error: '--labels': ") and 'PYTHONUTF8=1' in done.stderr
+  for word in (TEXT, os.fsdecode(b'caf\xe9.jsonl'), 'plain'):  # No other setting reads the second.
+    cli._check_words([word])
 
 
 @pytest.mark.parametrize('verb', cli.VERBS)

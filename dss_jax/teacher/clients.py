@@ -75,8 +75,7 @@ def check(flags: argparse.Namespace) -> None:
     try:
       (getattr(flags, flag) or '').encode('utf-8')
     except UnicodeEncodeError:
-      raise errors.UserError(f'--{flag}={getattr(flags, flag)!a}: not text in the locale of this '
-                             'terminal; set PYTHONUTF8=1') from None
+      raise errors.UserError(f'--{flag}={getattr(flags, flag)!a}: not UTF-8') from None
   if flags.budget_usd and not (flags.prompt_price or flags.completion_price):
     raise errors.UserError('--budget_usd needs --prompt_price and --completion_price, USD for a '
                            'million tokens')
