@@ -77,9 +77,6 @@ class Dataset:
   load: Callable[[str], Iterable[Mapping[str, Any]]] | None = None
 
   def __post_init__(self):
-    if not re.fullmatch(r'[\w.:#]+', self.name):  # As SeqIO, which the teacher's job goes without.
-      raise ValueError(f'dataset {self.name!r}: not a name that SeqIO takes; use letters, digits '
-                       'and underscores')
     if self.metric not in ('text', 'equation'):
       raise ValueError(f"dataset {self.name!r}: metric={self.metric!r}; use 'text' or 'equation'")
     if self.holdout not in ('permutation', 'hash', None):
@@ -91,6 +88,12 @@ class Dataset:
       raise ValueError(
           f"dataset {self.name!r}: tfds_splits has {', '.join(sorted(unknown))}; "
           f"use {', '.join(SPLITS)}")
+    if not re.fullmatch(r'[\w.:#]+', self.name):  # As SeqIO, which the teacher's job goes without.
+      raise ValueError(f'dataset {self.name!r}: not a name that SeqIO takes; use letters, digits '
+                       'and underscores')
+    if any('\ud800' <= one <= '\udfff' for label in self.labels or () for one in str(label)):
+      raise ValueError(f'dataset {self.name!r}: a label holds half of a surrogate pair, which no '
+                       'record can')
 
   def record_sets(self, split: str) -> tuple[str, ...]:
     """Names of the datasets whose records make up `split`."""
