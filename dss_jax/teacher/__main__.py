@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     outcome = _run(chosen, dataset, source, client, records_dir, beam_options)
   except protocol.Unfinished as error:
-    print(f'stopped: {error}.\nNothing is lost: the same command goes on from here.',
+    why = str(error).rstrip('.')
+    print(f'stopped: {why}.\nNothing is lost: the same command goes on from here.',
           file=sys.stderr)
     return _STOPPED
   except BrokenPipeError:  # Nobody reads what is said.

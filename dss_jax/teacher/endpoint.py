@@ -80,12 +80,15 @@ class TryLater(Exception):
   Attributes:
     after: seconds that the server asked to wait, or None.
     limited: the server counts requests or tokens (429): all should wait, not only this one.
+    response: what came, if it is whole but has no text: an answer, if repeating mends nothing.
   """
 
-  def __init__(self, message: str, after: float | None = None, limited: bool = False):
+  def __init__(self, message: str, after: float | None = None, limited: bool = False,
+               response: Mapping[str, Any] | None = None):
     super().__init__(message)
     self.after = after
     self.limited = limited
+    self.response = response
 
 
 class Rejected(Exception):

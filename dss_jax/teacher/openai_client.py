@@ -27,6 +27,7 @@ _LATER = (408, 409, 425, 429)
 # What explains that an answer has no text; without any of it, it is half a response.
 _TEXTLESS = ('refusal', 'tool_calls', 'function_call', 'reasoning_content', 'reasoning')
 _TEXTLESS_REASONS = ('content_filter', 'length')
+_TEXTLESS_LACKS = ('no content', 'no text')
 _BROKEN_OFF = ('error', 'abort')  # finish reasons
 _FINISH_REASONS = {'max_tokens': 'length', 'max_output_tokens': 'length', 'model_length': 'length',
                    'safety': 'content_filter'}  # other servers' words for OpenAI's
@@ -169,7 +170,8 @@ class OpenAIEndpoint:
       page = text.lstrip().startswith('<')
       lack, says = 'not JSON' + ' but a web page' * page, self._scrubbed(text.strip())[:80]
     if lack:
-      raise endpoint.TryLater(self._message(f'the response is no answer: {lack}', says))
+      raise endpoint.TryLater(self._message(f'the response is no answer: {lack}', says),
+                              response=response if lack in _TEXTLESS_LACKS else None)
     return response
 
   def _refused(self, error: Any) -> Exception:

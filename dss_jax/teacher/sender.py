@@ -133,6 +133,9 @@ class Sender:
         self._tell(str(error))
         failures += not error.limited
         if failures > self._options.max_retries:
+          if error.response is not None and self._journal.usage().requests:
+            # Others are answered: asked for ever, this one would keep the job from its end.
+            return await self._accept(key, example_id, error.response, tokens, characters)
           self._fail(str(error))
           if not self.answered:  # Nothing ever was: the server is not there.
             self._count_fatal(str(error))
@@ -146,12 +149,17 @@ class Sender:
         self._count_fatal(str(error))
         return None
       else:
-        answer = self._endpoint.read(response)
-        await self._journal.add(key, {'id': example_id, 'response': response},
-                                answer.prompt_tokens, answer.completion_tokens)
-        await self._count(answer, tokens, characters)
-        return answer
+        return await self._accept(key, example_id, response, tokens, characters)
     return None
+
+  async def _accept(
+      self, key: str, example_id: str, response: Mapping[str, Any], tokens: float, characters: int
+  ) -> endpoint_lib.Answer:
+    answer = self._endpoint.read(response)
+    await self._journal.add(key, {'id': example_id, 'response': response},
+                            answer.prompt_tokens, answer.completion_tokens)
+    await self._count(answer, tokens, characters)
+    return answer
 
   async def _count(self, answer: endpoint_lib.Answer, tokens: float, characters: int) -> None:
     self.answered += 1

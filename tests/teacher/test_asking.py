@@ -264,6 +264,25 @@ def test_max_requests_counts_this_run(tmp_path):
     assert len(teacher.asked) == min(4, left)
 
 
+def test_one_answer_without_text_does_not_keep_the_job_from_its_end(tmp_path):
+  empty = {'text': '', 'seed': 0}
+
+  def fault(number, text):
+    return endpoint.TryLater('no content', response=empty) if text == 'input 3' else None
+  teacher = Scripted(fault)
+  found, _ = complete(tmp_path, teacher, max_retries=2)
+  assert [c.text for (c,) in found][3] == '' and len(teacher.asked) == 10 + 2
+  again = Scripted()
+  assert complete(tmp_path, again)[0] == found and not again.asked
+
+
+def test_no_answer_with_text_at_all_stops_the_job(tmp_path):
+  teacher = Scripted(lambda number, text: endpoint.TryLater('no content', response={'text': ''}))
+  with pytest.raises(protocol.Unfinished, match='no content'):
+    complete(tmp_path, teacher, max_retries=2)
+  assert complete(tmp_path, Scripted())[0]  # And is asked for again.
+
+
 def test_no_budget_can_be_kept_with_a_server_that_counts_no_tokens(tmp_path):
   class Uncounted(Scripted):
     def read(self, response):

@@ -305,6 +305,13 @@ def test_half_a_response(teacher, fault, made, says):
   assert not caught.value.limited
 
 
+def test_a_whole_response_without_text_is_kept(teacher, fault):
+  for response, kept in ((chat(content=None), True), (chat(content=3), False),
+                         ({'choices': []}, False)):
+    fault(server.reply(json.dumps(response)))
+    assert failure(teacher.base_url).response == (response if kept else None)
+
+
 def test_completions_want_text(teacher, fault):
   fault(server.reply(json.dumps(chat(content='Hm.'))))
   assert 'no text' in str(failure(teacher.base_url, kind='completions'))
