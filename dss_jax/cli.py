@@ -3,13 +3,16 @@
 import contextlib
 import errno
 import importlib
+import importlib.util
 import logging
 import os
+import select
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 
-from dss_jax import datasets, errors
+from dss_jax import datasets, errors, paths
 
 VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'quickstart': ('dss_jax.quickstart', 'the whole method on a toy task, with a picture'),
@@ -33,24 +36,92 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
   # What goes wrong in Orbax's threads is raised again where they are waited for.
   logging.getLogger('absl').addFilter(lambda record: '_SignalingThread' not in str(record.msg))
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Only tf.data runs: no gain, many lines.
+  print_anything()
   try:
-    sys.exit(main(None) or 0)
+    try:
+      code = _exit_code(main)
+    finally:
+      sys.stdout.flush()  # Here, where it can still be caught that nobody reads it.
+  except BrokenPipeError:
+    if not _close_unread():
+      raise
+    code = _UNREAD
+  sys.exit(code)
+
+
+def print_anything() -> None:
+  """Lets this process print characters that its terminal lacks, as \\u escapes."""
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(AttributeError):  # What a test or a notebook put in its place.
+      stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
+
+
+def _exit_code(main: Callable[[Sequence[str] | None], int | None]) -> int:
+  try:
+    _check_words(sys.argv[1:])
+    return main(None) or 0
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+    return 2
   except errors.Stop as stop:
     print(f'{stop}: saved; start the same command again to continue', file=sys.stderr)
-    sys.exit(stop.exit_code)
-  except OSError as error:
-    if error.errno not in _NO_ROOM:
-      raise
-    print(f'error: {error}: make room, or write elsewhere', file=sys.stderr)
-    sys.exit(2)
+    return stop.exit_code
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
-    sys.exit(130)
+    return 130
+  except Exception as error:
+    if (says := _outside(error)) is None:
+      raise
+    print(f'error: {says}', file=sys.stderr)
+    return 2
 
 
+def _outside(error: Exception) -> str | None:
+  """What to say of a full disk or an object store that does not answer; None for our faults."""
+  if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    return f'{error}: make room, or write elsewhere'
+  # TensorFlow reads object stores for us, with errors of its own.
+  if type(error).__module__.startswith('tensorflow') and 'gs://' in str(error):
+    return f'{" ".join(str(error).split())[:300]}: check the path and your credentials'
+  return None
+
+
+def _check_words(words: Sequence[str]) -> None:
+  """What no verb can use is told apart before anything begins: other stores, garbled text."""
+  for word in words:
+    # A locale that knows ASCII alone: labels would be no labels.
+    if not _is_utf8(word, 'surrogatepass') and _is_utf8(word, 'surrogateescape'):
+      raise errors.UserError(f'{word.partition("=")[0]!a}: the locale of this terminal cannot read '
+                             'it; set PYTHONUTF8=1, or LC_ALL=C.UTF-8')
+  own = words[:words.index('--')] if '--' in words else words  # Beam's follow.
+  for before, word in zip(['', *own], own):
+    flag, _, value = word.partition('=') if word.startswith('--') else (before, '', word)
+    if flag != '--base_url':
+      paths.check(flag if flag.startswith('--') else 'path', value.strip('\'"'))
+
+
+def _is_utf8(word: str, undecoded: str) -> bool:
+  """Of a word's bytes, with what Python could not decode handled as this handler does."""
+  try:
+    word.encode('utf-8', undecoded).decode('utf-8')
+  except UnicodeError:
+    return False
+  return True
+
+
+def _close_unread() -> bool:
+  """Whether the reader of our output has gone (`dss ... | head`); nothing more is written then."""
+  gone = []
+  for stream in (sys.stdout, sys.stderr):
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    gone += [stream.fileno() for _, event in poll.poll(0) if event & select.POLLERR]
+  for fd in gone:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+  return bool(gone)
+
+
+_UNREAD = 141  # as a program that SIGPIPE ends
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _BANNER = ('WARNING: All log messages before absl', 'I0000 ', 'W0000 ', 'To enable the')
 _NO_CUDA = 'cuda_platform.cc'  # TensorFlow looks for a GPU that it is not to use.
@@ -89,14 +160,30 @@ def _hide_gpus_from_tensorflow() -> None:
 def _import(module: str) -> None:
   if os.getcwd() not in sys.path:  # The console script, unlike `python -m`, leaves it out.
     sys.path.insert(0, os.getcwd())
+  folder, name = os.path.split(module)
+  name = name.removesuffix('.py')
+  if name != module or not all(name.split('.')):
+    there = f', with PYTHONPATH={folder}' if folder not in ('', '.') else ''
+    raise errors.UserError(f'--import={module}: give the name of a module, not its file: '
+                           f'--import={name.strip(".") or "my_tasks"}{there}')
   try:
     importlib.import_module(module)
-  except ModuleNotFoundError as error:
-    if error.name != module.partition('.')[0] and error.name != module:
+  except (ImportError, ValueError, TypeError, SyntaxError, errors.UserError) as error:
+    if isinstance(error, ModuleNotFoundError) and error.name in (module, module.split('.')[0]):
+      raise errors.UserError(
+          f'--import={module}: no module {error.name!r}; run from the folder that holds it, or '
+          'add that to PYTHONPATH') from error
+    if module.startswith('dss_jax.'):
       raise
-    raise errors.UserError(
-        f'--import={module}: no module {error.name!r}; run from the folder that holds it, or '
-        'add that to PYTHONPATH') from error
+    raise errors.UserError(f'--import={module}: {_place(error, module)}{error}') from error
+
+
+def _place(error: Exception, module: str) -> str:
+  """'my_tasks.py, line 3: ' where a user's module was when it failed."""
+  path = getattr(importlib.util.find_spec(module), 'origin', None)
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+           if frame.filename == path]
+  return f'{os.path.basename(path)}, line {lines[-1]}: ' if path and lines else ''
 
 
 def program(verb: str) -> str:

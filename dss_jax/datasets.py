@@ -6,6 +6,7 @@ SeqIO tasks from the records.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -87,6 +88,12 @@ class Dataset:
       raise ValueError(
           f"dataset {self.name!r}: tfds_splits has {', '.join(sorted(unknown))}; "
           f"use {', '.join(SPLITS)}")
+    if not re.fullmatch(r'[\w.:#]+', self.name):  # As SeqIO, which the teacher's job goes without.
+      raise ValueError(f'dataset {self.name!r}: not a name that SeqIO takes; use letters, digits '
+                       'and underscores')
+    if any('\ud800' <= one <= '\udfff' for label in self.labels or () for one in str(label)):
+      raise ValueError(f'dataset {self.name!r}: a label holds half of a surrogate pair, which no '
+                       'record can')
 
   def record_sets(self, split: str) -> tuple[str, ...]:
     """Names of the datasets whose records make up `split`."""

@@ -82,6 +82,11 @@ def set_names(records_dir: str) -> list[str]:
   return sorted(_load(records_dir)) if _exists(records_dir) else []
 
 
+def entry_of(records_dir: str, name: str) -> Mapping[str, Any] | None:
+  """The manifest's entry of a set, e.g. 'cqa-train'; None if there is no such set."""
+  return _load(records_dir).get(name) if _exists(records_dir) else None
+
+
 def is_whole(folder: str, shard: Shard, *, verify: bool) -> bool:
   """Whether the folder holds the shard, of its size and (with `verify`) of its checksum."""
   path = os.path.join(folder, shard.name)

@@ -238,7 +238,8 @@ def _make_folder(folder: str, name: str) -> None:
     epath.Path(folder).mkdir(parents=True, exist_ok=True)
   except Exception as error:  # Each kind of object store has errors of its own.
     raise errors.UserError(
-        f'{name}={folder}: cannot be made ({error}); name a folder that can') from error
+        f'{name}={folder}: cannot be made ({" ".join(str(error).split())}); name a folder that '
+        'can') from error
 
 
 def _check_rows(dataset: str, split: str, records: Sequence[RationaleRecord]) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli, datasets, errors
+from dss_jax import cli, datasets, errors, paths
 from dss_jax.teacher import (
   asking,
   clients,
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   records_dir = chosen.records_dir or os.environ.get('DSS_DATA_DIR', '')
   if not records_dir and not chosen.show_prompt:
     raise errors.UserError('where to? Set --records_dir=DIR, or DSS_DATA_DIR in the environment')
+  _check_paths(chosen, records_dir)
   cli.import_quietly('dss_jax.tasks', *chosen.imports)  # They register the datasets.
   dataset = datasets.get(chosen.dataset)
   if chosen.show_prompt:
@@ -49,16 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(estimate.render(client, estimate.estimate(client, source), chosen.rpm))
     return 0
   try:
-    print(report.render(_run(chosen, dataset, source, client, records_dir, beam_options)))
+    outcome = _run(chosen, dataset, source, client, records_dir, beam_options)
   except protocol.Unfinished as error:
-    print(f'stopped: {error}.\nNothing is lost: the same command goes on from here.',
+    why = str(error).rstrip('.')
+    print(f'stopped: {why}.\nNothing is lost: the same command goes on from here.',
           file=sys.stderr)
     return _STOPPED
+  except BrokenPipeError:  # Nobody reads what is said.
+    raise
   except OSError as error:  # A full disk, above all.
     raise errors.UserError(
         f'{error.filename or records_dir}: cannot be written ({error.strerror or error}); mend '
         'that and run the same command again: answers are in the journal') from error
+  print(report.render(outcome))
   return 0
+
+
+def _check_paths(chosen: argparse.Namespace, records_dir: str) -> None:
+  for flag in ('inputs', 'completions', 'tfds_data_dir', 'journal'):
+    paths.check(f'--{flag}', getattr(chosen, flag))
+  paths.check('--records_dir' if chosen.records_dir else 'DSS_DATA_DIR', records_dir)
+  paths.check('--prompt', chosen.prompt, local=True)
+  if chosen.client == 't5':
+    paths.check('--model', chosen.model)
 
 
 def _run(
@@ -72,7 +86,7 @@ def _run(
   return job.run(
       dataset, chosen.split, source, client, chosen.parser, records_dir,
       num_shards=chosen.num_shards, holdout=chosen.holdout, keep=chosen.keep,
-      retry_failed=chosen.retry_failed, runner=runner,
+      retry_failed=chosen.retry_failed, allow_unparsed=chosen.allow_unparsed, runner=runner,
       provenance={'inputs': {'name': os.path.basename(source.path), 'sha256': source.sha256,
                              'rows': len(source)}})
 

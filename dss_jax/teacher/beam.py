@@ -80,6 +80,9 @@ class Runner:
     """See `job.Runner`; `client` asks nothing here: every worker makes its own."""
     if not isinstance(examples, inputs.Inputs):
       raise TypeError('the Beam runner reads its inputs from a file: see inputs.read_inputs')
+    if '://' not in examples.path and not os.path.isfile(examples.path):
+      raise errors.UserError(f'--inputs={examples.path}: every worker reads it, and a pipe can be '
+                             'read once; write it to a file')
     if self._dataflow:
       beam_options.check_shared({
           '--inputs': examples.path, '--records_dir': plan.records_dir,

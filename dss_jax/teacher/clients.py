@@ -47,7 +47,7 @@ class ScriptedClient(protocol.Client):
       self, examples: Sequence[datasets.Example], attempt: int = 0
   ) -> list[tuple[protocol.Completion, ...]]:
     progress = tqdm.tqdm(examples, desc='teacher', unit='row', delay=3, disable=None)
-    return [(protocol.Completion(self._fn(example)),) for example in progress]
+    return [(protocol.Completion(protocol.clean(self._fn(example))),) for example in progress]
 
 
 CLIENTS = {client.name: client for client in (recorded.RecordedClient, NoTeacher)}
@@ -71,6 +71,11 @@ def check(flags: argparse.Namespace) -> None:
                       ('tpm', 0), ('budget_usd', 0), ('max_requests', 0)):
     if getattr(flags, flag) < least:
       raise errors.UserError(f'--{flag}={getattr(flags, flag)}: use {least} or more')
+  for flag in ('model', 'teacher_model', 'params'):  # They go into records or requests.
+    try:
+      (getattr(flags, flag) or '').encode('utf-8')
+    except UnicodeEncodeError:
+      raise errors.UserError(f'--{flag}={getattr(flags, flag)!a}: not UTF-8') from None
   if flags.budget_usd and not (flags.prompt_price or flags.completion_price):
     raise errors.UserError('--budget_usd needs --prompt_price and --completion_price, USD for a '
                            'million tokens')
@@ -121,7 +126,10 @@ def _options(flags: argparse.Namespace) -> asking.Options:
     raise errors.UserError(f'--params={flags.params}: not JSON ({error})') from error
   if not isinstance(extra, dict):
     raise errors.UserError(f'--params={flags.params}: give an object, {{"top_p": 0.9}}')
-  more = {name: 2 * value if name == 'max_completion_tokens' else value
+  for name in ('max_tokens', 'max_completion_tokens'):
+    if (value := extra.get(name)) is not None and (type(value) is not int or value < 1):
+      raise errors.UserError(f'--params: {name}={value!r}: use a whole number above 0, or null')
+  more = {name: 2 * value if name == 'max_completion_tokens' and value else value
           for name, value in extra.items()}
   several = flags.samples > 1
   temperature = flags.temperature if flags.temperature is not None else 0.7 * several

@@ -30,6 +30,15 @@ class Answer:
   completion_tokens: int = 0
 
 
+def token_count(value: Any) -> int:
+  """Tokens as a server reports them: a number, or one in quotes; 0 for what is neither."""
+  try:
+    number = 0.0 if isinstance(value, bool) else float(value)
+  except (TypeError, ValueError, OverflowError):
+    return 0
+  return int(number) if 0 <= number < 1e15 else 0  # NaN is not.
+
+
 class Endpoint(Protocol):
   """A teacher that is asked one question at a time.
 
@@ -71,12 +80,15 @@ class TryLater(Exception):
   Attributes:
     after: seconds that the server asked to wait, or None.
     limited: the server counts requests or tokens (429): all should wait, not only this one.
+    response: what came, if it is whole but has no text: an answer, if repeating mends nothing.
   """
 
-  def __init__(self, message: str, after: float | None = None, limited: bool = False):
+  def __init__(self, message: str, after: float | None = None, limited: bool = False,
+               response: Mapping[str, Any] | None = None):
     super().__init__(message)
     self.after = after
     self.limited = limited
+    self.response = response
 
 
 class Rejected(Exception):

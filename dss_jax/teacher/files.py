@@ -1,5 +1,6 @@
 """JSON files the job reads, a value at a time: local paths, or object stores (`gs://...`)."""
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -125,17 +126,24 @@ def _natural_key(path: str) -> list[tuple[int, str]]:
 
 
 def _open(path: str, flag: str) -> IO[bytes]:
-  """The file for random access: an object is copied aside first."""
+  """The file for random access: an object, or what comes through a pipe, is copied aside first."""
+  remote = '://' in path
   try:
-    if '://' not in path:
-      return open(os.path.expanduser(path), 'rb')
-    copy = tempfile.TemporaryFile()  # noqa: SIM115  It lives as long as the JsonFile.
-    with epath.Path(path).open('rb') as remote:
-      shutil.copyfileobj(remote, copy, _COPY_BYTES)
+    with contextlib.ExitStack() as stack:
+      file = stack.enter_context(
+          epath.Path(path if remote else os.path.expanduser(path)).open('rb'))
+      if not remote and file.seekable():
+        stack.pop_all()
+        return file
+      copy = tempfile.TemporaryFile()  # noqa: SIM115  It lives as long as the JsonFile.
+      shutil.copyfileobj(file, copy, _COPY_BYTES)
+    copy.seek(0)
     return copy
-  except OSError as error:
-    raise errors.UserError(f'{flag}={path}: cannot be read ({error.strerror or error}); '
-                           'check the path') from error
+  except Exception as error:  # Each kind of object store has errors of its own.
+    if not remote and not isinstance(error, OSError):
+      raise
+    says = getattr(error, 'strerror', None) or ' '.join(str(error).split())
+    raise errors.UserError(f'{flag}={path}: cannot be read ({says}); check the path') from error
 
 
 def _layout(file: IO[bytes]) -> tuple[int, bool]:

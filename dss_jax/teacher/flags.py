@@ -148,6 +148,8 @@ def _records(group) -> None:
       "released: row for row what the paper's released code reads")
   add('--keep', default='all', metavar='WHICH',
       help='all rationales that parsed (default), or agree: only those whose label is the gold one')
+  add('--allow_unparsed', action='store_true',
+      help='write the set even if no row parsed (default: refuse, and leave what was there)')
   add('--holdout', default='auto', metavar='HOW',
       help='auto: 10 %% of train becomes validation where the dataset has none (default); '
       'none: keep all of train')

@@ -95,9 +95,11 @@ def _read_row(
 
 
 def _check_unicode(example: datasets.Example, where: Callable[[int], str], i: int) -> None:
-  for name in ('id', 'input', 'label'):
+  texts = {'id': example.id, 'input': example.input, 'label': example.label}
+  texts |= {f'choice {number}': one for number, one in enumerate(example.choices, 1)}
+  for name, text in texts.items():
     try:
-      getattr(example, name).encode('utf-8')
+      text.encode('utf-8')
     except UnicodeEncodeError as error:
       raise errors.UserError(
           f'{where(i)}: {name} holds half of a surrogate pair at character {error.start}, '

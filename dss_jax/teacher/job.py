@@ -8,13 +8,14 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from etils import epath
 
-from dss_jax import datasets, errors, records
+from dss_jax import datasets, errors, manifest, records
 from dss_jax.teacher import holdout as holdout_lib
 from dss_jax.teacher import inputs, locks, parsing, protocol
 from dss_jax.teacher import shard as shard_lib
@@ -24,6 +25,7 @@ HOLDOUTS = ('auto', 'none')
 # So many shards are open that the slow last answers of one leave no connection idle, and so few
 # that a large job's rows stay on the disk.
 _SHARDS_AT_ONCE, _ROWS_AT_ONCE = 2, 4096
+_SHOWN = 120  # characters of a completion in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Outcome:
     splits: for each split, counts and the teacher's accuracy.
     shards: for each split, its number of files.
     quarantine: for each split with failed rows, the file that lists them.
+    replaced: for each split that was there before, how many of its rows had parsed.
   """
 
   dataset: datasets.Dataset
@@ -66,6 +69,7 @@ class Outcome:
   splits: Mapping[str, summary_lib.Summary]
   shards: Mapping[str, int]
   quarantine: Mapping[str, str]
+  replaced: Mapping[str, int]
 
 
 _T = TypeVar('_T')
@@ -85,6 +89,7 @@ def run(
     holdout: str = 'auto',
     keep: str = 'all',
     retry_failed: int = 0,
+    allow_unparsed: bool = False,
     provenance: Mapping[str, Any] | None = None,
     runner: Runner | None = None,
 ) -> Outcome:
@@ -105,11 +110,12 @@ def run(
     holdout: 'auto' as the dataset says, or 'none' to keep all of train.
     keep: 'all', or 'agree' to drop rationales for another label than the gold one.
     retry_failed: further attempts at rows that did not parse.
+    allow_unparsed: write sets in which no row parsed, too.
     provenance: more for the manifest, e.g. the inputs' checksum.
     runner: who does the shards; by default this process.
 
   Raises:
-    UserError: see `inputs.check_examples`, the client, and `records.publish`.
+    UserError: see `inputs.check_examples`, the client, and `publish`.
     Unfinished: the client stopped early; no set is written yet.
   """
   settings = shard_lib.Settings(parser, keep, retry_failed)
@@ -122,7 +128,7 @@ def run(
     for name in plan.splits:
       epath.Path(plan.staging(name)).rmtree(missing_ok=True)  # Of a killed job; cheap to redo.
     results = _wait(_run(runner or run_here, plan, examples, client))
-    return publish(plan, client, results)
+    return publish(plan, client, results, allow_unparsed)
 
 
 def make_plan(
@@ -170,15 +176,25 @@ async def run_here(
 
 
 def publish(
-    plan: Plan, client: protocol.Client, results: Sequence[shard_lib.Result]
+    plan: Plan, client: protocol.Client, results: Sequence[shard_lib.Result],
+    allow_unparsed: bool = False,
 ) -> Outcome:
-  """Makes the staged shards the sets that readers see."""
-  written, quarantine = {}, {}
+  """Makes the staged shards the sets that readers see.
+
+  Raises:
+    UserError: a teacher was asked and no row parsed, or see `records.publish`; earlier sets
+      stay as they are.
+  """
+  if not allow_unparsed:
+    _check_parsed(plan, summary_lib.total([result.summary for result in results]))
+  written, quarantine, replaced = {}, {}, {}
   for split, specs in plan.splits.items():
     done = {result.spec.index: result for result in results if result.spec.split == split}
     parts = [done[spec.index] for spec in specs]
     summary = summary_lib.total([part.summary for part in parts])
     path = shard_lib.collect_quarantine(plan.records_dir, specs, plan.staging(split))
+    if earlier := manifest.entry_of(plan.records_dir, f'{plan.dataset.name}-{split}'):
+      replaced[split] = earlier.get('parse_status', {}).get(records.PARSED, 0)
     records.publish(
         plan.records_dir, plan.dataset.name, split, plan.staging(split),
         [part.shard for part in parts], counts=summary.status,
@@ -189,7 +205,37 @@ def publish(
       quarantine[split] = path
   return Outcome(
       plan.dataset, client.model, plan.settings.parser, plan.records_dir, written,
-      {split: len(specs) for split, specs in plan.splits.items()}, quarantine)
+      {split: len(specs) for split, specs in plan.splits.items()}, quarantine, replaced)
+
+
+def _check_parsed(plan: Plan, summary: summary_lib.Summary) -> None:
+  """No set is better than one that looks finished and holds nothing to train on."""
+  if not summary.asked or summary.status.get(records.PARSED):
+    return
+  counts = ', '.join(f'{count} {reason}' for reason, count in sorted(
+      summary.status.items(), key=lambda item: -item[1]) if reason != parsing.NO_TEACHER)
+  shown = [repr(text) for text in _first_failed(plan, 2)]
+  begin = f' Completions begin: {" and ".join(shown)}.' if shown else ''
+  sets = ', '.join(f'{plan.dataset.name}-{split}' for split in plan.splits)
+  for split in plan.splits:
+    epath.Path(plan.staging(split)).rmtree(missing_ok=True)
+  raise errors.UserError(
+      f'{plan.records_dir}: none of {summary.asked} rows parsed ({counts}), so {sets} is not '
+      f'written, and what was there stays.{begin} Compare them with how an answer is to end '
+      '(answer_phrase, label_kind, labels); --allow_unparsed writes such a set all the same')
+
+
+def _first_failed(plan: Plan, count: int) -> list[str]:
+  """Beginnings of the first completions that did not parse."""
+  shown: list[str] = []
+  for spec in plan.specs:
+    path = epath.Path(plan.staging(spec.split)) / shard_lib.quarantine_name(spec)
+    for line in path.read_bytes().splitlines():  # Of bytes: a text may hold U+2028.
+      text = json.loads(line)['completion']
+      shown += [text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'] if text.strip() else []
+      if len(shown) == count:
+        return shown
+  return shown
 
 
 def _wait(work: Coroutine[Any, Any, _T]) -> _T:

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import sqlite3
+import threading
 import time
 import uuid
 import zlib
@@ -26,6 +27,7 @@ import tqdm
 from etils import epath
 
 from dss_jax import errors
+from dss_jax.teacher import endpoint
 
 _SYNC_SECONDS = 0.1
 _PART_LINES = 100
@@ -61,6 +63,10 @@ class Journal:
     self._names: list[str] = []
     self._numbers: dict[str, int] = {}  # their places in `_names`
     self._read: dict[str, tuple[int, int]] = {}  # file name: bytes and lines read so far
+    # Shards look for their answers in threads of their own, and two threads that run the same SQL
+    # are handed one cached statement. Python 3.11's sqlite3 marks it as taken, later ones ask
+    # SQLite, which knows only once it runs: then the other's row is read, or its binding fails.
+    self._lock = threading.Lock()
     # On disk once it is large: 550,000 keys are no burden.
     self._index = sqlite3.connect('', check_same_thread=False, isolation_level=None)
     self._index.execute(
@@ -96,7 +102,8 @@ class Journal:
       with (epath.Path(self.folder) / self._names[number]).open('rb') as f:
         for start, size, key in sorted(wanted):
           f.seek(start)
-          if (entry := _parse(f.read(size))) is not None:  # Damaged since it was indexed.
+          entry = _parse(f.read(size))  # None: damaged since it was indexed.
+          if entry is not None and entry['key'] == key:  # Never another request's answer.
             entries[key] = entry
     return entries
 
@@ -126,16 +133,21 @@ class Journal:
     await self._writer.close()
 
   def usage(self) -> Usage:
-    return Usage(*self._index.execute(
+    return Usage(*self._one(
         'SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) '
-        'FROM answers').fetchone())
+        'FROM answers'))
 
   def _find(self, key: str) -> tuple[int, int, int] | None:
-    return self._index.execute('SELECT file, start, size FROM answers WHERE key = ?',
-                               (bytes.fromhex(key),)).fetchone()
+    return self._one('SELECT file, start, size FROM answers WHERE key = ?', (bytes.fromhex(key),))
+
+  def _one(self, query: str, values: Sequence[Any] = ()) -> Any:
+    """The first row, or None."""
+    with self._lock:
+      return self._index.execute(query, values).fetchone()
 
   def _insert(self, rows: Sequence[tuple]) -> None:
-    self._index.executemany('INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)', rows)
+    with self._lock:
+      self._index.executemany('INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)', rows)
 
   def _number(self, name: str) -> int:
     if name not in self._numbers:
@@ -157,7 +169,8 @@ class Journal:
         if entry is None:
           self.damaged.append(f'{self.folder}/{name}, line {number}')
         else:
-          rows.append((bytes.fromhex(entry['key']), file, start, len(line), *entry['usage']))
+          rows.append((bytes.fromhex(entry['key']), file, start, len(line),
+                       *map(endpoint.token_count, entry['usage'])))
         start += len(line)
         if len(rows) == 10_000:
           self._insert(rows)

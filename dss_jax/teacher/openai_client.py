@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax import errors
-from dss_jax.teacher import endpoint, prompts
+from dss_jax.teacher import endpoint, prompts, protocol
 
 BASE_URL = 'https://api.openai.com/v1'
 _NO_KEY = 'none'  # The SDK sends some key; a local server looks at none.
@@ -27,7 +27,17 @@ _LATER = (408, 409, 425, 429)
 # What explains that an answer has no text; without any of it, it is half a response.
 _TEXTLESS = ('refusal', 'tool_calls', 'function_call', 'reasoning_content', 'reasoning')
 _TEXTLESS_REASONS = ('content_filter', 'length')
+_TEXTLESS_LACKS = ('no content', 'no text')
 _BROKEN_OFF = ('error', 'abort')  # finish reasons
+_FINISH_REASONS = {'max_tokens': 'length', 'max_output_tokens': 'length', 'model_length': 'length',
+                   'safety': 'content_filter'}  # other servers' words for OpenAI's
+_NOT_EXTRA = {  # fields of --params: (values that change nothing, why there can be no others)
+    'stream': ((False, None), 'answers are read whole; leave it out'),
+    'n': ((1, None), 'one answer of a response is read, and all are paid for; use --samples'),
+    'model': ((), 'records name the teacher by --model; use that'),
+    'messages': ((), 'they are made of --prompt and --inputs; leave it out'),
+    'prompt': ((), 'it is made of --prompt and --inputs; leave it out'),
+}
 _LONGEST_MESSAGE = 300
 _SHORTEST_SECRET = 8  # 'EMPTY', 'x': what stands in for a key may be a word of an answer
 _SHORTEST_PARAMETER = 20  # of the address that may be a key: 'api-version=2025-01-01' is none
@@ -97,8 +107,9 @@ class OpenAIEndpoint:
     fields = {'model': self.model, **asked, 'max_tokens': decoding.max_tokens,
               'temperature': decoding.temperature, 'stop': list(prompt.stop) or None,
               **decoding.extra}
-    if fields.get('stream'):
-      raise errors.UserError('"stream": answers are read whole; leave it out')
+    for name, (harmless, why) in _NOT_EXTRA.items():
+      if name in decoding.extra and decoding.extra[name] not in harmless:
+        raise errors.UserError(f'--params: {name!r}: {why}')
     return {name: value for name, value in fields.items() if value is not None}
 
   async def ask(self, request: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
@@ -135,9 +146,9 @@ class OpenAIEndpoint:
     refused = bool(message.get('refusal'))
     return endpoint.Answer(
         text='' if refused else content,
-        finish_reason='refusal' if refused else choice.get('finish_reason') or '',
-        prompt_tokens=usage.get('prompt_tokens') or 0,
-        completion_tokens=usage.get('completion_tokens') or 0)
+        finish_reason='refusal' if refused else _finish_reason(choice),
+        prompt_tokens=endpoint.token_count(usage.get('prompt_tokens')),
+        completion_tokens=endpoint.token_count(usage.get('completion_tokens')))
 
   def provenance(self) -> dict[str, Any]:
     return {'endpoint': 'chat' if self._chat else 'completions', 'base_url': self._base_url}
@@ -153,13 +164,14 @@ class OpenAIEndpoint:
     """
     response: Any = None
     try:
-      response = self._scrubbed(json.loads(text))
+      response = self._scrubbed(json.loads(text.removeprefix('\ufeff')))  # A byte order mark.
       lack, says = _lack(response, chat), _says(response)
     except (ValueError, RecursionError):
       page = text.lstrip().startswith('<')
       lack, says = 'not JSON' + ' but a web page' * page, self._scrubbed(text.strip())[:80]
     if lack:
-      raise endpoint.TryLater(self._message(f'the response is no answer: {lack}', says))
+      raise endpoint.TryLater(self._message(f'the response is no answer: {lack}', says),
+                              response=response if lack in _TEXTLESS_LACKS else None)
     return response
 
   def _refused(self, error: Any) -> Exception:
@@ -238,7 +250,7 @@ def _lack(response: Any, chat: bool) -> str:
   message = choices[0].get('message') if chat else choices[0]
   if not isinstance(message, dict):
     return 'no message'
-  content, reason = message.get(field), str(choices[0].get('finish_reason'))
+  content, reason = message.get(field), _finish_reason(choices[0])
   if reason in _BROKEN_OFF:
     return f'finish_reason {reason}'
   if content is None:
@@ -247,6 +259,14 @@ def _lack(response: Any, chat: bool) -> str:
   parts = chat and isinstance(content, list) and all(
       isinstance(part, dict) and isinstance(part.get('text', ''), str) for part in content)
   return '' if parts or isinstance(content, str) else f'{field} is {type(content).__name__}'
+
+
+def _finish_reason(choice: Mapping[str, Any]) -> str:
+  """In OpenAI's words where there is one for it; '' if it is no text or number."""
+  value = choice.get('finish_reason')
+  text = protocol.clean(value) if isinstance(value, str) else (
+      str(value) if isinstance(value, int | float) else '')
+  return _FINISH_REASONS.get(text.lower(), text)
 
 
 def _says(body: Any) -> str:

@@ -7,6 +7,8 @@ from dss_jax import records
 from dss_jax.teacher import job, parsing
 from dss_jax.teacher import summary as summary_lib
 
+_FAR_FEWER = 0.9  # of the rows that had parsed before
+
 
 def render(outcome: job.Outcome) -> str:
   """The report as text.
@@ -41,7 +43,19 @@ def render(outcome: job.Outcome) -> str:
   for split, shards in outcome.shards.items():
     path = os.path.join(outcome.records_dir, f'{name}-{split}.tfrecord-*-of-{shards:05d}')
     lines.append(f'wrote {path}')
+  lines += _losses(outcome)
   return '\n'.join(lines)
+
+
+def _losses(outcome: job.Outcome) -> list[str]:
+  """What a reader of the table cannot see: the set that is gone was a better one."""
+  lines = []
+  for split, before in outcome.replaced.items():
+    now = outcome.splits[split].status.get(records.PARSED, 0)
+    if now < _FAR_FEWER * before:
+      lines.append(f'WARNING: {outcome.dataset.name}-{split} replaces a set in which {before} rows '
+                   f'had parsed; now {now} have')
+  return lines
 
 
 def _row(title: str, part: summary_lib.Summary) -> dict[str, str]:

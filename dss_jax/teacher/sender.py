@@ -133,6 +133,9 @@ class Sender:
         self._tell(str(error))
         failures += not error.limited
         if failures > self._options.max_retries:
+          if error.response is not None and self._journal.usage().requests:
+            # Others are answered: asked for ever, this one would keep the job from its end.
+            return await self._accept(key, example_id, error.response, tokens, characters)
           self._fail(str(error))
           if not self.answered:  # Nothing ever was: the server is not there.
             self._count_fatal(str(error))
@@ -146,12 +149,17 @@ class Sender:
         self._count_fatal(str(error))
         return None
       else:
-        answer = self._endpoint.read(response)
-        await self._journal.add(key, {'id': example_id, 'response': response},
-                                answer.prompt_tokens, answer.completion_tokens)
-        await self._count(answer, tokens, characters)
-        return answer
+        return await self._accept(key, example_id, response, tokens, characters)
     return None
+
+  async def _accept(
+      self, key: str, example_id: str, response: Mapping[str, Any], tokens: float, characters: int
+  ) -> endpoint_lib.Answer:
+    answer = self._endpoint.read(response)
+    await self._journal.add(key, {'id': example_id, 'response': response},
+                            answer.prompt_tokens, answer.completion_tokens)
+    await self._count(answer, tokens, characters)
+    return answer
 
   async def _count(self, answer: endpoint_lib.Answer, tokens: float, characters: int) -> None:
     self.answered += 1
@@ -161,6 +169,9 @@ class Sender:
       self.pace.correct(answer.prompt_tokens + answer.completion_tokens - tokens)
       self._ratio += 0.05 * (characters / answer.prompt_tokens - self._ratio)
       self._length += 0.05 * (answer.completion_tokens - self._length)
+    elif self.budget.max_usd:
+      self.stop('the server does not say how many tokens it counts, so that --budget_usd cannot be '
+                'kept; use --max_requests in its place')
     self._fatal, self._limited_since = 0, None
     await self.accept_rejections()  # Others are answered: these requests are at fault.
 

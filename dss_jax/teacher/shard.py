@@ -154,7 +154,7 @@ def _filled(
       teacher_model=model,
       prompt_sha256=completion.prompt_sha256,
       request_key=request_key(record.id, completion),
-      finish_reason=completion.finish_reason,
+      finish_reason=protocol.clean(completion.finish_reason),
       parse_status=reading.status)
 
 

@@ -87,9 +87,13 @@ def _write(
   aside = file.parent / f'.{file.name}.writing-{os.getpid()}'
   bar = tqdm.tqdm(rows, total=total, desc=f'writing {file}', unit='row', delay=3, disable=None)
   try:
-    with aside.open('w') as f:
+    with aside.open('wb') as f:
       for line in _lines(bar):
-        f.write(line)
+        f.write(line.encode())
+      rows_there = f.tell() > 0
+    if not rows_there:  # A file without rows would be read again for ever.
+      raise errors.UserError(f'{file.stem}: its source has no rows; mend load= of register(...), '
+                             'or give --inputs=FILE')
     aside.replace(file)
   finally:
     aside.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import sys
 import textwrap
 
 import pytest
+import seqio
 
 import dss_jax.tasks  # noqa: F401
 from dss_jax import data, datasets
@@ -73,6 +74,7 @@ def test_where_rows_come_from_is_kept(monkeypatch):
 @pytest.mark.parametrize('arguments, message', [
     ({'tfds_splits': {'dev': 'test'}}, "'mine': tfds_splits has dev; use train, validation, test"),
     ({'tfds': 'mine', 'load': lambda split: []}, "'mine': both tfds and load"),
+    ({'labels': ('yes', 'no\ud83d')}, "'mine': a label holds half of a surrogate pair"),
 ])
 def test_bad_origins_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
@@ -86,3 +88,23 @@ def test_anli_reads_tfds_and_the_paper_s_files():
   assert tfds == files == datasets.Example('7', 'A.</s>B.', 'neutral')
   with pytest.raises(KeyError, match='premise'):
     anli.read_row({'uid': '7', 'hypothesis': 'B.', 'label': 1}, 0)
+
+
+@pytest.mark.parametrize('name', ['a', 'A_1', 'a.b', 'a:b', 'a#b', '\u00e4', 'my-tickets',
+                                  'my tickets', '../x', 'a/b', 'a+b', '', 'a\n'])
+def test_names_are_refused_as_seqio_refuses_them(monkeypatch, name):
+  """Also where no SeqIO task is made: before a teacher is asked."""
+  monkeypatch.setattr(datasets, '_REGISTRY', {})
+  monkeypatch.setattr(datasets, '_describe_only', True)
+  source = seqio.FunctionDataSource(lambda split, shuffle_files: None, splits=['train'])
+  taken = name != 'a\n'  # SeqIO takes that, no file name should.
+  try:
+    seqio.Task(f'dss_{name}' if name else '', source, output_features={})
+  except ValueError:
+    taken = False
+  if taken:
+    assert data.register(name).name == name
+    return
+  with pytest.raises(ValueError, match='not a name that SeqIO takes'):
+    data.register(name)
+  assert not datasets.names()

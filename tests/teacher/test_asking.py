@@ -264,6 +264,36 @@ def test_max_requests_counts_this_run(tmp_path):
     assert len(teacher.asked) == min(4, left)
 
 
+def test_one_answer_without_text_does_not_keep_the_job_from_its_end(tmp_path):
+  empty = {'text': '', 'seed': 0}
+
+  def fault(number, text):
+    return endpoint.TryLater('no content', response=empty) if text == 'input 3' else None
+  teacher = Scripted(fault)
+  found, _ = complete(tmp_path, teacher, max_retries=2)
+  assert [c.text for (c,) in found][3] == '' and len(teacher.asked) == 10 + 2
+  again = Scripted()
+  assert complete(tmp_path, again)[0] == found and not again.asked
+
+
+def test_no_answer_with_text_at_all_stops_the_job(tmp_path):
+  teacher = Scripted(lambda number, text: endpoint.TryLater('no content', response={'text': ''}))
+  with pytest.raises(protocol.Unfinished, match='no content'):
+    complete(tmp_path, teacher, max_retries=2)
+  assert complete(tmp_path, Scripted())[0]  # And is asked for again.
+
+
+def test_no_budget_can_be_kept_with_a_server_that_counts_no_tokens(tmp_path):
+  class Uncounted(Scripted):
+    def read(self, response):
+      return endpoint.Answer(response['text'], 'stop')
+  teacher = Uncounted()
+  with pytest.raises(protocol.Unfinished, match='how many tokens .* use --max_requests'):
+    complete(tmp_path, teacher, in_flight=2,
+             budget=limits.Budget(max_usd=5, prompt_price=1, completion_price=1))
+  assert len(teacher.asked) == 2
+
+
 def test_the_budget_is_of_the_whole_journal_and_is_not_exceeded(tmp_path):
   # 0.11 USD an answer; about 0.29 is set aside for one in flight.
   def budget():

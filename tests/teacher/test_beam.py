@@ -3,6 +3,8 @@
 import collections
 import importlib
 import inspect
+import json
+import os
 import shutil
 import signal
 import threading
@@ -103,6 +105,27 @@ def test_without_asking(folders, client):
     same(local, other)
   else:
     assert live.output(local) == live.output(other)
+
+
+def test_nothing_parsed(folders):
+  folder = folders[1]
+  said = folder / 'said.json'
+  said.write_text(json.dumps(['It is. So the answer is (c) many.'] * 60))
+  assert recorded(folder, f'--completions={said}', *BEAM) == 0
+  before = live.output(folder)
+  said.write_text(json.dumps(['Hm.'] * 60))
+  with pytest.raises(errors.UserError, match='none of 60 rows parsed'):
+    recorded(folder, f'--completions={said}', *BEAM)
+  assert live.output(folder) == before
+
+
+def test_a_pipe_is_read_once(folders):
+  read, write = os.pipe()
+  os.write(write, (folders[1] / 'in.jsonl').read_bytes())
+  os.close(write)
+  with pytest.raises(errors.UserError, match='--inputs=/dev/fd/.*: every worker reads it'):
+    recorded(folders[1], '--client=none', f'--inputs=/dev/fd/{read}', *BEAM)
+  os.close(read)
 
 
 def test_real_inputs(real_data, tmp_path):

@@ -104,6 +104,19 @@ def test_what_passes_is_waited_out(tmp_path, name):
   _note(name, f'finished, {requests - N} asked again; then nothing asked', requests, seconds)
 
 
+def test_usage_as_text_and_a_numeric_finish_reason(tmp_path):
+  """The journal keeps them as they came, and is read back."""
+  response = server.completion('Hm. So the answer is (c) many.', 3, {'model': 'm', 'messages': []})
+  response['usage'] = {'prompt_tokens': '500', 'completion_tokens': '30'}
+  fault = _always(server.reply(json.dumps(response)))
+  for requests in (N, 0):
+    done, asked, seconds = _run(tmp_path, fault)
+    assert done.returncode == 0, done.stderr
+    assert asked == requests and 'tokens: 10,000 read by the teacher, 600 written' in done.stdout
+  assert {row.finish_reason for row in live.read(tmp_path).values()} == {'3'}
+  _note('usage as text, numeric finish_reason', 'finished; then nothing asked', N, seconds)
+
+
 @pytest.mark.slow
 def test_a_storm_of_429_with_a_long_retry_after(tmp_path):
   """Eight requests are told to wait 40 s: none is sent before, and it is no failure."""

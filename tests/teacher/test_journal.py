@@ -7,6 +7,9 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
+import time
+import types
 
 import pytest
 from hypothesis import given, settings
@@ -211,3 +214,67 @@ def test_a_large_journal_needs_little_memory(tmp_path):
   assert requests == 100_000 and kilobytes < 20_000, kilobytes
 
 
+def test_token_counts_of_any_type_are_read_back(tmp_path):
+  (tmp_path / 'a.jsonl').write_bytes(b''.join(
+      journal_lib._line({'key': key(i), 'usage': usage, 'response': {'text': ''}}) for i, usage in
+      enumerate([['500', '30'], [None, [1]], [{}, -3], [10 ** 400, float('nan')], [2.5, 1]])))
+  found, made = read(tmp_path)
+  assert len(found) == 5 and not made.damaged
+  assert made.usage() == journal_lib.Usage(5, 502, 31)
+
+
+class _OneAtATime:
+  """A connection that tells when a thread comes while another is at work in it."""
+
+  def __init__(self, connection):
+    self._connection = connection
+    self._busy = threading.Lock()
+    self.met = 0
+
+  def __getattr__(self, name):
+    def call(*args):
+      mine = self._busy.acquire(blocking=False)
+      self.met += not mine
+      try:
+        time.sleep(1e-5)  # The others get a turn here.
+        done = getattr(self._connection, name)(*args)
+        return done if name == 'executemany' else types.SimpleNamespace(fetchone=done.fetchone)
+      finally:
+        if mine:
+          self._busy.release()
+    return call
+
+
+@pytest.mark.parametrize('watched', [True, False])
+def test_threads_take_turns_at_the_index(tmp_path, watched):
+  """Unwatched it fails on Python 3.12 and later, where a shared statement is not safe."""
+  made = write(tmp_path, {i: str(i) for i in range(100)})
+  watch = _OneAtATime(made._index)
+  if watched:
+    made._index = watch
+  failures, ended = [], threading.Event()
+
+  def read_on(start):
+    try:
+      while not ended.is_set():
+        for i in range(start, 100, 4):
+          assert made.read([key(i)])[key(i)]['response']['text'] == str(i)
+        assert made.has(map(key, range(start, 100))) == set(map(key, range(start, 100)))
+        assert made.usage().requests >= 100
+    except Exception as error:
+      failures.append(error)
+
+  async def add_meanwhile():
+    for i in range(100, 400):
+      await made.add(key(i), {'id': f'q{i}', 'response': {'text': str(i)}}, i, 2)
+    await made.close()
+
+  threads = [threading.Thread(target=read_on, args=(i,)) for i in range(4)]
+  for thread in threads:
+    thread.start()
+  asyncio.run(add_meanwhile())
+  ended.set()
+  for thread in threads:
+    thread.join()
+  assert not failures and watch.met == 0
+  assert made.usage().requests == 400

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from dss_jax import errors
-from dss_jax.teacher import openai_client
+from dss_jax.teacher import clients, openai_client
+from dss_jax.teacher import flags as flag_lib
 
 KEY = 'sk-proj-0123456789abcdef'
 LOCAL = 'http://127.0.0.1:1/v1'
@@ -69,3 +70,11 @@ def test_the_sdk_is_imported_late():
           "print([one for one in ('openai', 'aiohttp', 'httpx2') if one in sys.modules])")
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert done.stdout == '[]\n'
+
+
+@pytest.mark.parametrize('params', ['{"max_tokens": "300"}', '{"max_completion_tokens": [9]}',
+                                    '{"max_tokens": true}', '{"max_completion_tokens": 0}'])
+def test_a_limit_of_tokens_is_a_number(params):
+  chosen = flag_lib.parser().parse_args(['--dataset=cqa', '--split=train', f'--params={params}'])
+  with pytest.raises(errors.UserError, match='--params: max_.*_?tokens=.*whole number'):
+    clients._options(chosen)

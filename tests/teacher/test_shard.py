@@ -77,6 +77,11 @@ def test_a_record_is_of_the_winning_sample(tmp_path):
       'completions': 6, 'prompt_tokens': 60, 'completion_tokens': 12}
 
 
+def test_half_an_emoji_in_a_finish_reason(tmp_path):
+  rows, _ = run(tmp_path, Client({'a': [('Since. So the answer is yes.', 'st\ud83dop')]}))
+  assert rows['a'].finish_reason == 'st\ufffdop'
+
+
 # --- Why a completion ended ----------------------------------------------------------------------
 
 

@@ -42,6 +42,15 @@ def test_half_a_source_leaves_no_file(tmp_path):
   assert not list((tmp_path / 'inputs').iterdir())
 
 
+def test_a_source_without_rows_leaves_no_file(tmp_path):
+  rows = []
+  dataset = datasets.Dataset('own', datasets.read_plain_row, load=lambda split: rows)
+  with pytest.raises(errors.UserError, match='own-train: its source has no rows'):
+    sources.find(dataset, 'train', None, str(tmp_path))
+  rows.append({'id': 1, 'input': 'x'})
+  assert len(sources.find(dataset, 'train', None, str(tmp_path))) == 1
+
+
 @pytest.mark.parametrize('dataset, split, folder, message', [
     (svamp.DATASET, 'train', 'r', "'svamp' is in neither TFDS .* --inputs=FILE .github"),
     (anli.DATASET, 'train', '', 'give --records_dir=DIR'),

@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
+import os
 
 import pytest
+from etils import epath
 
 from dss_jax import datasets, errors
 from dss_jax.teacher import files, inputs, recorded
@@ -58,6 +60,7 @@ def test_row_numbers_and_unknown_gold_labels(tmp_path):
     (PLAIN, '{"id": "a", "input": " "}', 'line 1: the input is empty'),
     (PLAIN, '{"id": "", "input": "x"}', 'line 1: the id is empty'),
     (PLAIN, '{"id": "a", "input": "\\ud83d"}', 'line 1: input holds half of a surrogate'),
+    (CHOICE, '{"q": "1", "c": ["x", "\\udc4d"], "a": "x"}', 'line 1: choice 2 holds half of'),
     (LABELS, '{"id": "a", "input": "x", "label": "yess"}',
      "line 1: gold label 'yess' is not among the labels of 'nli': did you mean 'yes'"),
     (CHOICE, '{"q": "1", "c": ["x", "y"], "a": "z"}', "gold label 'z' is not among the choices"),
@@ -69,6 +72,30 @@ def test_bad_inputs_are_named(tmp_path, dataset, text, message):
   with pytest.raises(errors.UserError, match=message) as error:
     inputs.read_inputs(str(path), dataset)
   assert str(path) in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('text', ['{"id": 1, "input": "x"}\n\n{"id": 2, "input": "y"}\n',
+                                  '[{"id": 1, "input": "x"}, {"id": 2, "input": "y"}]'])
+def test_inputs_through_a_pipe(text):
+  """As `zcat in.jsonl.gz | dss teacher --inputs=/dev/stdin` has them."""
+  read, write = os.pipe()
+  os.write(write, text.encode())
+  os.close(write)
+  found = inputs.read_inputs(f'/dev/fd/{read}', PLAIN)
+  os.close(read)
+  assert [found[i].input for i in (1, 0, 1)] == ['y', 'x', 'y']
+  assert found.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_store_that_does_not_answer(monkeypatch):
+  class Away(Exception):
+    """As TensorFlow's, which is no OSError."""
+
+  def opened(self, mode):
+    raise Away('no route\nto host')
+  monkeypatch.setattr(type(epath.Path('gs://b/x')), 'open', opened)
+  with pytest.raises(errors.UserError, match=r'--inputs=gs://b/x: cannot be read \(no route to ho'):
+    inputs.read_inputs('gs://b/x', PLAIN)
 
 
 def test_unreadable_inputs(tmp_path):

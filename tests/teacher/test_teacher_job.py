@@ -149,6 +149,63 @@ def test_bad_datasets_write_nothing(tmp_path, dataset, examples, parser, message
   assert not (tmp_path / 'r').exists()
 
 
+# --- Nothing parsed ------------------------------------------------------------------------------
+
+
+def _says_nothing_of_use(example):
+  return f'I would say\u2028 that {example.id} is\nfine.' + ' Well.' * 50
+
+
+def _everything(folder):
+  return {str(path): path.read_bytes() for path in folder.rglob('*')
+          if path.is_file() and not path.name.endswith('.lock')}
+
+
+def _run_in_vain(tmp_path, **kwargs):
+  return job.run(_dataset(), 'train', _examples(20),
+                 clients.ScriptedClient(_says_nothing_of_use, 'me'), 'strict', str(tmp_path),
+                 num_shards=2, **kwargs)
+
+
+@pytest.mark.parametrize('there_before', [True, False])
+def test_a_job_in_which_nothing_parsed_changes_nothing(tmp_path, there_before):
+  if there_before:
+    _run(tmp_path, n=20, split='train')
+  before = _everything(tmp_path)
+  with pytest.raises(errors.UserError) as caught:
+    _run_in_vain(tmp_path)
+  assert _everything(tmp_path) == before
+  message = str(caught.value)
+  assert 'none of 20 rows parsed (20 no_answer_phrase)' in message
+  assert 'mine-train, mine-validation' in message and '--allow_unparsed' in message
+  assert message.count("'I would say\\u2028 that q") == 2 and '\n' not in message
+
+
+def test_a_set_in_which_nothing_parsed_if_asked_for(tmp_path):
+  _run(tmp_path, n=20, split='train')
+  outcome = _run_in_vain(tmp_path, allow_unparsed=True)
+  assert {row.parse_status for row in _read(tmp_path, 'train')} == {'no_answer_phrase'}
+  text = report.render(outcome)
+  assert 'WARNING: mine-train replaces a set in which 17 rows had parsed; now 0 have' in text
+
+
+def test_no_label_that_agrees_is_nothing_parsed(tmp_path):
+  odd = [example for example in _examples(20) if example.label == 'no']
+  with pytest.raises(errors.UserError, match=r'none of 10 rows parsed \(10 disagrees\)'):
+    job.run(_dataset(), 'test', odd, clients.ScriptedClient(_says_yes, 'me'), 'strict',
+            str(tmp_path), keep='agree')
+
+
+def test_a_set_that_was_better_is_named(tmp_path):
+  _run(tmp_path, n=20)
+  assert 'WARNING' not in report.render(_run(tmp_path, n=20))
+  assert 'WARNING' not in report.render(_run(tmp_path, n=19))
+  less = report.render(_run(tmp_path, n=15))
+  assert 'WARNING: mine-test replaces a set in which 18 rows had parsed; now 14 have' in less
+  gold = job.run(_dataset(), 'test', _examples(20), clients.NoTeacher(), 'strict', str(tmp_path))
+  assert 'a set in which 14 rows had parsed; now 0 have' in report.render(gold)
+
+
 def test_report_counts_failures_as_wrong(tmp_path):
   outcome = _run(tmp_path, n=20, split='train')
   text = report.render(outcome)
@@ -203,6 +260,24 @@ def test_command_line_recorded(tmp_path, capsys):
   assert [c['name'] for c in entry['teacher']['completions']] == ['c_9.json', 'c_10.json']
   assert entry['inputs']['rows'] == 20 and entry['holdout'] == 'permutation'
   assert '1  unknown_choice' in capsys.readouterr().out
+
+
+def test_command_line_refuses_a_set_in_which_nothing_parsed(tmp_path, capsys):
+  flags = _cqa_files(tmp_path)
+  (tmp_path / 'bad.json').write_text(json.dumps(['Hm.'] * 20))
+  words = [*flags, '--split=test', f'--records_dir={tmp_path}/r']
+  teacher_main.main([*words, _completions(tmp_path)])
+  before = _everything(tmp_path / 'r')
+  with pytest.raises(errors.UserError, match='none of 20 rows parsed'):
+    teacher_main.main([*words, f'--completions={tmp_path}/bad.json'])
+  (tmp_path / 'in.json').write_text('\n')
+  with pytest.raises(errors.UserError, match='the file is empty'):
+    teacher_main.main([*words, _completions(tmp_path)])
+  assert _everything(tmp_path / 'r') == before
+  _cqa_files(tmp_path)
+  assert teacher_main.main(
+      [*words, f'--completions={tmp_path}/bad.json', '--allow_unparsed']) == 0
+  assert 'now 0 have' in capsys.readouterr().out
 
 
 def test_command_line_released(tmp_path, monkeypatch):
