@@ -1,7 +1,5 @@
 """Learning rates and updates against their formulas."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -124,60 +122,62 @@ def test_adafactor_clips_its_updates_and_not_the_gradient():
 
 # Wide enough for Adafactor to factor (128), stacks of different depths.
 WIDE = models.T5Config(
-    vocab_size=64, emb_dim=128, num_heads=2, head_dim=64, num_encoder_layers=2,
-    num_decoder_layers=3, mlp_dim=256, dropout_rate=0.0)
+    vocab_size=64, emb_dim=128, num_heads=2, head_dim=64, num_encoder_layers=1,
+    num_decoder_layers=2, mlp_dim=256, dropout_rate=0.0)
 ADAFACTOR = config_lib.OptimizerConfig(
     name='adafactor', learning_rate=1e-2, schedule='constant', weight_decay=0.1,
     no_decay=('scale',))
 
 
-def five_steps(scanned, mesh=None):
-  """Unrolled parameters before and after; real gradients of both tasks."""
+def three_steps(scanned):
+  """Unrolled parameters before and after, state; real gradients of both tasks."""
   model = models.Transformer(models.T5Config(**{**WIDE.__dict__, 'scan_layers': scanned}))
-  schedule = optimizer_lib.make_schedule(ADAFACTOR, 5)
+  schedule = optimizer_lib.make_schedule(ADAFACTOR, 3)
   optimizer = optimizer_lib.make_optimizer(ADAFACTOR, schedule)
-  unrolled = models.Transformer(WIDE)
-  before = nn.unbox(state_lib.init_params(unrolled, jax.random.key(0)))
+  before = nn.unbox(state_lib.init_params(models.Transformer(WIDE), jax.random.key(0)))
   params = models.stack_layers(before) if scanned else before
   state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-  step = step_lib.make_train_step(model, optimizer, schedule, alpha=0.5)
-  batch = ragged.packed_batch(ragged.examples(), rows=16)
-  if mesh:
-    sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(*mesh)))
-    layout = sharding.state(model, optimizer)
-    state, batch = jax.device_put(state, layout), sharding.put(batch)
-    step = sharding.jit(step, out_shardings=(layout, sharding.replicated))
-  else:
-    step = jax.jit(step)
-  for _ in range(5):
+  step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, alpha=0.5))
+  batch = ragged.packed_batch(ragged.examples(), rows=8)
+  for _ in range(3):
     state, _ = step(state, batch)
-  after = jax.device_get(state.params)
-  return before, models.unstack_layers(after) if scanned else after, state
+  return before, models.unstack_layers(state.params) if scanned else state.params, state
 
 
-@pytest.fixture(scope='module')
-def unrolled():
-  return five_steps(scanned=False)
-
-
-def test_adafactor_of_scanned_layers_is_that_of_unrolled_ones(unrolled):
-  before, wanted, _ = unrolled
-  _, found, state = five_steps(scanned=True)
+def test_adafactor_of_scanned_layers_is_that_of_unrolled_ones():
+  before, wanted, _ = three_steps(scanned=False)
+  _, found, state = three_steps(scanned=True)
   assert ragged.relative_difference(wanted, before) > 1e-2  # They have moved.
   assert ragged.relative_difference(found, wanted) < 1e-6
   factored = state.opt_state[1][0]
-  kernel = ('decoder', 'layers', 'mlp', 'wi_0', 'kernel')
-  shapes = [functools.reduce(dict.__getitem__, kernel, tree).shape
+  shapes = [tree['decoder']['layers']['mlp']['wi_0']['kernel'].shape
             for tree in (factored.v_row, factored.v_col, factored.v)]
-  assert shapes == [(3, 128), (3, 256), (3, 1)]  # A layer by itself, whole in neither axis.
+  assert shapes == [(2, 128), (2, 256), (2, 1)]  # A layer by itself, whole in neither axis.
 
 
-def test_adafactor_on_a_mesh_is_that_on_one_device(unrolled):
-  found = five_steps(scanned=True, mesh=(2, 2, 2))[1]
-  assert ragged.relative_difference(found, unrolled[1]) < 1e-5
+def test_adafactor_on_a_mesh_is_that_on_one_device():
+  model = models.Transformer(models.T5Config(**{**WIDE.__dict__, 'scan_layers': True}))
+  optimizer = optimizer_lib.make_optimizer(ADAFACTOR, lambda step: 1e-2)
+  params = nn.unbox(state_lib.init_params(model, jax.random.key(0)))
+  grads = jax.tree.map(lambda param: jnp.cos(300 * param), params)
+  sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(2, 2, 2)))
+  layout = sharding.state(model, optimizer)
+  one, there = jax.jit(optimizer.update), sharding.jit(
+      optimizer.update, out_shardings=(layout.params, layout.opt_state))
+  state = optimizer.init(params)
+  spread = jax.device_put((grads, state, params), (layout.params, layout.opt_state, layout.params))
+  for _ in range(2):
+    wanted, state = one(grads, state, params)
+    found, after = there(*spread)
+    spread = (spread[0], after, spread[2])
+    assert ragged.relative_difference(jax.device_get(found), wanted) < 1e-6
+  scale = after[1][0].v['decoder']['layers']['pre_mlp_layer_norm']['scale']  # Not factored.
+  assert scale.addressable_shards[0].data.shape == (2, 128 // 2)
+  rows = after[1][0].v_row['decoder']['layers']['mlp']['wi_0']['kernel']
+  assert rows.sharding.is_fully_replicated
 
 
-@pytest.mark.parametrize('shape', [(200, 130), (300, 5, 200), (140, 130, 200)])
+@pytest.mark.parametrize('shape', [(200, 130), (140, 130, 200)])
 def test_a_deep_stack_is_no_axis_to_factor(shape):
   """More layers than a layer is wide: a stack is still what Optax makes of each layer."""
   optimizer = optimizer_lib.make_optimizer(
