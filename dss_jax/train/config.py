@@ -41,7 +41,8 @@ class DataConfig:
     feature_lengths: {'inputs': ..., 'targets': ...} in tokens: where sequences are cut, and
       the size of a row.
     batch_size: rows of a global batch; with packing a row holds several examples.
-    pack: several examples per row. Exact: only padding is saved.
+    pack: several examples per row. Exact without dropout, whose masks are a row's: only padding
+      is saved.
     records_dir: folder of the records; default `$DSS_DATA_DIR`.
     vocabulary: path of a SentencePiece model, or 'bytes'.
     label_prefix, rationale_prefix: '[label] ' and '[rationale] ' in the paper.
@@ -168,7 +169,8 @@ class TrainConfig:
     data, optimizer, mesh, evaluation, checkpoints: see their classes.
     alpha: weight of the label loss (DESIGN: loss = alpha * label + (1 - alpha) * rationale);
       1.0 for the single-task baselines.
-    microbatches: parts that a batch is computed in, one after the other; same update.
+    microbatches: parts that a batch is computed in, one after the other; same update
+      without dropout, whose masks are drawn for each part.
     loss_chunk: target positions whose logits are in memory at a time; 0 for all; same update.
     seed: initial parameters and dropout.
     initial_checkpoint_path: parameters to start from: a run's or a converted folder, a Hugging
