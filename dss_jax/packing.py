@@ -1,9 +1,10 @@
 """Several examples in one row: first fit over a window, in arrival order. NumPy only.
 
 A row holds whole examples, one after the other; segment ids (1, 2, ...) keep them apart in
-the attention masks and positions restart, so a packed batch gives the loss and gradients of
-the same examples unpacked (tested). `dss_jax/data/packing.py` runs it inside a tf.data
-pipeline; the benchmarks run it without TensorFlow.
+the attention masks and positions restart, so without dropout a packed batch gives the loss and
+gradients of the same examples unpacked (tested); with it, the examples of a row share a mask,
+since T5 drops a feature at all positions of a row. `dss_jax/data/packing.py` runs it inside a
+tf.data pipeline; the benchmarks run it without TensorFlow.
 """
 
 import numpy as np
