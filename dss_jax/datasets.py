@@ -140,6 +140,8 @@ def as_example(value: object) -> Example:
     raise errors.UserError(f'read_row gave {fields.describe(value)}: return a datasets.Example')
   for name in ('id', 'input', 'label'):
     fields.check_unicode(getattr(value, name), name)
+  for number, choice in enumerate(value.choices, 1):
+    fields.check_unicode(choice, f'choice {number}')
   return value
 
 
