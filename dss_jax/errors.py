@@ -1,7 +1,6 @@
 """Errors that are the user's to fix: one line, naming the file, row, field or flag."""
 
 import difflib
-import re
 from collections.abc import Iterable
 
 
@@ -28,24 +27,3 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
   if nearest:
     return 'did you mean ' + ' or '.join(repr(one) for one in nearest) + '?'
   return f"known: {', '.join(names) or 'none'}"
-
-
-_URL = re.compile(r'([A-Za-z][A-Za-z0-9+.-]+):/')
-
-
-def check_path(name: str, path: str) -> str:
-  """Returns a path on a local disk or in Google Cloud Storage; the only ones we read and write.
-
-  Raises:
-    UserError: an address of another kind; `name` is the flag or macro that it was given as.
-
-  >>> check_path('--records_dir', 'gs://bucket/records')
-  'gs://bucket/records'
-  """
-  scheme = _URL.match(path)
-  if not scheme or re.match('gs://[^/]', path):
-    return path
-  if scheme[1] == 'gs':
-    raise UserError(f'{name}={path}: write gs://BUCKET/PATH')
-  raise UserError(f'{name}={path}: {scheme[1]}:// is not supported; copy it to a local folder or '
-                  'to gs://, or mount it, and give that path')

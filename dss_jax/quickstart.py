@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import tqdm
 
-from dss_jax import cli
+from dss_jax import cli, valid
 
 METHODS = {  # gin file of each method
     'standard': 'gin/native/finetune_toy.gin',
@@ -54,6 +54,7 @@ def cells() -> list[Cell]:
 def main(argv: Sequence[str] | None = None) -> int:
   """Data, teacher job, training runs, table and picture."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  valid.whole(1, **{'--steps': args.steps, '--processes': args.processes})
   began = time.monotonic()
   cli.import_quietly('dss_jax.tasks')
   records_dir, vocabulary = make_records(args.out)

@@ -10,7 +10,7 @@ from typing import Protocol
 import sentencepiece
 from etils import epath
 
-from dss_jax import errors, student_info
+from dss_jax import errors, paths, student_info
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2  # T5's, and those of seqio.ByteVocabulary
 EOS_MARKER = '</s>'
@@ -135,8 +135,9 @@ def read_model(path: str, name: str) -> bytes:
   Raises:
     UserError: it cannot be read, or is something else.
   """
+  paths.check(name, path)
   try:
-    data = epath.Path(errors.check_path(name, path)).read_bytes()
+    data = epath.Path(path).read_bytes()
   except OSError as error:
     raise errors.UserError(f'{name}={path} cannot be read ({error.strerror or error})') from error
   check_model(data, f'{name}={path}')

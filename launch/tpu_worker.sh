@@ -120,7 +120,7 @@ stop() {
     is_running || { echo "$(hostname): stopped"; return 0; }
     sleep 1
   done
-  pkill -KILL -s "$(<"$state/pid")" || true
+  kill -s KILL -- "-$(<"$state/pid")" || true  # Its group: the trainer and all of its processes.
   echo 137 >"$state/exit"
   echo "$(hostname): killed, after 180 s"
 }

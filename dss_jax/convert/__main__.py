@@ -10,7 +10,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from dss_jax import cli, errors, student_info
+from dss_jax import cli, errors, student_info, valid
 from dss_jax.convert import hugging_face, model_card, native, t5x, tokenizer_files
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line and converts."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  valid.whole(0, **{'--step': args.step})
   weights = open_lib.open_weights(args.input)
   info = open_lib.find_info(args.input, weights)
   info = dataclasses.replace(info, training=model_card.describe_run(weights.path) or info.training)

@@ -1,12 +1,14 @@
 """A sweep: which runs, in which order, and the gin files and settings of each."""
 
 import dataclasses
+import functools
 import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax import errors, gin_files
+from dss_jax import errors, gin_files, valid
 
 METHODS = {  # method: {label source: what its gin files begin with}
     'dss': {'gold': 'dss', 'teacher': 'dss_teacher'},
@@ -17,6 +19,10 @@ METHODS = {  # method: {label source: what its gin files begin with}
 }
 WEIGHTED = ('dss', 'dss_shuffled')  # Only these have a DSS_ALPHA to choose.
 AS_IN_RECIPE = 'recipe'
+_LISTS = {  # field: what each of its values may be
+    'datasets': valid.text, 'methods': valid.text, 'labels': valid.text,
+    'fractions': valid.share, 'models': valid.text, 'alphas': valid.weight,
+    'seeds': functools.partial(valid.whole, 0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +60,14 @@ class Sweep:
   rationales: int = 200
 
   def __post_init__(self):
-    for name in ('datasets', 'methods', 'labels', 'fractions', 'models', 'alphas', 'seeds'):
+    for name in (*_LISTS, 'overlays'):
       values = getattr(self, name)
-      if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+      if isinstance(values, str) or not isinstance(values, Sequence) or (
+          not values and name in _LISTS):
         raise errors.UserError(f"{name.upper()}={values!r}: write a tuple, such as ('x',)")
-      if len(set(values)) < len(values):
+      for value in values:
+        _LISTS.get(name, valid.text)(**{name.upper(): value})
+      if len({_shown(value) for value in values}) < len(values):
         raise errors.UserError(f'{name.upper()}={values!r} names something twice')
     _known('METHODS', self.methods, METHODS)
     _known('LABELS', self.labels, ('gold', 'teacher'))
@@ -67,8 +76,21 @@ class Sweep:
         raise errors.UserError(
             f'METHODS: {method!r} learns {" and ".join(METHODS[method])} labels, and LABELS has '
             f'{" and ".join(self.labels)}')
-    named = (*METHODS, *self.datasets, *self.models)
-    _known('SETTINGS_FOR', self.settings_for, named)
+    valid.whole(0, RATIONALES=self.rationales)
+    valid.text(RUN_FILE=self.run_file)
+    unknown = re.sub(r'\{(method|dataset)\}', '', self.run_file)
+    if '{' in unknown or '}' in unknown:
+      raise errors.UserError(
+          f'RUN_FILE={self.run_file}: only {{method}} and {{dataset}} are replaced')
+    valid.settings(SETTINGS=self.settings)
+    valid.settings(SETTINGS_FOR=self.settings_for)
+    valid.settings(**{f'SETTINGS_FOR[{name!r}]': one for name, one in self.settings_for.items()})
+    _known('SETTINGS_FOR', self.settings_for, (*METHODS, *self.datasets, *self.models))
+
+
+def _shown(value: Any) -> str:
+  """A value as a part of a run's folder."""
+  return short(value) if isinstance(value, str) else f'{value:g}'
 
 
 def _known(name: str, values: Sequence[str] | Mapping[str, Any], known: Any) -> None:
@@ -93,8 +115,9 @@ class Cell:
   def key(self) -> str:
     """'svamp/dss-gold/t5_1_1_base/fraction-0.25/alpha-0.5/seed-0': also its folder."""
     parts = [self.dataset, f'{self.method}-{self.labels}', short(self.model),
-             f'fraction-{self.fraction:g}',
-             *([f'alpha-{self.alpha:g}'] if self.alpha is not None else []), f'seed-{self.seed}']
+             f'fraction-{_shown(self.fraction)}',
+             *([f'alpha-{_shown(self.alpha)}'] if self.alpha is not None else []),
+             f'seed-{self.seed}']
     return '/'.join(parts)
 
 

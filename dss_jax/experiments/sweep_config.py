@@ -20,6 +20,9 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> grid.Sweep:
   names = {field.name.upper() for field in dataclasses.fields(grid.Sweep)}
   own = [binding for binding in bindings if binding.partition('=')[0] in names]
   gin_config.read(files, own)
+  if not gin.config._CONFIG.get(('', 'dss_jax.experiments.Sweep')):
+    raise errors.UserError(
+        'these gin files make no sweep: give one such as gin/sweeps/fractions.gin')
   try:
     sweep = _Sweep()
   except (errors.UserError, ValueError, TypeError, RuntimeError) as error:

@@ -14,7 +14,7 @@ from etils import epath
 from flax import traverse_util
 from jax import export as jax_export
 
-from dss_jax import cli, errors, models, student_info
+from dss_jax import cli, errors, models, student_info, valid
 from dss_jax.convert import open as open_lib
 from dss_jax.export import loader
 
@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if unknown:
     raise errors.UserError(
         f'--platforms: unknown {unknown[0]!r}; {errors.did_you_mean(unknown[0], PLATFORMS)}')
+  if args.max_target_length is not None:
+    valid.whole(1, **{'--max_target_length': args.max_target_length})
   folder = epath.Path(args.output)
   if folder.exists():
     raise errors.UserError(f'--output={args.output} exists: give a new folder, or remove it')

@@ -7,7 +7,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli, errors
+from dss_jax import cli, errors, valid
 
 _DESCRIPTION = """\
 Compile a run's train step and decoding for a TPU slice that is not here, on a CPU, and print the
@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   from dss_jax.train import __main__ as train_main
   rest, bindings = train_main.split_bindings(sys.argv[1:] if argv is None else argv)
   args = _parser().parse_args(rest)
+  valid.number(lambda x: x > 0, 'above 0, of minutes', **{'--timeout': args.timeout})
+  valid.whole(1, **{'--max_compiles': args.max_compiles})
   runs = _runs(args.gin_file, bindings, _split(args.models))
   wanted = _cells(args, runs)
   for line in _look_at_data(runs[0][1], args.modules):
@@ -82,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise errors.UserError(f'--topology={topology.name}: {problem}')
   settings = cells.Settings(
       search=args.microbatches == 'auto', decode=args.decode, timeout=60 * args.timeout,
-      most=max(1, args.max_compiles), known_only=args.known_only)
+      most=args.max_compiles, known_only=args.known_only)
   rows = list(sweep.run(wanted, settings, journal.Journal(args.output)))
   print(table.render(rows, args.format))
   return 0
@@ -101,7 +103,7 @@ def _look_at_data(config, modules: Sequence[str]) -> list[str]:
 def _cells(args: argparse.Namespace, given):
   """All cells of the table, checked before anything is compiled."""
   from dss_jax.precompile import cells, shapes, topologies
-  slices = [topologies.parse(name) for one in args.topology for name in _split(one)]
+  slices = [topologies.parse(name) for one in args.topology for name in _split(one) or ['']]
   runs = [(label, _microbatches(config, args.microbatches)) for label, config in given]
   wanted = [shapes.parse(text) for text in _split(args.mesh)] or [runs[0][1].mesh]
   found = cells.every(runs, slices, None if args.sweep else wanted)

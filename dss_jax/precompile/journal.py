@@ -8,6 +8,8 @@ import pathlib
 from dss_jax import errors
 from dss_jax.precompile import jobs
 
+_BEGINNING = '{"key": '  # of every line
+
 
 class Journal:
   """Remembers outcomes by the key of their job; in memory only, without a path."""
@@ -43,10 +45,16 @@ class Journal:
       os.fsync(f.fileno())
 
   def _read(self, path: pathlib.Path) -> None:
-    text = path.read_text()
+    try:
+      text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+      raise errors.UserError(f'--output={path} cannot be read ({error}); give a file') from error
     whole = text[:text.rfind('\n') + 1]
-    if len(whole) < len(text):
+    torn = text[len(whole):]
+    if torn and _BEGINNING.startswith(torn[:len(_BEGINNING)]):  # Else it is no file of ours.
       os.truncate(path, len(whole.encode()))
+    elif torn:
+      whole = text
     for number, line in enumerate(whole.splitlines(), 1):
       try:
         row = json.loads(line)

@@ -9,8 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax import errors, models
-from dss_jax.train import valid
+from dss_jax import errors, models, valid
 
 OPTIMIZERS = ('adamw', 'adamw_transformers4', 'adafactor')
 # Matrices, embedding table, scales of norms, relative position biases: T5 has no other parameters.
@@ -66,8 +65,7 @@ class DataConfig:
     valid.whole(1, BATCH_SIZE=self.batch_size, **{
         f"TASK_FEATURE_LENGTHS['{side}']": length for side, length in lengths.items()})
     valid.flag(PACK=self.pack, VERIFY_RECORDS=self.verify_records)
-    valid.number(lambda x: 0 < x <= 1, 'in (0, 1], the share of the training inputs',
-                 TRAIN_FRACTION=self.train_fraction)
+    valid.share(TRAIN_FRACTION=self.train_fraction)
     valid.whole(0, TRAIN_FRACTION_SEED=self.train_fraction_seed, SEED=self.seed)
 
 
@@ -220,8 +218,7 @@ class TrainConfig:
           getattr(self, field.name), field.type):
         raise errors.UserError(f'TrainConfig.{field.name} is not a {field.type.__name__}: set its '
                                'fields, not itself')
-    valid.number(lambda x: 0 <= x <= 1, 'in [0, 1], the weight of the label loss',
-                 DSS_ALPHA=self.alpha)
+    valid.weight(DSS_ALPHA=self.alpha)
     valid.whole(1, TRAIN_STEPS=self.steps, MICROBATCHES=self.microbatches,
                 LOG_PERIOD=self.log_every)
     valid.whole(0, LOSS_CHUNK=self.loss_chunk, SEED=self.seed)

@@ -109,6 +109,12 @@ def _literal(value: str) -> str:
 def explain(error: Exception) -> str:
   """gin's message in one line, without the trace of calls that gin appends."""
   text = str(error).partition('In call to configurable')[0]
+  if isinstance(error, RecursionError):
+    text = 'a macro that stands for itself'
+  elif "'model_dir'" in text:  # No file binds the configurables.
+    text = 'these gin files make no run: give one such as gin/native/dss_cqa.gin'
+  elif text.startswith('macro()'):
+    text = 'a %NAME that no gin file defines'
   return ' '.join(_MODEL_FIELD.sub(_with_macro, text).split())
 
 

@@ -1,8 +1,10 @@
 """A checkout with the scripts of launch/, and programs that stand for clouds and clusters."""
 
+import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import time
 
@@ -77,5 +79,5 @@ def cloud(tmp_path, checkout):
   yield made
   # What a failed test may have left running, by the process ids that it wrote down.
   for pid in made.folder.glob('host-*/dss_run/pid'):
-    subprocess.run(['kill', '-s', 'KILL', '--', f'-{pid.read_text().strip()}'],
-                   capture_output=True, check=False)
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(int(pid.read_text()), signal.SIGKILL)

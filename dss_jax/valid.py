@@ -4,10 +4,10 @@ Values come from gin, so any Python literal may stand anywhere.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dss_jax import errors
+from dss_jax import errors, paths
 
 _LARGEST = 2**31 - 1  # Steps, lengths and seeds are int32 on the device.
 
@@ -36,6 +36,16 @@ def number(fits: Callable[[float], bool], what: str, **settings: Any) -> None:
       _fail(name, value, f'use a number {what}')
 
 
+def share(**settings: Any) -> None:
+  """Raises UserError unless every value is a part of the training inputs."""
+  number(lambda x: 0 < x <= 1, 'in (0, 1], the share of the training inputs', **settings)
+
+
+def weight(**settings: Any) -> None:
+  """Raises UserError unless every value is an alpha."""
+  number(lambda x: 0 <= x <= 1, 'in [0, 1], the weight of the label loss', **settings)
+
+
 def flag(**settings: Any) -> None:
   """Raises UserError unless every value is True or False."""
   for name, value in settings.items():
@@ -55,7 +65,7 @@ def path(**settings: Any) -> None:
   """Raises UserError unless every value is a path on a local disk, or of gs://."""
   text(**settings)
   for name, value in settings.items():
-    errors.check_path(name, value)
+    paths.check(name, value)
 
 
 def one_of(known: Sequence[str], **settings: Any) -> None:
@@ -63,6 +73,13 @@ def one_of(known: Sequence[str], **settings: Any) -> None:
   for name, value in settings.items():
     if value not in known:
       _fail(name, value, errors.did_you_mean(str(value), known))
+
+
+def settings(**settings: Any) -> None:
+  """Raises UserError unless every value is a dict whose keys are names."""
+  for name, value in settings.items():
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+      _fail(name, value, "use a dict such as {'NAME': ...}")
 
 
 def _fail(name: str, value: Any, fix: str) -> None:
