@@ -6,10 +6,13 @@ metadata is satisfied.
 
 import importlib
 import importlib.metadata
+import pathlib
+import re
 
 import pytest
 from packaging.requirements import Requirement
 
+REPO = pathlib.Path(__file__).parents[1]
 MODULES = {  # distribution -> what we import of it, where the names differ
     'absl-py': 'absl.logging', 'clu': 'clu.metric_writers', 'gin-config': 'gin',
     'google-crc32c': 'google_crc32c', 'importlib-resources': 'importlib_resources',
@@ -31,3 +34,11 @@ def test_imports_within_its_bounds(requirement):
   version = importlib.metadata.version(requirement.name)
   assert requirement.specifier.contains(version, prereleases=True), version
   importlib.import_module(MODULES.get(requirement.name, requirement.name))
+
+
+def test_the_readme_says_what_is_compiled_and_with_what():
+  """On Python 3.13, where CI installs the same into a bare Debian."""
+  ci, readme = ((REPO / name).read_text() for name in ('.ci/python313', 'README.md'))
+  packages = set(re.search(r'^packages=(.*)$', ci, re.MULTILINE)[1].split(','))
+  named = set(re.search(r'`apt install ([^`]*)`', readme)[1].split())
+  assert {'g++', 'python3-dev'} <= named <= packages and '`editdistance`' in readme
