@@ -1,4 +1,4 @@
-"""The examples of an input stay together: every epoch, packed, sharded, resumed, whatever failed."""
+"""An input's examples stay together: in every epoch, packed, sharded, resumed, cached or not."""
 
 import collections
 import itertools
@@ -109,7 +109,7 @@ def test_a_fraction(folder):
   assert 120 < len(groups) == len(dict(groups)) <= 132
 
 
-@pytest.mark.parametrize('hosts', [2, 4, 6])  # There are four files.
+@pytest.mark.parametrize('hosts', [2, 6])  # There are four files.
 def test_every_host_has_whole_inputs(configured, hosts):
   groups = []
   for index in range(hosts):
