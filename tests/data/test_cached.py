@@ -104,7 +104,7 @@ def test_the_cached_mixture_keeps_an_inputs_examples_together(cache, hosts):
   assert found[0] != inputs_side_by_side(True, 2, seed=5, shard_info=seqio.ShardInfo(0, hosts))
 
 
-def copy(cache, tmp_path, change):
+def copy(cache, tmp_path, change, monkeypatch):
   """The cache with other rows of the rationale task."""
   shutil.copytree(cache / TASKS[0], tmp_path / TASKS[0])
   made = tmp_path / TASKS[1]
@@ -115,21 +115,22 @@ def copy(cache, tmp_path, change):
     with tf.io.TFRecordWriter(str(path)) as writer:
       for example in kept:
         writer.write(example.SerializeToString())
-  seqio.set_global_cache_dirs([str(tmp_path)])
+  for task in TASKS:  # SeqIO remembers where it once found a cache.
+    monkeypatch.setattr(seqio.TaskRegistry.get(task), '_cache_dir', str(tmp_path / task))
   return made
 
 
-def test_caches_of_different_records_are_refused(cache, tmp_path):
+def test_caches_of_different_records_are_refused(cache, tmp_path, monkeypatch):
   def change(example):
     example.features.feature['record'].int64_list.value[0] += 1
     return example
-  copy(cache, tmp_path, change)
+  copy(cache, tmp_path, change, monkeypatch)
   with pytest.raises(tf.errors.InvalidArgumentError, match='made from different records'):
     rows('dss_toy', True, num_epochs=1)
 
 
-def test_a_cache_of_an_earlier_version_is_refused(cache, tmp_path):
-  made = copy(cache, tmp_path, lambda example: example)
+def test_a_cache_of_an_earlier_version_is_refused(cache, tmp_path, monkeypatch):
+  made = copy(cache, tmp_path, lambda example: example, monkeypatch)
   info = made / 'info.train.json'
   found = json.loads(info.read_text())
   del found['features']['record'], found['features']['keep']
