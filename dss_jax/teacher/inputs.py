@@ -55,7 +55,8 @@ def check_examples(
 
   Raises:
     UserError: no examples, an empty id or input, an id that occurs twice, text that is not
-      Unicode, a gold label that is blank, outside the row's choices or the dataset's label set, or an equation without value.
+      Unicode, a gold label that is blank, outside the row's choices or the dataset's label set,
+      or an equation without value.
   """
   seen: dict[str, int] = {}
   for i, example in enumerate(examples):
