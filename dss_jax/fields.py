@@ -124,8 +124,8 @@ def describe(value: Any) -> str:
     return {None: 'null', True: 'true', False: 'false'}[value]
   if isinstance(value, float) and not math.isfinite(value):
     return 'NaN' if math.isnan(value) else 'infinite'
-  kinds = ((str, 'one text'), (numbers.Real, 'the number'), (Mapping, 'an object'),
-           (Set, 'a set, which has no order,'), (Sequence, 'a list'))
+  kinds = ((str, 'one text'), (bytes, 'bytes'), (numbers.Real, 'the number'),
+           (Mapping, 'an object'), (Set, 'a set, which has no order,'), (Sequence, 'a list'))
   kind = next((name for of, name in kinds if isinstance(value, of)), type(value).__name__)
   shown = repr(value)
   return f'{kind} {shown if len(shown) <= 40 else shown[:37] + "..."}'

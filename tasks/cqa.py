@@ -18,7 +18,7 @@ def read_row(row, row_number: int) -> datasets.Example:
   'answerKey': 'A', which is '' where the answer is not known.
   """
   del row_number
-  keyed = isinstance(row['choices'], Mapping)
+  keyed = isinstance(row['choices'], Mapping) and {'label', 'text'} <= set(row['choices'])
   choices = fields.texts(row['choices'] if keyed else row, 'text' if keyed else 'choices')
   if len(choices) > len(LETTERS):
     raise errors.UserError(f'{len(choices)} choices, but {len(LETTERS)} letters to name them')
