@@ -39,8 +39,9 @@ settings (--gin.NAME=VALUE; --print_config shows all with their values):
   MESH_DATA, MESH_FSDP, MESH_MODEL
 
 MODEL_DIR then holds run.json (settings, versions, records), metrics.jsonl and tensorboard/,
-checkpoints/, best/ (by validation), predictions/ and test_metrics.json. Between two starts files
-may move, REMAT and the mesh may change; TRAIN_STEPS may grow with SCHEDULE=constant or rsqrt.
+checkpoints/, best/ (by validation), predictions/ and test_metrics.json. Between
+two starts files may move, REMAT and the mesh may change, and with SCHEDULE=constant or rsqrt
+TRAIN_STEPS may grow.
 
 exit codes: 0 done; 2 an error of the user's; 75 told to stop by SIGTERM (preemption, end of a
 job): saved, start the same command again; 130 interrupted by Ctrl-C: saved, too.
