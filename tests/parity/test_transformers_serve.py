@@ -97,7 +97,8 @@ def _job(folder, base_url, model, *flags):
   done = subprocess.run(
       [sys.executable, '-m', 'dss_jax.teacher', '--client=openai', f'--base_url={base_url}',
        f'--model={model}', '--dataset=cqa', '--split=test', f'--inputs={folder}/in.jsonl',
-       f'--records_dir={folder}/records', '--max_tokens=16', '--in_flight=2', *flags],
+       f'--records_dir={folder}/records', '--max_tokens=16', '--in_flight=2', '--allow_unparsed',
+       *flags],
       capture_output=True, text=True, check=False, timeout=300)
   assert done.returncode == 0, done.stderr
   return done.stdout

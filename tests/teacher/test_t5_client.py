@@ -360,7 +360,7 @@ def test_a_job_asks_once(folder, tmp_path):
         teacher, PROMPT, journal_lib.Journal(str(tmp_path / 'journal')),
         asking.Options(decoding=GREEDY, retry_decoding=DRAWN, in_flight=16))
     outcome = job.run(dataset, 'test', examples, client, 'strict', str(tmp_path), num_shards=2,
-                      retry_failed=1)
+                      retry_failed=1, allow_unparsed=True)
     return teacher, outcome
 
   teacher, outcome = run()
