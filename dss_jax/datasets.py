@@ -119,9 +119,6 @@ class Dataset:
     if not re.fullmatch(r'[\w.:#]+', self.name):  # As SeqIO, which the teacher's job goes without.
       raise ValueError(f'dataset {self.name!r}: not a name that SeqIO takes; use letters, digits '
                        'and underscores')
-    if any('\ud800' <= one <= '\udfff' for label in self.labels or () for one in str(label)):
-      raise ValueError(f'dataset {self.name!r}: a label holds half of a surrogate pair, which no '
-                       'record can')
 
   def record_sets(self, split: str) -> tuple[str, ...]:
     """Names of the datasets whose records make up `split`."""

@@ -147,7 +147,7 @@ def test_a_task_by_itself_has_only_what_it_uses(configured):
   for name, task in (('dss_svamp_label', LABEL), ('dss_svamp_rationale', RATIONALE)):
     examples = list(seqio.get_mixture_or_task(name).get_dataset(
         LENGTHS, seed=0, num_epochs=1).as_numpy_iterator())
-    assert set(examples[0]) == {'id', 'inputs', 'targets', 'objective'}
+    assert set(examples[0]) == {'id', 'inputs', 'targets', 'label', 'objective'}
     assert sorted(text_of(ex['inputs']) for ex in examples) == sorted(
         text for text, tasks in wanted('dss_svamp').items() if task in tasks)
 

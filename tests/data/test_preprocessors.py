@@ -79,7 +79,7 @@ def test_rows_are_marked_and_left_out_at_the_end():
   assert [bool(r['keep']) for r in marked.as_numpy_iterator()] == [False, True]
   assert len({int(r['record']) for r in marked.as_numpy_iterator()}) == 2
   left, = prep.kept(marked).as_numpy_iterator()
-  assert set(left) == {'id', 'inputs', 'targets', 'objective'} and left['id'] == b'8'
+  assert set(left) == {'id', 'inputs', 'targets', 'label', 'objective'} and left['id'] == b'8'
 
 
 def test_rationale_then_label_and_back():
