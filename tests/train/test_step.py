@@ -81,7 +81,7 @@ def test_microbatches_give_the_gradients_of_one_batch(params, make_batch):
   wanted_loss, wanted = exact[1]
   assert {leaf.dtype.name for leaf in jax.tree.leaves(wanted)} == {'float64'}
   errors = {}
-  for k, (loss, grads) in exact.items():
+  for loss, grads in exact.values():
     assert loss == pytest.approx(wanted_loss, rel=1e-12)
     assert ragged.relative_difference(grads, wanted) < 1e-12
   for k in (1, 4):
