@@ -64,24 +64,20 @@ class DssMixture(seqio.Mixture):
             task, sequence_length=sequence_length, split=split, use_cached=use_cached,
             shuffle=shuffle, seed=seed, shard_info=shard_info, num_epochs=num_epochs,
             trim_output_features=trim_output_features, try_in_mem_cache=try_in_mem_cache)
-        datasets.setdefault(record_task.rows_of(task), []).append(_only(rows, features))
+        datasets.setdefault(record_task.rows_of(task), []).append(rows)
     if not datasets:
       raise ValueError(f'no task of {self.name!r} has a split {split!r}')
     if len(datasets) == 1:
       (tasks,) = datasets.values()
-      return _side_by_side(tasks, _INPUTS).unbatch()
+      return _side_by_side(tasks, features, _INPUTS).unbatch()
     turns = tf.data.Dataset.range(len(datasets)).repeat()
     return tf.data.Dataset.choose_from_datasets(
-        [_side_by_side(tasks, 1) for tasks in datasets.values()], turns,
+        [_side_by_side(tasks, features, 1) for tasks in datasets.values()], turns,
         stop_on_empty_dataset=False).unbatch()
 
 
-def _only(rows: tf.data.Dataset, features: Sequence[str]) -> tf.data.Dataset:
-  names = {prep.KEEP, prep.RECORD, *features}
-  return rows.map(lambda row: {name: row[name] for name in row if name in names})
-
-
-def _side_by_side(tasks: Sequence[tf.data.Dataset], inputs: int) -> tf.data.Dataset:
+def _side_by_side(
+    tasks: Sequence[tf.data.Dataset], features: Sequence[str], inputs: int) -> tf.data.Dataset:
   """Marked rows of tasks that are in step -> the examples of `inputs` inputs at a time.
 
   Rows with the marks of `prep.map_rows`, here of two inputs, the first without a rationale:
@@ -93,12 +89,13 @@ def _side_by_side(tasks: Sequence[tf.data.Dataset], inputs: int) -> tf.data.Data
     number = tf.shape(sides[0][prep.KEEP])[0]
     order = tf.reshape(
         tf.transpose(tf.reshape(tf.range(number * len(sides)), [len(sides), number])), [-1])
-    columns = {name: tf.concat([side[name] for side in sides], axis=0) for name in sides[0]}
-    order = tf.boolean_mask(order, tf.gather(columns.pop(prep.KEEP), order))
-    record = tf.gather(columns.pop(prep.RECORD), order)
+    def column(name):
+      return tf.concat([side[name] for side in sides], axis=0)
+    order = tf.boolean_mask(order, tf.gather(column(prep.KEEP), order))
+    record = tf.gather(column(prep.RECORD), order)
     same = tf.logical_and(record[1:] == record[:-1], record[1:] >= 0)
     with tf.control_dependencies([_check_in_step([side[prep.RECORD] for side in sides])]):
-      examples = {name: tf.gather(column, order) for name, column in columns.items()}
+      examples = {name: tf.gather(column(name), order) for name in features if name in sides[0]}
     first = tf.zeros_like(order[:1], tf.bool)
     return {**examples, packing.SAME_INPUT: tf.concat([first, same], axis=0)}
   return tf.data.Dataset.zip(tuple(tasks)).ragged_batch(inputs).map(
