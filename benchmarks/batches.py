@@ -152,7 +152,7 @@ def pack(
     sources, targets = part.lengths()
     windows.append(packing.pack_window(
         np.concatenate(part.inputs), sources, np.concatenate(part.targets), targets,
-        np.concatenate(spread), *lengths))
+        np.concatenate(spread), *lengths, _same_input(part)))
   arrays = [np.concatenate(columns) for columns in zip(*windows, strict=True)]
   per_step = round_up(len(arrays[0]) / steps, microbatches)
   arrays = [np.pad(a, ((0, per_step * steps - len(a)), (0, 0))) for a in arrays]
@@ -161,6 +161,13 @@ def pack(
       whole['decoder_target_tokens'], whole['decoder_segment_ids'])
   return [{name: a[i * per_step:(i + 1) * per_step] for name, a in whole.items()}
           for i in range(steps)]
+
+
+def _same_input(rows: Rows) -> np.ndarray:
+  """bool [n]: rationale rows follow the label row of their input, as `draw` has them in turns."""
+  tasks = np.array(rows.tasks)
+  follows = np.concatenate([[False], tasks[:-1] == objective.LABEL])
+  return follows & (tasks == objective.RATIONALE)
 
 
 def _shift_right(targets: np.ndarray, segments: np.ndarray) -> np.ndarray:

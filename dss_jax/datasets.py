@@ -10,19 +10,31 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from dss_jax import errors
+from dss_jax import errors, fields
 
 SPLITS = ('train', 'validation', 'test')
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One input: `input` is what the student reads (no task prefix), `label` the gold label."""
+  """One input: `input` is what the student reads (no task prefix), `label` the gold label.
+
+  Whoever makes it, its fields are texts: numbers become them as they are written, a label of None
+  ''; anything else raises UserError, see `fields`.
+  """
 
   id: str
   input: str
   label: str = ''
   choices: tuple[str, ...] = ()  # per-example answer choices, (a) first; empty if there are none
+
+  def __post_init__(self):
+    for name in ('id', 'input', 'label'):
+      value = getattr(self, name)
+      if type(value) is not str:
+        text = '' if name == 'label' and value is None else fields.as_text(value, f'its {name}')
+        object.__setattr__(self, name, text)
+    object.__setattr__(self, 'choices', fields.as_texts(self.choices, 'its choices'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +50,11 @@ class CompletionFormat:
   label_kind: str = 'text'  # 'choice': "(x) text"; 'class': of a closed set; 'equation'; 'text'
 
   def __post_init__(self):
+    for name in ('end_marker', 'answer_phrase', 'label_kind'):
+      if not isinstance(value := getattr(self, name), str):
+        raise errors.UserError(f'{name} is {fields.describe(value)}: give one text')
+    if not self.answer_phrase.strip():
+      raise errors.UserError('answer_phrase is blank: give the words after which the label stands')
     kinds = ('choice', 'class', 'equation', 'text')
     if self.label_kind not in kinds:
       raise ValueError(f'label_kind={self.label_kind!r}: use one of {", ".join(kinds)}')
@@ -51,7 +68,8 @@ class Dataset:
     name: D in the task names `dss_D`, `D_finetune`, ...
     read_row: turns one parsed JSON line (a dict) into an `Example`; raises KeyError for a
       missing field. `row_number` (from 0) is passed for rows that have no id of their own.
-    labels: the closed label set, or None for free text and equations.
+    labels: the closed label set, in order, or None for free text and equations; numbers become
+      texts, as in rows.
     metric: 'text' (exact match) or 'equation' (equal value), DESIGN "Metrics".
     completion: how the teacher's completions are laid out.
     holdout: how 10 % of train become validation where the dataset has no validation split:
@@ -77,6 +95,16 @@ class Dataset:
   load: Callable[[str], Iterable[Mapping[str, Any]]] | None = None
 
   def __post_init__(self):
+    if self.labels is not None:
+      labels = fields.label_set(self.labels, f'dataset {self.name!r}: labels')
+      object.__setattr__(self, 'labels', labels)  # A list or a generator becomes a tuple.
+    if not isinstance(self.completion, CompletionFormat):
+      raise errors.UserError(f'dataset {self.name!r}: completion is '
+                             f'{fields.describe(self.completion)}: give a CompletionFormat(...)')
+    for argument in ('read_row', 'load'):
+      if (value := getattr(self, argument)) is not None and not callable(value):
+        raise errors.UserError(f'dataset {self.name!r}: {argument} is {fields.describe(value)}: '
+                               'give a function')
     if self.metric not in ('text', 'equation'):
       raise ValueError(f"dataset {self.name!r}: metric={self.metric!r}; use 'text' or 'equation'")
     if self.holdout not in ('permutation', 'hash', None):
@@ -103,9 +131,18 @@ class Dataset:
 def read_plain_row(row: Mapping[str, Any], row_number: int) -> Example:
   """The default `read_row`: JSON lines with `id`, `input` and, where known, `label`."""
   del row_number  # A user's rows carry their own ids: joins are by id, never by position.
-  label = row.get('label')
-  return Example(
-      id=str(row['id']), input=str(row['input']), label='' if label is None else str(label))
+  return Example(fields.text(row, 'id'), fields.text(row, 'input'), fields.label(row))
+
+
+def as_example(value: object) -> Example:
+  """What a `read_row` gave; UserError if that is no Example, or holds half a surrogate pair."""
+  if not isinstance(value, Example):
+    raise errors.UserError(f'read_row gave {fields.describe(value)}: return a datasets.Example')
+  for name in ('id', 'input', 'label'):
+    fields.check_unicode(getattr(value, name), name)
+  for number, choice in enumerate(value.choices, 1):
+    fields.check_unicode(choice, f'choice {number}')
+  return value
 
 
 _REGISTRY: dict[str, Dataset] = {}

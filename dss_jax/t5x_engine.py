@@ -5,7 +5,7 @@ into `t5x/train.py`; the mixtures, the loss and the recipes are those of the nat
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import clu.metrics
@@ -16,7 +16,7 @@ import seqio
 from t5x import metrics, models, optimizers, trainer
 
 import dss_jax.tasks  # noqa: F401  Registers the tasks and mixtures.
-from dss_jax import gin_files, objective, t5x_network
+from dss_jax import errors, gin_files, objective, t5x_network
 from dss_jax.data import checks, feature_converter, packing, settings, vocabularies
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
@@ -46,14 +46,24 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
   FEATURE_CONVERTER_CLS = FeatureConverter
 
   def __init__(self, *args: Any, alpha: float = 0.5, **kwargs: Any):
-    """As T5X's, without `z_loss`, `label_smoothing` and `loss_normalizing_factor`.
+    """As T5X's, whose terms of the loss are no part of ours and must be off.
 
     Args:
       *args: see T5X.
       alpha: weight of the label loss, in [0, 1].
       **kwargs: see T5X.
+
+    Raises:
+      UserError: `z_loss`, `label_smoothing` or `loss_normalizing_factor` is given.
     """
     super().__init__(*args, **kwargs)
+    for name, off in (
+        ('z_loss', 0.0), ('label_smoothing', 0.0), ('loss_normalizing_factor', None)):
+      value = getattr(self, f'_{name}')
+      if value != off:
+        raise errors.UserError(
+            f'{name.upper()} = {value!r} (t5x_engine.EncoderDecoderModel.{name}): the loss of '
+            f'Distilling Step-by-Step has no such term; bind {name.upper()} = {off}')
     self._alpha = alpha
     self._own_network = isinstance(self.module, t5x_network.Transformer)
 
@@ -175,16 +185,24 @@ def learning_rate(
 
 def adamw(
     steps: int, rate: float, schedule: str = 'linear', warmup_steps: int = 0, first_step: int = 0,
-    clip_norm: float = 1.0, weight_decay: float = 0.0, beta2: float = 0.999,
+    clip_norm: float | None = None, weight_decay: float = 0.0, beta2: float = 0.999,
+    name: str = 'adamw', no_decay: Sequence[str] | None = None,
 ) -> optimizers.OptimizerDef:
-  """The native engine's AdamW with clipping, as a T5X optimizer.
+  """The native engine's AdamWs with clipping, as a T5X optimizer; see `OptimizerConfig`.
 
   Its schedule counts its own steps, so T5X's `Trainer.learning_rate_fn` is for the logs alone;
   give `learning_rate` there with the same arguments.
+
+  Raises:
+    UserError: `name` is none of the AdamWs.
   """
+  if name not in ('adamw', 'adamw_transformers4'):
+    raise errors.UserError(
+        f"OPTIMIZER={name!r}: 'adamw' or 'adamw_transformers4'; T5X's own are bound by "
+        't5x_engine.EncoderDecoderModel.optimizer_def, such as @adafactor.Adafactor()')
   config = config_lib.OptimizerConfig(
-      name='adamw', learning_rate=rate, schedule=schedule, warmup_steps=warmup_steps,
-      clip_norm=clip_norm, weight_decay=weight_decay, beta2=beta2)
+      name=name, learning_rate=rate, schedule=schedule, warmup_steps=warmup_steps,
+      clip_norm=clip_norm, weight_decay=weight_decay, no_decay=no_decay, beta2=beta2)
   rates = optimizer_lib.make_schedule(config, steps - first_step)
   return optimizers.OptaxWrapper(optimizer_lib.make_optimizer(config, rates))
 

@@ -1,6 +1,6 @@
 """ANLI round 1 (Nie et al. 2020), the round that the paper uses."""
 
-from dss_jax import data, datasets
+from dss_jax import data, datasets, fields
 from dss_jax.tasks import nli
 
 
@@ -12,9 +12,9 @@ def read_row(row, row_number: int) -> datasets.Example:
   del row_number
   premise = 'context' if 'context' in row and 'premise' not in row else 'premise'
   return datasets.Example(
-      id=str(row['uid']),
-      input=nli.join(row[premise], row['hypothesis']),
-      label=nli.label_name(row['label']))
+      id=fields.text(row, 'uid'),
+      input=nli.join(fields.text(row, premise), fields.text(row, 'hypothesis')),
+      label=nli.label_name(row))
 
 
 DATASET = data.register(

@@ -4,7 +4,7 @@
 reads the record sets svamp-train, asdiv-train, svamp-validation and svamp-test.
 """
 
-from dss_jax import data, datasets
+from dss_jax import data, datasets, fields
 from dss_jax.tasks import svamp
 
 
@@ -15,9 +15,9 @@ def read_row(row, row_number: int) -> datasets.Example:
     return example if 'id' in row or 'ID' in row else datasets.Example(
         id=f'asdiv-{row_number}', input=example.input, label=example.label)
   return datasets.Example(
-      id=str(row.get('id', row.get('ID', f'asdiv-{row_number}'))),
-      input=f"{row['Body']}\n{row['Question']}",
-      label=f"( {row['Formula'].split('=')[0].strip()} )")
+      id=fields.text(row, 'id' if 'id' in row else 'ID', f'asdiv-{row_number}'),
+      input=f"{fields.text(row, 'Body')}\n{fields.text(row, 'Question')}",
+      label=f"( {fields.text(row, 'Formula').split('=')[0].strip()} )")
 
 
 DATASET = data.register(

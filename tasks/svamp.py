@@ -1,6 +1,6 @@
 """SVAMP (Patel et al. 2021): word problems whose label is an equation."""
 
-from dss_jax import data, datasets
+from dss_jax import data, datasets, fields
 
 
 def read_row(row, row_number: int) -> datasets.Example:
@@ -11,11 +11,12 @@ def read_row(row, row_number: int) -> datasets.Example:
   """
   if 'Body' in row:
     return datasets.Example(
-        id=str(row.get('ID', f'svamp-{row_number}')),
-        input=f"{row['Body']}\n{row['Question']}",
-        label=row.get('Equation', ''))
+        id=fields.text(row, 'ID', f'svamp-{row_number}'),
+        input=f"{fields.text(row, 'Body')}\n{fields.text(row, 'Question')}",
+        label=fields.label(row, 'Equation'))
   return datasets.Example(
-      id=str(row.get('id', f'svamp-{row_number}')), input=row['input'], label=row.get('label', ''))
+      id=fields.text(row, 'id', f'svamp-{row_number}'), input=fields.text(row, 'input'),
+      label=fields.label(row))
 
 
 COMPLETION = datasets.CompletionFormat(answer_phrase='The answer is', label_kind='equation')

@@ -100,7 +100,8 @@ def test_the_papers_settings(tmp_path):
   assert config.data.feature_lengths == {'inputs': 1024, 'targets': 256}
   assert (config.steps, config.alpha) == (10_000, 0.5)
   optimizer = config.optimizer
-  assert (optimizer.name, optimizer.learning_rate, optimizer.schedule) == ('adamw', 5e-5, 'linear')
+  assert (optimizer.name, optimizer.learning_rate, optimizer.schedule) == (
+      'adamw_transformers4', 5e-5, 'linear')
   assert (optimizer.clip_norm, optimizer.weight_decay, optimizer.warmup_steps) == (1.0, 0.0, 0)
 
 

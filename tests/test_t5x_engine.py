@@ -15,10 +15,10 @@ pytest.importorskip('t5x', reason='T5X is on no package index; docs/t5x.md says 
 import seqio
 from flax import linen as nn
 from flax import traverse_util
-from t5x import decoding, optimizers, partitioning, train_state
+from t5x import adafactor, decoding, optimizers, partitioning, train_state
 from t5x.examples.t5 import network
 
-from dss_jax import models, objective, t5x_engine, t5x_network
+from dss_jax import errors, models, objective, t5x_engine, t5x_network
 from dss_jax.data import pipeline
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
@@ -173,13 +173,14 @@ def test_microbatches_differ_without_the_counts(student, t5x_model, batch):
     _assert_close(wanted, summed, 1e-2)
 
 
-def test_the_optimizer_and_its_schedule_are_the_native_engines(student):
-  ours = optimizer_lib.make_optimizer(
-      config_lib.OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
-      optimizer_lib.make_schedule(
-          config_lib.OptimizerConfig(learning_rate=1e-3, warmup_steps=2), 10))
+@pytest.mark.parametrize('fields', [
+    {'name': 'adamw'},
+    {'name': 'adamw_transformers4', 'weight_decay': 0.1, 'no_decay': ('scale',)}])
+def test_the_optimizer_and_its_schedule_are_the_native_engines(student, fields):
+  config = config_lib.OptimizerConfig(learning_rate=1e-3, warmup_steps=2, **fields)
+  ours = optimizer_lib.make_optimizer(config, optimizer_lib.make_schedule(config, 10))
   params = wanted = student[1]
-  definition = t5x_engine.adamw(steps=1010, rate=1e-3, warmup_steps=2, first_step=1000)
+  definition = t5x_engine.adamw(steps=1010, rate=1e-3, warmup_steps=2, first_step=1000, **fields)
   state, wanted_state = definition.init_state(params), ours.init(params)
   for i in range(4):
     grads = jax.tree.map(lambda x, i=i: jnp.cos(x * 7 + i), params)
@@ -190,3 +191,50 @@ def test_the_optimizer_and_its_schedule_are_the_native_engines(student):
   rates = t5x_engine.learning_rate(steps=1010, rate=1e-3, warmup_steps=2, first_step=1000)
   assert [float(rates(1000 + i)) for i in (0, 1, 2, 10)] == pytest.approx(
       [0, 5e-4, 1e-3, 0], abs=1e-9)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ({'z_loss': 1e-4}, 'Z_LOSS = 0.0001 .*EncoderDecoderModel.z_loss.*bind Z_LOSS = 0.0'),
+    ({'label_smoothing': 0.1}, 'LABEL_SMOOTHING = 0.1 .*bind LABEL_SMOOTHING = 0.0'),
+    ({'loss_normalizing_factor': 1024}, 'LOSS_NORMALIZING_FACTOR = 1024 .*= None'),
+    ({'loss_normalizing_factor': 0}, 'LOSS_NORMALIZING_FACTOR = 0 '),
+])
+def test_terms_that_our_loss_has_not_are_refused(arguments, message):
+  with pytest.raises(errors.UserError, match=message):
+    make_model(NETWORKS['theirs'], **arguments)
+  make_model(NETWORKS['theirs'], z_loss=0, label_smoothing=0.0, loss_normalizing_factor=None)
+
+
+def test_an_optimizer_that_is_not_here_is_refused():
+  for name in ('adafactor', adafactor.Adafactor()):
+    with pytest.raises(errors.UserError, match='OPTIMIZER=.*EncoderDecoderModel.optimizer_def'):
+      t5x_engine.adamw(steps=10, rate=1e-3, name=name)
+
+
+@pytest.mark.parametrize('scanned', [False, True])
+@pytest.mark.parametrize('weight_decay', [0.0, 0.1])
+def test_our_adafactor_is_t5xs(scanned, weight_decay):
+  """With its rule for logical axes, in stacks too; our decay is its with an exponent of 1."""
+  config = models.T5Config(
+      vocab_size=200, emb_dim=128, num_heads=4, head_dim=40, num_encoder_layers=2,
+      num_decoder_layers=3, mlp_dim=136, scan_layers=scanned)
+  boxed = state_lib.init_params(models.Transformer(config), jax.random.key(0))
+  params = wanted = nn.unbox(boxed)
+  settings = config_lib.OptimizerConfig(name='adafactor', weight_decay=weight_decay)
+  ours = optimizer_lib.make_optimizer(settings, lambda step: 1e-2)
+  theirs = adafactor.Adafactor(
+      learning_rate=1e-2, weight_decay_rate=weight_decay or None,
+      weight_decay_rate_lr_exponent=1.0 if weight_decay else None,
+      logical_factor_rules=adafactor.standard_logical_factor_rules())
+  theirs.set_param_axes(jax.tree.map(
+      lambda leaf: partitioning.PartitionSpec(*leaf.names), boxed,
+      is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata)))
+  state, their_state = ours.init(params), theirs.init_state(params)
+  for i in range(4):
+    grads = jax.tree.map(lambda x, i=i: jnp.cos(x * 70 + i) * (i + 1), wanted)
+    updates, state = ours.update(grads, state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+    wanted, their_state = theirs.apply_gradient(theirs.hyper_params, wanted, their_state, grads)
+  _assert_close(wanted, params, 1e-6)
+  with pytest.raises(AssertionError):
+    _assert_close(nn.unbox(boxed), params, 1e-2)  # They have moved.

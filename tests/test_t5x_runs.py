@@ -262,7 +262,8 @@ def test_every_file_for_t5x_parses(tmp_path):
           gin_utils.parse_gin_flags(
               roots, [run, f'gin/t5x/t5_1_1_{size}.gin'], ["MODEL_DIR='x'"], finalize_config=False)
           print(run, size, gin.query_parameter('%MODEL').config_key[-1],
-                gin.query_parameter('t5x.examples.t5.network.T5Config.emb_dim'))
+                gin.query_parameter('t5x.examples.t5.network.T5Config.emb_dim'),
+                *map(gin.query_parameter, ('%DROPOUT_RATE', '%OPTIMIZER', '%Z_LOSS')))
   ''')
   for runs_here, roots in (
       (runs, [str(REPO), str(PROGRAMS.parent)]),
@@ -273,6 +274,7 @@ def test_every_file_for_t5x_parses(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.split() for line in done.stdout.splitlines()]
     assert len(lines) == 60
-    assert {size: int(width) for _, size, _, width in lines} == {
+    assert {size: int(width) for _, size, _, width, *_ in lines} == {
         'small': 512, 'base': 768, 'large': 1024, 'xl': 2048, 'xxl': 4096}
-    assert {model for _, _, model, _ in lines} == {'dss_jax.t5x_engine.EncoderDecoderModel'}
+    assert {line[2] for line in lines} == {'dss_jax.t5x_engine.EncoderDecoderModel'}
+    assert {tuple(line[4:]) for line in lines} == {('0.1', 'adamw_transformers4', '0.0')}

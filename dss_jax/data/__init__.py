@@ -12,11 +12,11 @@ from dss_jax.data.settings import DataSettings, configure
 
 if TYPE_CHECKING:
   from dss_jax.data.feature_converter import DssFeatureConverter
-  from dss_jax.data.registration import DssMixture
+  from dss_jax.data.mixture import DssMixture
 
 __all__ = ['DataSettings', 'DssFeatureConverter', 'DssMixture', 'configure', 'register']
 
-_LATE = {'DssFeatureConverter': 'feature_converter', 'DssMixture': 'registration'}
+_LATE = {'DssFeatureConverter': 'feature_converter', 'DssMixture': 'mixture'}
 
 
 def __getattr__(name: str) -> Any:

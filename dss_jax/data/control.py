@@ -10,8 +10,6 @@ import tensorflow as tf
 from dss_jax import errors, records
 from dss_jax.data import source as source_lib
 
-_SEED = 1  # Not that of the fractions, so that neighbours do not enter a fraction together.
-
 
 class ShuffledRationales(source_lib.RecordsSource):
   """Records whose training rationales are exchanged; inputs and labels stay.
@@ -32,7 +30,7 @@ class ShuffledRationales(source_lib.RecordsSource):
     places = tf.constant(hashes)
 
     def exchange(row):
-      place = tf.searchsorted(places, _hash(row)[None])[0] % len(hashes)
+      place = tf.searchsorted(places, source_lib.record_hash(row)[None])[0] % len(hashes)
       return {**row, 'rationale': following[place]}
     return rows.map(exchange, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -40,15 +38,11 @@ class ShuffledRationales(source_lib.RecordsSource):
     """int64 [n] and bytes [n]: hash and rationale of every training row that has one."""
     rows = super().get_dataset('train', shuffle=False).filter(
         lambda row: row['parse_status'] == records.PARSED)
-    pairs = list(rows.map(lambda row: (_hash(row), row['rationale'])).as_numpy_iterator())
+    pairs = list(rows.map(
+        lambda row: (source_lib.record_hash(row), row['rationale'])).as_numpy_iterator())
     if len(pairs) < 2:
       raise errors.UserError(
           f'dss_{self.dataset.name}_shuffled exchanges rationales, and {len(pairs)} of the '
           'training rows have one: take a larger TRAIN_FRACTION')
     hashes, rationales = (np.array(column) for column in zip(*sorted(pairs), strict=True))
     return hashes, rationales.astype(object)
-
-
-def _hash(row: dict[str, tf.Tensor]) -> tf.Tensor:
-  """int64 scalar; of the input, too, since ids are unique within one record set only."""
-  return source_lib.hash_of(tf.strings.join([row['id'], row['input']], '\n'), _SEED)

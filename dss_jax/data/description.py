@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dss_jax import datasets
+from dss_jax import datasets, fields
 
 
 def register(
     name: str,
     *,
     read_row: Callable[[Mapping[str, Any], int], datasets.Example] = datasets.read_plain_row,
-    labels: Sequence[str] | None = None,
+    labels: Iterable[str | int | float] | None = None,
     metric: str = 'text',
     completion: datasets.CompletionFormat | None = None,
     holdout: str | None = 'hash',
@@ -36,7 +36,9 @@ def register(
   Args:
     name: D; letters, digits and underscores.
     read_row: turns one JSON row into an Example, if it is not `id`, `input`, `label` already.
-    labels: the closed label set, if there is one; others in the data are refused.
+    labels: the closed label set, if there is one, as a list or another iterable with an order;
+      others in the data are refused. Each is taken exactly, spaces included; numbers become
+      texts as they do in rows: (0, 1) is ('0', '1').
     metric: 'text' (exact match) or 'equation' (equal value).
     completion: how the teacher's completions end; by default `... So the answer is <label>.`
     holdout: how 10 % of train become validation if there is no validation split:
@@ -50,14 +52,18 @@ def register(
   Returns: the description, also found by `dss_jax.datasets.get(name)`.
 
   Raises:
+    UserError: labels or records that are one text, a set, empty, or hold what is no text.
     ValueError: a bad metric, holdout or split, tfds as well as load, or a name that SeqIO
       refuses.
   """
-  kind = 'class' if labels else 'equation' if metric == 'equation' else 'text'
+  kind = 'class' if labels is not None else 'equation' if metric == 'equation' else 'text'
   dataset = datasets.Dataset(
-      name=name, read_row=read_row, labels=tuple(labels) if labels else None, metric=metric,
+      name=name, read_row=read_row,
+      labels=None if labels is None else fields.label_set(labels, f'dataset {name!r}: labels'),
+      metric=metric,
       completion=completion or datasets.CompletionFormat(label_kind=kind), holdout=holdout,
-      records={split: tuple(names) for split, names in (records or {}).items()}, source=source,
+      records={split: fields.as_texts(sets, f'dataset {name!r}: records[{split!r}]')
+               for split, sets in (records or {}).items()}, source=source,
       tfds=tfds or '', tfds_splits=dict(tfds_splits or {}), load=load)
   datasets.add(dataset)
   if not datasets.only_described():

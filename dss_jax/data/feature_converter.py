@@ -40,6 +40,7 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
           'mixture_cls=dss_jax.data.DssMixture')
     if self.pack:
       return packing.pack(ds, packed_lengths, self._window)
+    ds = ds.map(lambda ex: {name: ex[name] for name in ex if name != packing.SAME_INPUT})
     lengths = {**packed_lengths, objective.FEATURE: packed_lengths['targets']}
     return seqio.utils.trim_and_pad_dataset(ds, lengths)
 

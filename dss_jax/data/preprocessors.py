@@ -9,31 +9,43 @@ import tensorflow as tf
 
 from dss_jax import answers, errors, objective, records
 from dss_jax.data import settings, vocabularies
+from dss_jax.data import source as source_lib
+
+KEEP = 'keep'  # bool: whether the task uses the row
+RECORD = 'record'  # int64: which record the row is made of, the same in every task
 
 EOS_MARKER = '</s>'  # NLI inputs are `premise</s>hypothesis`
 
 
-def keep_with_gold_label(rows: tf.data.Dataset) -> tf.data.Dataset:
+def has_gold_label(row: dict[str, tf.Tensor]) -> tf.Tensor:
   """Rows with a gold label; a failed rationale does not matter to them."""
-  return rows.filter(lambda row: tf.strings.length(row['label']) > 0)
+  return tf.strings.length(row['label']) > 0
 
 
-def keep_parsed(rows: tf.data.Dataset) -> tf.data.Dataset:
+def parsed(row: dict[str, tf.Tensor]) -> tf.Tensor:
   """Rows whose completion gave a rationale and a label: a failure never becomes a target."""
-  return rows.filter(lambda row: row['parse_status'] == records.PARSED)
+  return row['parse_status'] == records.PARSED
 
 
-def keep_with_teacher_label(rows: tf.data.Dataset) -> tf.data.Dataset:
+def has_teacher_label(row: dict[str, tf.Tensor]) -> tf.Tensor:
   """Training rows that parsed; other splits also keep rows that have a gold label."""
-  return rows.filter(lambda row: tf.strings.length(teacher_target(row)) > 0)
+  return tf.strings.length(teacher_target(row)) > 0
 
 
-def keep_for_rationale_then_label(rows: tf.data.Dataset) -> tf.data.Dataset:
+def is_for_rationale_then_label(row: dict[str, tf.Tensor]) -> tf.Tensor:
   """Rows with a gold label; on train also a rationale, since the target needs both."""
-  def keep(row):
-    trainable = tf.logical_or(row['split'] != 'train', row['parse_status'] == records.PARSED)
-    return tf.logical_and(trainable, tf.strings.length(row['label']) > 0)
-  return rows.filter(keep)
+  trainable = tf.logical_or(row['split'] != 'train', parsed(row))
+  return tf.logical_and(trainable, has_gold_label(row))
+
+
+def kept(rows: tf.data.Dataset) -> tf.data.Dataset:
+  """The rows that their task uses, without the marks.
+
+  The last step of a task, so that the tasks of a mixture stay in step until then.
+  """
+  marks = (KEEP, RECORD)
+  return rows.filter(lambda row: row[KEEP]).map(
+      lambda row: {name: value for name, value in row.items() if name not in marks})
 
 
 def teacher_target(row: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -42,10 +54,8 @@ def teacher_target(row: dict[str, tf.Tensor]) -> tf.Tensor:
   As the released code's `--label_type llm`: only training labels are replaced, so scores
   stay comparable.
   """
-  parsed = row['parse_status'] == records.PARSED
-  teacher_label = tf.where(parsed, row['teacher_label'], '')
-  has_gold = tf.strings.length(row['label']) > 0
-  use_gold = tf.logical_and(row['split'] != 'train', has_gold)
+  teacher_label = tf.where(parsed(row), row['teacher_label'], '')
+  use_gold = tf.logical_and(row['split'] != 'train', has_gold_label(row))
   return tf.where(use_gold, row['label'], teacher_label)
 
 
@@ -98,9 +108,11 @@ def rationale_then_label_example(
   return _example(row, row['input'], target, objective.LABEL, row['label'])
 
 
-def map_rows(rows: tf.data.Dataset, make_example) -> tf.data.Dataset:
-  """Applies one of the functions above to every row."""
-  return rows.map(make_example, num_parallel_calls=tf.data.AUTOTUNE)
+def map_rows(rows: tf.data.Dataset, make_example, keep) -> tf.data.Dataset:
+  """Makes an example of every row and marks those that `keep` is true of."""
+  def example(row):
+    return {**make_example(row), KEEP: keep(row), RECORD: source_lib.record_hash(row)}
+  return rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def tokenize(
@@ -221,6 +233,6 @@ FINISH = (tokenize, seqio.CacheDatasetPlaceholder(), check_settings,
 
 
 def pipeline(keep, make_example, **arguments) -> tuple:
-  """The preprocessors of one task: which rows, what text, then tokens."""
+  """The preprocessors of one task: which rows, what text, then tokens; `kept` comes after."""
   bound = functools.partial(make_example, **arguments) if arguments else make_example
-  return (keep, functools.partial(map_rows, make_example=bound), *FINISH)
+  return (functools.partial(map_rows, make_example=bound, keep=keep), *FINISH)

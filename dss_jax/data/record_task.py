@@ -7,7 +7,11 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from dss_jax import errors
+from dss_jax.data import preprocessors as prep
 from dss_jax.data import source as source_lib
+
+_READ_AT_ONCE = 128  # cached rows
 
 
 class RecordTask(seqio.Task):
@@ -18,7 +22,11 @@ class RecordTask(seqio.Task):
   epoch is a dataset of its own here, with a seed of its own.
   """
 
-  def get_dataset(
+  def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
+    """See `seqio.Task`; num_epochs=None repeats for ever."""
+    return prep.kept(self.get_marked(*args, **kwargs))
+
+  def get_marked(
       self,
       sequence_length: Any = None,
       split: str = 'train',
@@ -30,7 +38,7 @@ class RecordTask(seqio.Task):
       num_epochs: int | None = 1,
       **arguments: Any,
   ) -> tf.data.Dataset:
-    """See `seqio.Task`; num_epochs=None repeats for ever."""
+    """As `get_dataset`, of all records: marked with KEEP and RECORD, in the order of any task."""
     one = functools.partial(
         super().get_dataset, sequence_length=sequence_length, split=split, use_cached=use_cached,
         shuffle=shuffle, shuffle_buffer_size=shuffle_buffer_size, shard_info=shard_info,
@@ -48,7 +56,20 @@ class RecordTask(seqio.Task):
     return epochs.flat_map(epoch_rows).prefetch(tf.data.AUTOTUNE)
 
   def _get_cached_source(self, split, file_shuffle_buffer_size=None):
-    return _Shuffled(super()._get_cached_source(split, file_shuffle_buffer_size))
+    return _Cached(self.name, super()._get_cached_source(split, file_shuffle_buffer_size))
+
+
+def marked_rows(task: seqio.Task, **arguments: Any) -> tf.data.Dataset:
+  """`RecordTask.get_marked` of any task: a foreign one's rows are all used, each by itself."""
+  if isinstance(task, RecordTask):
+    return task.get_marked(**arguments)
+  marks = {prep.KEEP: True, prep.RECORD: tf.constant(-1, tf.int64)}
+  return task.get_dataset(**arguments).map(lambda row: {**row, **marks})
+
+
+def rows_of(task: seqio.Task) -> str:
+  """The dataset whose records a task reads, in step with that dataset's other tasks."""
+  return task.source.dataset.name if isinstance(task, RecordTask) else f'task {task.name}'
 
 
 def _seed_of(seed: int, epoch: tf.Tensor) -> tf.Tensor:
@@ -57,26 +78,40 @@ def _seed_of(seed: int, epoch: tf.Tensor) -> tf.Tensor:
   return tf.random.stateless_uniform([], both, maxval=2**62, dtype=tf.int64)
 
 
-class _Shuffled(seqio.DataSource):
-  """SeqIO's source of cached rows with our shuffle behind it; SeqIO's shuffles files alone.
+class _Cached(seqio.DataSource):
+  """SeqIO's source of cached rows in the order of their records, with our shuffle behind it.
 
-  Our tasks have no shuffle buffer of SeqIO's, since their own source shuffles.
+  Beam writes the rows of every task in another order, so they are read into memory (a few hundred
+  bytes each) and sorted: then the tasks of a mixture are in step, whatever the number of files
+  and of hosts.
   """
 
-  def __init__(self, cached: seqio.DataSource):
+  def __init__(self, task_name: str, cached: seqio.DataSource):
     super().__init__(splits=cached.splits, num_input_examples={
         split: cached.num_input_examples(split) for split in cached.splits})
+    self._task_name = task_name
     self._cached = cached
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
-    return self._cached.supports_arbitrary_sharding
+    return True
 
   def list_shards(self, split: str) -> list[str]:
     return list(self._cached.list_shards(split))
 
   def get_dataset(self, split='train', shuffle=True, seed=None, shard_info=None, **arguments
                   ) -> tf.data.Dataset:
-    rows = self._cached.get_dataset(
-        split=split, shuffle=False, shard_info=shard_info, **arguments)
+    with tf.init_scope():  # Read now, even inside the function that makes an epoch.
+      rows = self._cached.get_dataset(split=split, shuffle=False, **arguments)
+      if prep.RECORD not in rows.element_spec:
+        raise errors.UserError(
+            f'the cache of task {self._task_name!r} was made by an earlier version: cache the '
+            'task again into another folder')
+      table = rows.ragged_batch(self.num_input_examples(split)).get_single_element()
+      order = tf.argsort(table[prep.RECORD], stable=True)
+      if shard_info:
+        order = order[shard_info.index::shard_info.num_shards]
+    def read(places):
+      return {name: tf.gather(column, places) for name, column in table.items()}
+    rows = tf.data.Dataset.from_tensor_slices(order).batch(_READ_AT_ONCE).map(read).unbatch()
     return source_lib.shuffle_rows(rows, seed) if shuffle else rows

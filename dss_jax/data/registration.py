@@ -2,38 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import seqio
-import tensorflow as tf
 
-from dss_jax import datasets, metrics, objective
+from dss_jax import datasets, metrics
 from dss_jax.data import control, record_task, vocabularies
 from dss_jax.data import preprocessors as prep
 from dss_jax.data import source as source_lib
-
-
-def _alternate(
-    tasks: Sequence[tf.data.Dataset], rates: Sequence[float], seed: int | None
-) -> tf.data.Dataset:
-  """Label, rationale, label, rationale: every batch holds as many of each."""
-  del rates, seed  # 1:1 by construction.
-  turns = tf.data.Dataset.range(len(tasks)).repeat()
-  return tf.data.Dataset.choose_from_datasets(tasks, turns, stop_on_empty_dataset=False)
-
-
-class DssMixture(seqio.Mixture):
-  """A 1:1 mixture that keeps the `objective` feature, which a plain Mixture drops.
-
-  Inside somebody else's seqio.Mixture its tasks behave like any others: `inputs` and `targets`.
-  """
-
-  def __init__(self, *args, **kwargs):
-    super().__init__(*args, **{'sample_fn': _alternate, **kwargs})
-
-  def get_dataset(self, *args, passthrough_features=(), **kwargs) -> tf.data.Dataset:
-    kept = (*(passthrough_features or ()), objective.FEATURE)
-    return super().get_dataset(*args, passthrough_features=kept, **kwargs)
+from dss_jax.data.mixture import DssMixture
 
 
 def add_tasks(dataset: datasets.Dataset) -> None:
@@ -45,22 +21,22 @@ def add_tasks(dataset: datasets.Dataset) -> None:
   name = dataset.name
   scored = metrics.for_dataset(dataset)
   phrase = dataset.completion.answer_phrase
-  gold, teacher = prep.keep_with_gold_label, prep.keep_with_teacher_label
+  gold, teacher = prep.has_gold_label, prep.has_teacher_label
   read = prep.ReadAnswer(name, dataset.labels or ())
   add = functools.partial(_add_task, dataset)
 
   add(f'dss_{name}_label', prep.pipeline(gold, prep.label_example), scored, read)
   add(f'dss_{name}_teacher_label',
       prep.pipeline(teacher, prep.label_example, teacher=True), scored, read)
-  add(f'dss_{name}_rationale', prep.pipeline(prep.keep_parsed, prep.rationale_example))
+  add(f'dss_{name}_rationale', prep.pipeline(prep.parsed, prep.rationale_example))
   add(f'{name}_finetune', prep.pipeline(gold, prep.plain_example), scored, read)
   add(f'{name}_distill', prep.pipeline(teacher, prep.plain_example, teacher=True), scored, read)
   add(f'{name}_rationale_then_label',
-      prep.pipeline(prep.keep_for_rationale_then_label, prep.rationale_then_label_example,
+      prep.pipeline(prep.is_for_rationale_then_label, prep.rationale_then_label_example,
                     answer_phrase=phrase),
       scored, dataclasses.replace(read, phrase=phrase))
 
-  add(f'dss_{name}_shuffled_rationale', prep.pipeline(prep.keep_parsed, prep.rationale_example),
+  add(f'dss_{name}_shuffled_rationale', prep.pipeline(prep.parsed, prep.rationale_example),
       source=control.ShuffledRationales(dataset))
 
   for mixture, label, rationale in (('', 'label', 'rationale'),

@@ -123,3 +123,11 @@ def id_hashes(paths: Sequence[str], seed: int) -> np.ndarray:
 def hash_of(ids: tf.Tensor, seed: int) -> tf.Tensor:
   """int64 of the strings' shape; another function for every seed."""
   return tf.strings.to_hash_bucket_strong(ids, 2**62, key=[0x6473735F6A6178, seed])
+
+
+_RECORD_SEED = 1  # Not that of the fractions, so that neighbours do not enter one together.
+
+
+def record_hash(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
+  """int64 scalar, >= 0; of the input, too, since ids are unique within one record set only."""
+  return hash_of(tf.strings.join([row['id'], row['input']], '\n'), _RECORD_SEED)

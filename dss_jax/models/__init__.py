@@ -5,7 +5,7 @@ from dss_jax.models.beam import BeamResult, beam_search
 from dss_jax.models.cache import Cache, decode_step, init_cache
 from dss_jax.models.config import T5Config
 from dss_jax.models.decoding import GreedyResult, greedy_decode, greedy_search
-from dss_jax.models.layout import stack_layers, unstack_layers
+from dss_jax.models.layout import is_stacked, stack_layers, unstack_layers
 from dss_jax.models.relative_position import relative_position_bucket
 from dss_jax.models.sampling import SampleResult, sample
 from dss_jax.models.scoring import score_targets
@@ -26,6 +26,7 @@ __all__ = [
   'greedy_decode',
   'greedy_search',
   'init_cache',
+  'is_stacked',
   'relative_position_bucket',
   'sample',
   'score_targets',

@@ -36,6 +36,11 @@ def unstack_layers(params):
   return _convert(params, _unstack)
 
 
+def is_stacked(path) -> bool:
+  """Whether the leaf at this path of `jax.tree_util` is of all layers, with them as first axis."""
+  return any(getattr(key, 'key', None) == 'layers' for key in path)
+
+
 def _convert(params, convert):
   missing = [name for name in _STACKS if name not in params]
   if missing:

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import cli, datasets, errors, metrics, student_info
+from dss_jax import cli, datasets, errors, fields, metrics, student_info
 from dss_jax.predict import options as options_lib
 from dss_jax.predict import stream
 
@@ -135,25 +135,22 @@ def _reader(args) -> Callable[[stream.Row, int], datasets.Example]:
 
   def read(row: stream.Row, number: int) -> datasets.Example:
     try:
-      return read_row(row, number)
+      return datasets.as_example(read_row(row, number))
     except KeyError as error:
       raise errors.UserError(
           f'--input={args.input}, row {number + 1}: no field {error} (it has: {", ".join(row)}); '
           'give rows with `input`, or name the dataset they are of with --dataset') from error
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
+    except (errors.UserError, TypeError, ValueError, IndexError, AttributeError) as error:
       raise errors.UserError(f'--input={args.input}, row {number + 1}: {error}') from error
   return read
 
 
 def read_input_row(row: stream.Row, number: int) -> datasets.Example:
   """{'input': ..., 'id': ..., 'label': ..., 'labels': [...]}; all but `input` may be missing."""
-  if not isinstance(row['input'], str):
-    raise ValueError(f'`input` is {row["input"]!r}, not a text')
-  label = row.get('label')
   return datasets.Example(
-      id=str(row.get('id', number)), input=row['input'],
-      label='' if label is None else str(label),
-      choices=tuple(str(one) for one in row.get('labels') or ()))
+      id=fields.text(row, 'id', str(number)), input=fields.text(row, 'input'),
+      label=fields.label(row),
+      choices=() if row.get('labels') is None else fields.texts(row, 'labels'))
 
 
 def output_row(

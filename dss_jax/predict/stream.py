@@ -17,7 +17,7 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from dss_jax import atomic, errors
+from dss_jax import atomic, errors, fields
 
 _SETTINGS = 'settings.json'
 _COPY_BYTES = 1 << 24
@@ -165,7 +165,7 @@ def _list_rows(path: str, data: bytes) -> Iterator[tuple[Row, int]]:
 
 def _parse(data: bytes, where: str) -> Any:
   try:
-    return json.loads(data.decode('utf-8-sig'))
+    return fields.parse_json(data.decode('utf-8-sig'))
   except ValueError as error:  # Also of the decoding.
     raise errors.UserError(f'{where}: not JSON in UTF-8 ({error})') from error
 

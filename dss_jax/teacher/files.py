@@ -3,7 +3,6 @@
 import contextlib
 import glob
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from etils import epath
 
-from dss_jax import errors
+from dss_jax import errors, fields
 
 _BOM = b'\xef\xbb\xbf'
 _COPY_BYTES = 1 << 24
@@ -71,7 +70,7 @@ class JsonFile(Sequence[Any]):
       self._file.seek(int(self._offsets[index]))
       line = self._file.readline()
     try:
-      return json.loads(line.decode('utf-8'))
+      return fields.parse_json(line.decode('utf-8'))
     except UnicodeDecodeError as error:
       raise errors.UserError(f'{self._flag}={self.path}: not UTF-8 (byte '
                              f'{self._offsets[index] + error.start}); save it as UTF-8') from error
@@ -102,7 +101,7 @@ class JsonFile(Sequence[Any]):
     data = self._file.read()
     self.sha256 = hashlib.sha256(data).hexdigest()
     try:
-      self._list = json.loads(data.decode('utf-8-sig'))
+      self._list = fields.parse_json(data.decode('utf-8-sig'))
     except UnicodeDecodeError as error:
       raise errors.UserError(f'{self._flag}={self.path}: not UTF-8 (byte {error.start}); '
                              'save it as UTF-8') from error

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import tqdm
 
-from dss_jax import datasets, errors
+from dss_jax import datasets, equations, errors
 from dss_jax.teacher import files
 
 
@@ -55,10 +55,15 @@ def check_examples(
 
   Raises:
     UserError: no examples, an empty id or input, an id that occurs twice, text that is not
-      Unicode, a gold label outside the row's choices or the dataset's label set.
+      Unicode, a gold label that is blank, outside the row's choices or the dataset's label set,
+      or an equation without value.
   """
   seen: dict[str, int] = {}
   for i, example in enumerate(examples):
+    try:
+      datasets.as_example(example)
+    except errors.UserError as error:
+      raise errors.UserError(f'{where(i)}: {error}') from error
     if not example.id.strip():
       raise errors.UserError(f'{where(i)}: the id is empty; every row needs one of its own')
     if example.id in seen:
@@ -68,7 +73,6 @@ def check_examples(
     seen[example.id] = i
     if not example.input.strip():
       raise errors.UserError(f'{where(i)}: the input is empty; fill it in or remove the row')
-    _check_unicode(example, where, i)
     _check_label(example, dataset, where, i)
   if not seen:
     raise errors.UserError(f'{dataset.name}: no examples; check --inputs')
@@ -81,7 +85,7 @@ def _read_row(
   if not isinstance(row, dict):
     raise errors.UserError(f'{where}: {type(row).__name__} instead of an object with fields')
   try:
-    return dataset.read_row(row, row_number)
+    return datasets.as_example(dataset.read_row(row, row_number))
   except KeyError as error:
     known = ', '.join(map(str, row)) or 'none'
     raise errors.UserError(
@@ -94,21 +98,17 @@ def _read_row(
         f'{where}: not a row of dataset {dataset.name!r} ({error})') from error
 
 
-def _check_unicode(example: datasets.Example, where: Callable[[int], str], i: int) -> None:
-  texts = {'id': example.id, 'input': example.input, 'label': example.label}
-  texts |= {f'choice {number}': one for number, one in enumerate(example.choices, 1)}
-  for name, text in texts.items():
-    try:
-      text.encode('utf-8')
-    except UnicodeEncodeError as error:
-      raise errors.UserError(
-          f'{where(i)}: {name} holds half of a surrogate pair at character {error.start}, '
-          'which no text file can; remove it') from error
-
-
 def _check_label(
     example: datasets.Example, dataset: datasets.Dataset, where: Callable[[int], str], i: int
 ) -> None:
+  if example.label and not example.label.strip():
+    raise errors.UserError(f'{where(i)}: the gold label is blank; fill it in, or leave it out')
+  if example.label and dataset.metric == 'equation':
+    try:
+      equations.evaluate(example.label)
+    except ValueError as error:
+      raise errors.UserError(f'{where(i)}: gold equation {example.label[:80]!r} has no value '
+                             f'({error}); mend it, or leave it out') from error
   allowed = example.choices or dataset.labels
   if not example.label or allowed is None or example.label in allowed:
     return  # No gold label is fine: the teacher's will do.

@@ -1,12 +1,20 @@
 """The label in the line after the answer phrase, for each `CompletionFormat.label_kind`."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from dss_jax import datasets, equations
+from dss_jax.teacher import matching
 
-_LETTER = re.compile(r'\(\s*([A-Za-z])\s*\)'  # '(b) fly', 'either (b) fly or (c) run'
-                     r'|^\W*([A-Za-z])(?:\)|\W*$)')  # 'b) fly', 'b.', but not 'a ledge'
+_LEAD = rf'^[\s{re.escape("".join(matching.PROSE))}]*'
+_LETTER = re.compile(  # '(b) fly', 'either (b) fly or (c) run'; 'b) fly', 'b: fly'; not 'a ledge'
+    rf'\(\s*([A-Za-z])\s*\)|{_LEAD}([A-Za-z])(?:\)|[.:]\s|\s[-–—]\s|{_LEAD[1:]}$)')
+_AROUND_LETTERS = re.compile(  # Words that say nothing about which choice is meant.
+    '|either|both|options?|choices?|answer|letter|the|is|are|best|correct|right|most|likely|'
+    'probably|definitely|would|be|of|course|and|or|boxed|text')
+_REASON = re.compile(r'\W*(?:because|since|as|for)(?!\w)', re.IGNORECASE)
+_NEXT_LETTER = re.compile(r'[-–—\s,;/]*(?:(?<!\w)(?:or|and)(?!\w))?\s*$', re.IGNORECASE)
+_INITIALS = re.compile(r'(?<!\w)(?:[^\W\d_]\.){2,}$')
 _CURRENCY_OR_THOUSANDS = re.compile(r'\$|(?<=[0-9]),(?=[0-9]{3}(?![0-9]))')
 _ARITHMETIC = re.compile(r'(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+|[-+*/() \t])+')
 
@@ -20,49 +28,98 @@ class Unreadable(Exception):
 
 
 def read_choice(answer: str, example: datasets.Example, dataset: datasets.Dataset) -> str:
-  """The choice that the first letter names, in the example's own spelling.
+  """The choice that the text is, or that the first letter names, in the example's own spelling.
 
-  With choices ('perfume', 'soap'):
-  '(a) Perfume.' -> 'perfume'; 'either (a) perfume or (b) soap' -> 'perfume';
-  'soap' -> 'soap'; '(b) perfume' -> ambiguous_label; '(f) ink', 'none' -> unknown_choice.
+  A letter repairs the text of its choice where that is misspelt, cut or missing; it does not
+  outweigh another text. With choices ('perfume', 'soap'):
+  '(a) Perfume.', '(a) parfume', '(a)' -> 'perfume'; 'either (a) perfume or (b) soap' -> 'perfume';
+  'soap' -> 'soap'; '(b) perfume', '(b) engine', 'not (b)' -> ambiguous_label; '(f) ink', 'none' ->
+  unknown_choice.
   """
   del dataset
-  found = _LETTER.search(answer)
-  if not found:
-    named = _named(answer, example.choices)
-    if len(named) == 1:
-      return named.pop()
-    if named:
+  choices, letter = example.choices, _LETTER.search(answer)
+  around = (answer[:letter.start()], answer[letter.end():]) if letter else ()
+  if not letter or letter[2] or any(map(matching.bare, around)):  # Not just '(b)'.
+    text = matching.whole(answer, choices)
+    if letter and letter[2] and not any(map(matching.bare, around)):
+      text |= _at(letter, choices)  # 'A' is choice (a), and may be the text of another.
+    if len(text) > 1:
       raise Unreadable('ambiguous_label')
-    raise Unreadable('truncated' if answer.endswith('(') else 'unknown_choice')
-  index = ord((found[1] or found[2]).lower()) - ord('a')
-  if index >= len(example.choices):
+    if text:
+      return text.pop()
+  if not letter:
+    return _named(answer, choices)
+  if not (lettered := _at(letter, choices)):
     raise Unreadable('unknown_choice')
-  choice = example.choices[index]
-  following = _LETTER.search(answer, found.end())
-  said = _plain(answer[found.end():following.start() if following else None])
-  # A misspelt text is repaired by the letter; the text of *another* choice contradicts it.
-  if said != _plain(choice) and said in map(_plain, example.choices):
+  (choice,) = lettered
+  following = _LETTER.search(answer, letter.end())
+  said = answer[letter.end():following.start() if following else None]
+  if not _supports(choice, answer[:letter.start()], said, choices):
     raise Unreadable('ambiguous_label')
   return choice
 
 
+def _at(letter: re.Match[str], choices: Sequence[str]) -> set[str]:
+  index = ord((letter[1] or letter[2]).lower()) - ord('a')
+  return set(choices[index:index + 1])
+
+
+def _named(answer: str, choices: Sequence[str]) -> str:
+  """The one choice that an answer without a letter names."""
+  alone, named = matching.clearly_named(answer, choices), matching.mentioned(answer, choices)
+  if len(named) == 1 and alone == named:
+    (choice,) = named
+    if not matching.denies(matching.normal(answer).partition(matching.normal(choice))[0]):
+      return choice
+  if named:
+    raise Unreadable('ambiguous_label')
+  raise Unreadable('truncated' if answer.endswith('(') else 'unknown_choice')
+
+
+def _supports(choice: str, before: str, said: str, choices: Sequence[str]) -> bool:
+  """Whether the text around a letter is of the letter's choice, or says nothing."""
+  others = set(choices) - {choice}
+  if matching.denies(before) or matching.mentioned(before, choices) & others:
+    return False
+  if not matching.bare(_NEXT_LETTER.sub('', said)) and not matching.whole(said, choices):
+    said = ' '.join(word for word in before.split()
+                    if not _AROUND_LETTERS.fullmatch(''.join(filter(str.isalpha, word)).lower()))
+    if not said:
+      return True
+  for text in (said, _NEXT_LETTER.sub('', said)):
+    if found := matching.whole(text, choices):
+      return choice in found
+    found, rest = matching.start(text, choices)
+    if found == {choice} and not matching.mentioned(rest, choices) & others:
+      return True
+  if _REASON.match(said) and not matching.mentioned(said, choices) & others:
+    return True
+  return matching.resembles(_NEXT_LETTER.sub('', said), choice, choices)
+
+
 def read_class(answer: str, example: datasets.Example, dataset: datasets.Dataset) -> str:
-  """The label of the closed set that the answer starts with, whatever case and punctuation.
+  """The label of the closed set that the answer is, or starts with, whatever case and quotes.
 
   With labels ('entailment', 'neutral'):
-  'neutral', 'Neutral.', 'neutral: it may rain' -> 'neutral'; 'neutral or entailment' ->
+  'neutral', '**Neutral.**', 'neutral: it may rain' -> 'neutral'; 'neutral or entailment' ->
   ambiguous_label; 'not neutral', 'maybe' -> unknown_label; 'neut' -> truncated.
+  With labels ('C', 'C++'): 'C++.' -> 'C++'; 'C#' -> unknown_label.
   """
   del example
-  said, known = _plain(answer), dataset.labels or ()
-  first = [label for label in known if re.match(re.escape(_plain(label)) + r'(?!\w)', said)]
-  if first:
-    longest = max(first, key=len)
-    if _named(said[len(_plain(longest)):], known) - {longest}:
+  known = dataset.labels or ()
+  found, rest = matching.whole(answer, known), ''
+  if not found:
+    found, rest = matching.start(answer, known)
+  if len(found) == 1:
+    (label,) = found
+    if rest and (matching.mentioned(rest, known) - found
+                 or matching.continues(answer, label, known)):
       raise Unreadable('ambiguous_label')
-    return longest
-  if answer[-1].isalnum() and any(_plain(label).startswith(said) for label in known):
+    return label
+  if found:
+    raise Unreadable('ambiguous_label')
+  said = matching.normal(answer)
+  if answer[-1].isalnum() and any(matching.normal(label).startswith(said) for label in known):
     raise Unreadable('truncated')
   raise Unreadable('unknown_label')
 
@@ -100,9 +157,9 @@ def read_equation(answer: str, example: datasets.Example, dataset: datasets.Data
 
 
 def read_text(answer: str, example: datasets.Example, dataset: datasets.Dataset) -> str:
-  """The line as it is, less one trailing period: 'Paris.' -> 'Paris'."""
+  """The line as it is, less one trailing period: 'Paris.' -> 'Paris', but 'U.S.A.' as it is."""
   del example, dataset
-  label = answer.removesuffix('.').rstrip()
+  label = answer if _INITIALS.search(answer) else answer.removesuffix('.').rstrip()
   if not label:
     raise Unreadable('empty_label')
   return label
@@ -114,21 +171,6 @@ READERS: dict[str, Callable[[str, datasets.Example, datasets.Dataset], str]] = {
     'equation': read_equation,
     'text': read_text,
 }
-
-
-def _plain(text: str) -> str:
-  """For comparison: no case, no punctuation at the ends, single spaces."""
-  return ' '.join(re.sub(r'^[\W_]+|[\W_]+$', '', text).split()).casefold()
-
-
-def _named(answer: str, names: Iterable[str]) -> set[str]:
-  """Names that occur in the answer as whole words, less those inside a longer one."""
-  said = _plain(answer)
-  found = {name for name in names
-           if _plain(name) and re.search(rf'(?<!\w){re.escape(_plain(name))}(?!\w)', said)}
-  return {name for name in found
-          if not any(_plain(name) in _plain(other) and _plain(name) != _plain(other)
-                     for other in found)}
 
 
 def _touches(outside: str, inside: str) -> bool:

@@ -4,10 +4,12 @@
 `released.parse_released` is the released code's behaviour.
 """
 
+import re
+import unicodedata
 from collections.abc import Callable
 
 from dss_jax import datasets
-from dss_jax.teacher import labels, parsed, protocol, released
+from dss_jax.teacher import labels, matching, parsed, protocol, released
 
 NO_TEACHER = 'no_teacher'
 REJECTED = 'rejected'
@@ -50,7 +52,8 @@ def parse_strict(
     return parsed.failed('empty_completion')
   body, ended = completion, ''
   if form.end_marker:
-    body, ended, _ = completion.partition(form.end_marker)
+    end = _find(completion, form.end_marker)
+    body, ended = completion[:end], completion[end:] if end is not None else ''
   halves = _split(body, form.answer_phrase)
   if halves is None:
     stopped = not ended and completion.rstrip()[-1] not in '.!?"\')'
@@ -78,7 +81,7 @@ def read(
   if completion.finish_reason == REJECTED:
     return parsed.failed(REJECTED)
   text, form = completion.text, dataset.completion
-  ended = bool(form.end_marker) and form.end_marker in text
+  ended = bool(form.end_marker) and _find(text, form.end_marker) is not None
   if completion.finish_reason == 'stop' and form.end_marker and text.strip() and not ended:
     text = f'{text}\n{form.end_marker}'
   found = PARSERS[parser](text, example, dataset)
@@ -91,9 +94,10 @@ def read(
 
 
 def _stops_in_label(text: str, form: datasets.CompletionFormat) -> bool:
-  """'... So the answer is ent', but not '... is entailment.' nor '(c) ne', which a letter names."""
+  """'... is ent', 'C+', '3.' may go on; '... is entailment.' does not, nor '(c) ne': a letter."""
   answer = text.rpartition(form.answer_phrase)[2].lstrip()
-  return form.label_kind != 'choice' and '\n' not in answer and answer[-1:].isalnum()
+  return form.label_kind != 'choice' and '\n' not in answer and bool(answer) and (
+      answer[-1] not in matching.PROSE or bool(re.search(r'[0-9][.,]$', answer)))
 
 
 def _released(
@@ -110,13 +114,28 @@ PARSERS: dict[str, Parser] = {'strict': parse_strict, 'released': _released}
 def _split(body: str, phrase: str) -> tuple[str, str] | None:
   """Before the first answer phrase, and from there to the next one."""
   text = body
-  if phrase not in body:  # "It ended in 1982, so the answer is contradiction."
-    phrase, text = phrase.lower(), _lower(body)
-  start = text.find(phrase)
-  if start < 0:
+  if _find(body, phrase) is None:  # "It ended in 1982, so the answer is contradiction."
+    phrase, text = _lower(phrase), _lower(body)
+  start = _find(text, phrase)
+  if start is None:
     return None
-  end = text.find(phrase, start + len(phrase))
-  return body[:start], body[start + len(phrase):end if end >= 0 else None]
+  after = start + len(phrase)
+  return body[:start], body[after:_find(text, phrase, after)]
+
+
+def _find(text: str, phrase: str, start: int = 0) -> int | None:
+  """Where the phrase first stands as words of its own: 'Q:' is not in 'FAQ:'.
+
+  Scripts that write words without spaces between have no such boundary.
+  """
+  left = r'(?<!\w)' if _begins_a_word(phrase[0]) else ''
+  right = r'(?!\w)' if _begins_a_word(phrase[-1]) else ''
+  found = re.compile(left + re.escape(phrase) + right).search(text, start)
+  return found.start() if found else None
+
+
+def _begins_a_word(character: str) -> bool:
+  return character.isalnum() and unicodedata.category(character) != 'Lo'
 
 
 def _lower(text: str) -> str:
@@ -125,5 +144,6 @@ def _lower(text: str) -> str:
 
 
 def _first_line(text: str) -> str:
-  lines = text.strip(' \t\r\n:').splitlines()
+  """': bug' and ' : bug' -> 'bug', but the label ':)' keeps its colon."""
+  lines = re.sub(r'^:|^\s+:(?=\s)', '', text).strip().splitlines()
   return lines[0].strip() if lines else ''

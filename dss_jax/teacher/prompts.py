@@ -31,7 +31,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax import datasets, errors
+from dss_jax import datasets, errors, fields
 
 _KEYS = ('version', 'dataset', 'instruction', 'completion', 'demonstrations')
 _COMPLETION_KEYS = ('question', 'answer', 'answer_phrase', 'label_kind', 'stop', 'parts')
@@ -125,12 +125,13 @@ def load(path: str) -> Prompt:
   """Reads and checks a prompt file.
 
   Raises:
-    UserError: no such file, bad TOML, an unknown or missing key, templates without their
-      places, no demonstrations; names the file and the key.
+    UserError: no such file, bad TOML, an unknown or missing key, a value of another type,
+      templates without their places, no demonstrations; names the file and the key.
   """
   try:
     with open(path, 'rb') as f:
-      raw = tomllib.load(f)
+      raw = tomllib.loads(f.read().decode('utf-8-sig').replace('\r\n', '\n'),
+                          parse_float=fields.WrittenFloat)
   except OSError as error:
     raise errors.UserError(
         f'prompt {path}: {error.strerror}; a dataset of your own needs a prompt file of its own, '
@@ -138,17 +139,46 @@ def load(path: str) -> Prompt:
   except ValueError as error:  # Bad TOML, or not UTF-8.
     raise errors.UserError(f'prompt {path}: not TOML ({error})') from error
   _check_keys(raw, _KEYS, (), path)
+  if type(raw['version']) is not int:
+    raise errors.UserError(f'prompt {path}: version is {fields.describe(raw["version"])}: give a '
+                           'whole number, version = 1')
   form = raw['completion']
   _check_keys(form, _COMPLETION_KEYS, ('parts',), f'{path}, [completion]')
   if not isinstance(raw['demonstrations'], list) or not raw['demonstrations']:
     raise errors.UserError(f'prompt {path}: give at least one [[demonstrations]]')
-  for number, shown in enumerate(raw['demonstrations'], 1):
-    _check_keys(shown, _DEMONSTRATION_KEYS, (), f'{path}, demonstration {number}')
-  return _make(raw, form, path)
+  shown = [_demonstration(one, f'{path}, demonstration {number}')
+           for number, one in enumerate(raw['demonstrations'], 1)]
+  for name, where in (('dataset', raw), ('instruction', raw), ('question', form),
+                      ('answer', form), ('answer_phrase', form), ('label_kind', form)):
+    if not isinstance(where[name], str):
+      raise errors.UserError(f'prompt {path}: {name} is {fields.describe(where[name])}: give one '
+                             'text')
+  return _make(raw, form, shown, path)
 
 
-def _make(raw: Mapping[str, Any], form: Mapping[str, Any], path: str) -> Prompt:
-  parts, stop = tuple(form.get('parts', ())), tuple(form['stop'])
+def _demonstration(shown: Any, where: str) -> Demonstration:
+  """Numbers are texts, as in rows: label = 1 is '1'."""
+  _check_keys(shown, _DEMONSTRATION_KEYS, (), where)
+  found = {key: fields.as_text(value, f'prompt {where}: {key}').strip()
+           for key, value in shown.items()}
+  for key, value in found.items():
+    if not value:
+      raise errors.UserError(f'prompt {where}: {key} is blank; fill it in')
+  return Demonstration(**found)
+
+
+def _list(form: Mapping[str, Any], name: str, path: str) -> tuple[str, ...]:
+  found = form.get(name, [])
+  if not isinstance(found, list) or not all(isinstance(one, str) and one for one in found):
+    raise errors.UserError(f"prompt {path}: {name} = {found!r}: give a list of texts, "
+                           f"{name} = ['...'], or [] for none")
+  return tuple(found)
+
+
+def _make(
+    raw: Mapping[str, Any], form: Mapping[str, Any], shown: Sequence[Demonstration], path: str
+) -> Prompt:
+  parts, stop = _list(form, 'parts', path), _list(form, 'stop', path)
   _check_places(form['question'], parts or ('input',), f'{path}, question')
   _check_places(form['answer'], ('rationale', 'label'), f'{path}, answer')
   if form['answer_phrase'] not in form['answer']:
@@ -158,14 +188,13 @@ def _make(raw: Mapping[str, Any], form: Mapping[str, Any], path: str) -> Prompt:
     completion = datasets.CompletionFormat(
         end_marker=stop[0] if stop else '', answer_phrase=form['answer_phrase'],
         label_kind=form['label_kind'])
-  except ValueError as error:
+  except (ValueError, errors.UserError) as error:
     raise errors.UserError(f'prompt {path}: {error}') from error
   return Prompt(
       dataset=raw['dataset'], version=raw['version'], instruction=_one_line(raw['instruction']),
       question=form['question'].strip(), answer=form['answer'].strip(), stop=stop, parts=parts,
       completion=completion,
-      demonstrations=tuple(Demonstration(**{k: v.strip() for k, v in shown.items()})
-                           for shown in raw['demonstrations']))
+      demonstrations=tuple(shown))
 
 
 def _one_line(text: str) -> str:
@@ -174,7 +203,10 @@ def _one_line(text: str) -> str:
 
 
 def _check_keys(
-    found: Mapping[str, Any], known: Sequence[str], optional: Sequence[str], where: str) -> None:
+    found: Any, known: Sequence[str], optional: Sequence[str], where: str) -> None:
+  if not isinstance(found, Mapping):
+    raise errors.UserError(f'prompt {where}: {fields.describe(found)} instead of a table with '
+                           f'{", ".join(known)}')
   for key in found:
     if key not in known:
       raise errors.UserError(

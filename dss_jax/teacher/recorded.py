@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax import datasets, errors
+from dss_jax import datasets, errors, fields
 from dss_jax.teacher import files, protocol
 
 
@@ -97,8 +97,11 @@ def _row(row: object, where: str) -> tuple[str, protocol.Completion]:
   if not isinstance(row, dict) or 'id' not in row or 'completion' not in row:
     raise errors.UserError(f'{where}: expected an object with the fields id and completion')
   reason = row.get('finish_reason')
-  return str(row['id']), protocol.Completion(
-      _text(row['completion'], where), finish_reason='' if reason is None else str(reason))
+  if not isinstance(reason, str | None):
+    raise errors.UserError(f"{where}: field 'finish_reason' is {fields.describe(reason)}: write "
+                           "the endpoint's word ('stop', 'length', ...), or leave it out")
+  return fields.as_text(row['id'], f"{where}: field 'id'"), protocol.Completion(
+      _text(row['completion'], where), finish_reason=reason or '')
 
 
 def _text(value: object, where: str) -> str:

@@ -11,10 +11,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import tqdm
 from etils import epath
 
-from dss_jax import datasets, errors
+from dss_jax import datasets, errors, fields
 from dss_jax.teacher import inputs
 
 
@@ -100,16 +101,32 @@ def _write(
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-  for row in rows:
-    yield json.dumps({key: _plain(value) for key, value in row.items()}) + '\n'
+  for number, row in enumerate(rows, 1):
+    if not isinstance(row, Mapping):
+      raise errors.UserError(f'row {number} of the source is {fields.describe(row)}: give a dict '
+                             'with fields')
+    line = {}
+    for key, value in row.items():
+      try:
+        line[key] = json.dumps(_plain(value))
+      except (TypeError, ValueError) as error:  # Also of the decoding.
+        raise errors.UserError(f'row {number} of the source, field {key!r}: cannot be written as '
+                               f'JSON ({error}); make it a text') from error
+    yield '{' + ', '.join(f'{json.dumps(str(key))}: {line[key]}' for key in line) + '}\n'
 
 
 def _plain(value: Any) -> Any:
   """bytes, NumPy scalars and arrays as JSON values."""
   if isinstance(value, bytes):
     return value.decode('utf-8')
-  if hasattr(value, 'tolist'):
-    return _plain(value.tolist())
+  if isinstance(value, np.floating):
+    return float(str(value))  # 0.1 in 32 bits is 0.1, not 0.10000000149011612.
+  if isinstance(value, np.ndarray):
+    return [_plain(one) for one in value] if value.ndim else _plain(value[()])
+  if isinstance(value, np.generic):
+    return value.item()
+  if isinstance(value, Mapping):
+    return {key: _plain(one) for key, one in value.items()}
   if isinstance(value, (list, tuple)):
     return [_plain(one) for one in value]
   return value

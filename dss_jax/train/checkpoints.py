@@ -38,7 +38,14 @@ class DataPositionHandler(ocp.CheckpointHandler):
       tf.train.Checkpoint(iterator=args.iterator).write(self._prefix(directory))
 
   def restore(self, directory, args: 'DataPositionRestore'):
-    tf.train.Checkpoint(iterator=args.iterator).read(self._prefix(directory)).assert_consumed()
+    position = tf.train.Checkpoint(iterator=args.iterator)
+    try:
+      position.read(self._prefix(directory)).assert_consumed()
+    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, AssertionError) as error:
+      raise errors.UserError(
+          f'{directory}: the data position does not fit the data pipeline of this version '
+          f'({_one_line(error)}). Go on with the version that wrote it, or begin anew in another '
+          'MODEL_DIR') from error
     return args.iterator
 
 

@@ -6,10 +6,14 @@ two starts of one run: it changes where or how often, not what is computed.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import errors, models, valid
+
+OPTIMIZERS = ('adamw', 'adamw_transformers4', 'adafactor')
+# Matrices, embedding table, scales of norms, relative position biases: T5 has no other parameters.
+PARAMETER_NAMES = ('kernel', 'embedding', 'scale', 'rel_embedding')
 
 _FREE = {'free': True}
 
@@ -27,7 +31,8 @@ class DataConfig:
     feature_lengths: {'inputs': ..., 'targets': ...} in tokens: where sequences are cut, and
       the size of a row.
     batch_size: rows of a global batch; with packing a row holds several examples.
-    pack: several examples per row. Exact: only padding is saved.
+    pack: several examples per row. Exact without dropout, whose masks are a row's: only padding
+      is saved.
     records_dir: folder of the records; default `$DSS_DATA_DIR`.
     vocabulary: path of a SentencePiece model, or 'bytes'.
     label_prefix, rationale_prefix: '[label] ' and '[rationale] ' in the paper.
@@ -66,16 +71,20 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """The update. Defaults are the released code's: AdamW, linear decay to 0, clip at 1.
+  """The update. Defaults are the paper's, but for where AdamW has its epsilon.
 
   Attributes:
-    name: 'adamw' or 'adafactor' (T5's).
+    name: 'adamw'; 'adamw_transformers4', the released code's (see `optimizer.make_optimizer`);
+      or 'adafactor', T5's.
     learning_rate: the peak.
     schedule: 'linear' to 0 (the paper's), 'cosine' to 0, 'constant' (T5 fine-tuning),
       'rsqrt': learning_rate / sqrt(max(step, warmup_steps)) (T5 pre-training).
     warmup_steps: linear warm-up from 0; for 'rsqrt' the length of the plateau.
-    weight_decay: decoupled, on all parameters.
-    clip_norm: global norm of the gradient, 0 for none.
+    weight_decay: decoupled; multiplied by the learning rate, whatever the optimizer.
+    no_decay: names of parameters that do not decay, of `PARAMETER_NAMES`; transformers leaves
+      out ('scale', 'rel_embedding'). None: all decay.
+    clip_norm: global norm of the gradient, 0 for none. None: 1.0 with AdamW, as in the released
+      code; none with Adafactor, which clips its updates (T5 and T5X clip nothing else).
     beta1, beta2, epsilon: AdamW's.
   """
 
@@ -84,20 +93,28 @@ class OptimizerConfig:
   schedule: str = 'linear'
   warmup_steps: int = 0
   weight_decay: float = 0.0
-  clip_norm: float = 1.0
+  no_decay: Sequence[str] | None = None
+  clip_norm: float | None = None
   beta1: float = 0.9
   beta2: float = 0.999
   epsilon: float = 1e-8
 
   def __post_init__(self):
-    valid.one_of(('adamw', 'adafactor'), OPTIMIZER=self.name)
+    valid.one_of(OPTIMIZERS, OPTIMIZER=self.name)
     valid.one_of(('linear', 'cosine', 'constant', 'rsqrt'), SCHEDULE=self.schedule)
+    if self.clip_norm is None:  # Resolved here, so that run.json says what was done.
+      object.__setattr__(self, 'clip_norm', 0.0 if self.name == 'adafactor' else 1.0)
     valid.whole(0, WARMUP_STEPS=self.warmup_steps)
     valid.number(lambda x: x >= 0, 'of at least 0', LEARNING_RATE=self.learning_rate,
                  WEIGHT_DECAY=self.weight_decay, CLIP_NORM=self.clip_norm)
     valid.number(lambda x: 0 <= x < 1, 'in [0, 1)', BETA2=self.beta2,
                  **{'OptimizerConfig.beta1': self.beta1})
     valid.number(lambda x: x > 0, 'above 0', **{'OptimizerConfig.epsilon': self.epsilon})
+    if not isinstance(self.no_decay, (tuple, list, type(None))):
+      raise errors.UserError(
+          f"NO_DECAY={self.no_decay!r}: give a tuple of names, such as ('scale', 'rel_embedding')")
+    for name in self.no_decay or ():
+      valid.one_of(PARAMETER_NAMES, NO_DECAY=name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,7 +64,7 @@ def gradients(
   """Gradient of the objective over the whole batch, one microbatch at a time.
 
   |L| and |R| are counted on the whole batch first, so that the sum over microbatches is the
-  gradient of one big batch, however the tokens fall.
+  gradient of one big batch, however the tokens fall. With dropout each draws masks of its own.
 
   Raises:
     ValueError: the batch's rows are no multiple of `microbatches`.

@@ -20,11 +20,12 @@ def window(spec):
            task) for n, m, task in spec]
 
 
-def pack(examples):
+def pack(examples, same_input=None):
   return packing.pack_window(
       np.concatenate([e[0] for e in examples]), np.array([len(e[0]) for e in examples]),
       np.concatenate([e[1] for e in examples]), np.array([len(e[1]) for e in examples]),
-      np.concatenate([np.full(len(e[1]), e[2]) for e in examples]), MAX_INPUTS, MAX_TARGETS)
+      np.concatenate([np.full(len(e[1]), e[2]) for e in examples]), MAX_INPUTS, MAX_TARGETS,
+      same_input)
 
 
 def unpack(arrays):
@@ -46,10 +47,10 @@ def unpack(arrays):
 
 
 @settings(max_examples=150, deadline=None)
-@given(examples_st)
-def test_every_example_comes_back_once_and_whole(spec):
+@given(examples_st, st.lists(st.booleans(), min_size=60, max_size=60), st.booleans())
+def test_every_example_comes_back_once_and_whole(spec, same_input, alone):
   examples = window(spec)
-  found = unpack(pack(examples))
+  found = unpack(pack(examples, None if alone else np.array(same_input[:len(spec)])))
   assert found == {(tuple(map(int, e[0])), tuple(map(int, e[1])), e[2]) for e in examples}
 
 
@@ -66,9 +67,24 @@ def test_first_fit_leaves_no_row_that_an_earlier_one_had_room_for(spec):
               or targets[:i][before].sum() + targets[i] > MAX_TARGETS)
 
 
-def test_the_docstring_example():
-  rows = packing.assign_rows(np.array([5, 4, 3]), np.array([2, 2, 2]), 8, 4)
-  assert rows.tolist() == [0, 1, 0]
+@settings(max_examples=100, deadline=None)
+@given(examples_st, st.lists(st.booleans(), min_size=60, max_size=60))
+def test_the_examples_of_an_input_share_a_row_that_holds_them(spec, same_input):
+  inputs, targets = np.array([s[0] for s in spec]), np.array([s[1] for s in spec])
+  same = np.array(same_input[:len(spec)])
+  rows = packing.assign_rows(inputs, targets, MAX_INPUTS, MAX_TARGETS, same)
+  number = np.cumsum(~same | (np.arange(len(spec)) == 0))
+  for one in set(number):
+    mine = number == one
+    if inputs[mine].sum() <= MAX_INPUTS and targets[mine].sum() <= MAX_TARGETS:
+      assert len(set(rows[mine])) == 1
+
+
+def test_the_docstring_examples():
+  lengths = np.array([5, 4, 3]), np.array([2, 2, 2])
+  assert packing.assign_rows(*lengths, 8, 4).tolist() == [0, 1, 0]
+  assert packing.assign_rows(*lengths, 8, 4, [False, False, True]).tolist() == [0, 1, 1]
+  assert packing.assign_rows(*map(np.array, ([], [])), 8, 4).tolist() == []
 
 
 def test_a_too_long_example_is_refused():

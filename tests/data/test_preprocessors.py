@@ -32,26 +32,26 @@ def byte_vocabulary():
 
 
 def test_label_and_rationale_share_the_input_and_differ_in_the_prefix():
-  assert texts(prep.map_rows(rows(), prep.label_example)) == [
+  assert texts(rows().map(prep.label_example)) == [
       ('[label] Where do birds live?', 'nest', objective.LABEL)]
-  assert texts(prep.map_rows(rows(), prep.rationale_example)) == [
+  assert texts(rows().map(prep.rationale_example)) == [
       ('[rationale] Where do birds live?', 'Birds build nests.', objective.RATIONALE)]
 
 
 def test_the_released_prefixes_are_a_setting():
   data.configure(vocabulary='bytes', label_prefix='predict: ', rationale_prefix='explain: ')
-  assert texts(prep.map_rows(rows(), prep.label_example))[0][0] == 'predict: Where do birds live?'
-  assert texts(prep.map_rows(rows(), prep.rationale_example))[0][0].startswith('explain: ')
+  assert texts(rows().map(prep.label_example))[0][0] == 'predict: Where do birds live?'
+  assert texts(rows().map(prep.rationale_example))[0][0].startswith('explain: ')
 
 
 def test_baselines_have_no_prefix():
-  assert texts(prep.map_rows(rows(), prep.plain_example)) == [
+  assert texts(rows().map(prep.plain_example)) == [
       ('Where do birds live?', 'nest', objective.LABEL)]
 
 
 def test_teacher_labels_replace_gold_on_train_only():
   made = rows({}, {'split': 'validation'}, {'split': 'validation', 'label': ''})
-  examples = prep.map_rows(made, lambda row: prep.plain_example(row, teacher=True))
+  examples = made.map(lambda row: prep.plain_example(row, teacher=True))
   targets = [target for _, target, _ in texts(examples)]
   assert targets == ['tree', 'nest', 'tree']
 
@@ -60,23 +60,31 @@ def test_a_failed_row_keeps_its_gold_label_and_nothing_else():
   failed = {'parse_status': 'no_answer_phrase', 'teacher_label': '', 'rationale': ''}
   made = rows({}, {'id': '8', **failed})
   def kept(keep):
-    return [r['id'].decode() for r in keep(made).as_numpy_iterator()]
-  assert kept(prep.keep_with_gold_label) == ['7', '8']
-  assert kept(prep.keep_parsed) == ['7']
-  assert kept(prep.keep_with_teacher_label) == ['7']
-  assert kept(prep.keep_for_rationale_then_label) == ['7']
+    return [r['id'].decode() for r in made.filter(keep).as_numpy_iterator()]
+  assert kept(prep.has_gold_label) == ['7', '8']
+  assert kept(prep.parsed) == ['7']
+  assert kept(prep.has_teacher_label) == ['7']
+  assert kept(prep.is_for_rationale_then_label) == ['7']
 
 
 def test_rows_without_gold_labels_are_for_the_teacher_tasks():
   made = rows({'label': ''})
-  assert not list(prep.keep_with_gold_label(made))
-  assert len(list(prep.keep_with_teacher_label(made))) == 1
+  assert not list(made.filter(prep.has_gold_label))
+  assert len(list(made.filter(prep.has_teacher_label))) == 1
+
+
+def test_rows_are_marked_and_left_out_at_the_end():
+  made = rows({'parse_status': 'truncated'}, {'id': '8'})
+  marked = prep.map_rows(made, prep.rationale_example, prep.parsed)
+  assert [bool(r['keep']) for r in marked.as_numpy_iterator()] == [False, True]
+  assert len({int(r['record']) for r in marked.as_numpy_iterator()}) == 2
+  left, = prep.kept(marked).as_numpy_iterator()
+  assert set(left) == {'id', 'inputs', 'targets', 'objective'} and left['id'] == b'8'
 
 
 def test_rationale_then_label_and_back():
   phrase = 'So the answer is'
-  made = prep.map_rows(
-      rows(), lambda r: prep.rationale_then_label_example(r, answer_phrase=phrase))
+  made = rows().map(lambda r: prep.rationale_then_label_example(r, answer_phrase=phrase))
   assert texts(made)[0][1] == 'Birds build nests. So the answer is nest'
   read = prep.ReadAnswer('birds', phrase=phrase)
   assert read('A. So the answer is b? So the answer is nest ') == 'nest'

@@ -106,6 +106,22 @@ label = 'bug'
     ("'So the answer is'", "'Thus'", "does not hold the answer_phrase 'Thus'"),
     ("'class'", "'klass'", "label_kind='klass'"),
     ('[completion]', '[completion', 'not TOML'),
+    ("stop = ['Q:']", "stop = 'Q:'", r"stop = 'Q:': give a list of texts, stop = \['...'\]"),
+    ("stop = ['Q:']", "stop = ['']", 'stop = .*: give a list'),
+    ("stop = ['Q:']", 'stop = [1]', 'stop = .*: give a list'),
+    ("stop = ['Q:']", "stop = ['Q:']\nparts = 'ab'", 'parts = .*: give a list'),
+    ('version = 1', "version = '1'", "version is one text '1': give a whole number"),
+    ('version = 1', 'version = true', 'version is true'),
+    ("'tickets'", '[1]', r'dataset is a list \[1\]: give one text'),
+    ("'Name the team.'", "['Name the team.']", 'instruction is a list'),
+    ("'Q: {input}'", '7', 'question is the number 7'),
+    ("'So the answer is'", '3', 'answer_phrase is the number 3'),
+    ("'So the answer is'", "''", 'answer_phrase is blank'),
+    ("'class'", '1', 'label_kind is the number 1'),
+    ("'bug'", 'true', 'demonstration 1: label is true'),
+    ("'bug'", "['bug']", 'demonstration 1: label is a list'),
+    ("'bug'", "' '", 'demonstration 1: label is blank'),
+    ("'bug'", '1979-05-27', 'demonstration 1: label is date'),
 ])
 def test_what_is_wrong_is_named(tmp_path, old, new, message):
   file = tmp_path / 'tickets.toml'
@@ -115,6 +131,31 @@ def test_what_is_wrong_is_named(tmp_path, old, new, message):
   file.write_text(GOOD.replace(old, new))
   with pytest.raises(errors.UserError, match=message):
     prompts.load(str(file))
+
+
+def test_tables_that_are_none(tmp_path):
+  top = "version = 1\ndataset = 'd'\ninstruction = 'x'\n"
+  for rest, message in (
+      ("completion = 'Q:'\ndemonstrations = []", "[completion]: one text 'Q:' instead of a table"),
+      (GOOD.partition('[completion]')[2].partition('[[')[0].join((
+          "demonstrations = ['It crashes.']\n[completion]", '')),
+       "demonstration 1: one text 'It crashes.' instead of a table")):
+    (tmp_path / 'd.toml').write_text(top + rest)
+    with pytest.raises(errors.UserError) as error:
+      prompts.load(str(tmp_path / 'd.toml'))
+    assert message in str(error.value)
+
+
+def test_number_labels_a_byte_order_mark_and_line_ends_change_nothing(tmp_path):
+  file = tmp_path / 'tickets.toml'
+  hashes = set()
+  for label in ("'1.0'", '1.0'):
+    for start, end in (('', '\n'), ('\ufeff', '\r\n')):
+      text = start + GOOD.replace("'bug'", label).replace('\n', end)
+      file.write_bytes(text.encode())
+      assert prompts.load(str(file)).demonstrations[0].label == '1.0'
+      hashes.add(prompts.load(str(file)).sha256())
+  assert len(hashes) == 1
 
 
 def test_a_missing_file_says_what_is_needed(tmp_path):

@@ -4,14 +4,17 @@ Counts measured once; those of the released parser were also compared, row for r
 released code itself (12,962 completions through each of its five parsers).
 """
 
+import collections
+import json
 import os
 import pathlib
+import re
 
 import pytest
 
 from dss_jax import datasets
 from dss_jax.tasks import anli, cqa, svamp
-from dss_jax.teacher import inputs, job, recorded, summary
+from dss_jax.teacher import inputs, job, parsing, recorded, summary
 
 _DEFAULT = pathlib.Path(__file__).parents[2].parent / 'shared' / 'data'
 DATA = pathlib.Path(os.environ.get('DSS_TEST_DATA', _DEFAULT))
@@ -30,7 +33,7 @@ def _run(tmp_path, dataset: datasets.Dataset, split, source, completions, parser
 
 
 @pytest.mark.parametrize('parser, counts, accuracy', [
-    ('strict', {'ok': 9737, 'unknown_choice': 3, 'ambiguous_label': 1}, 76.82),
+    ('strict', {'ok': 9728, 'unknown_choice': 3, 'ambiguous_label': 10}, 76.81),
     ('released', {'ok': 9738, 'released_blank': 3}, 74.26),
 ])
 def test_cqa_train(tmp_path, parser, counts, accuracy):
@@ -39,12 +42,45 @@ def test_cqa_train(tmp_path, parser, counts, accuracy):
 
 
 @pytest.mark.parametrize('parser, counts, accuracy', [
-    ('strict', {'ok': 1220, 'ambiguous_label': 1}, 79.28),
+    ('strict', {'ok': 1217, 'ambiguous_label': 4}, 79.2),
     ('released', {'ok': 1221}, 77.23),
 ])
 def test_cqa_test(tmp_path, parser, counts, accuracy):
   assert _run(tmp_path, cqa.DATASET, 'test', 'cqa/cqa_test.json', 'cqa/palm/test_CoT_*.json',
               parser) == ({'test': 1221}, counts, accuracy)
+
+
+# The teacher's rationale argues for the text, which none of the five choices is; the letter beside
+# it is a guess (twice the right one: "only Farsi is a language type ... (b) Farsi", dard).
+INVENTED = {
+    'train': {'ice', 'driving', 'bookshop', 'thrift store', 'flash', "new year's eve", 'body',
+              'rug', 'barn'},
+    'test': {'clinic', 'smile', 'farsi'},
+}
+OTHER_LETTERS = {'train': {'unimportant'}, 'test': {'wait for orders'}}  # Always refused.
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_a_letter_with_an_invented_choice_is_not_read(tmp_path, split):
+  _run(tmp_path, cqa.DATASET, split, f'cqa/cqa_{split}.json', f'cqa/palm/{split}_CoT_*.json',
+       'strict')
+  found = set()
+  for path in (tmp_path / 'quarantine').iterdir():
+    for line in path.read_text().splitlines():
+      row = json.loads(line)
+      said = re.search(r'So the answer is \(.\) (.*?)\.?\n', row['completion'] + '\n')
+      if row['reason'] == 'ambiguous_label' and said:
+        found.add(said[1].lower())
+  assert found == INVENTED[split] | OTHER_LETTERS[split]
+
+
+def test_a_letter_does_not_outweigh_an_unrelated_text():
+  read = inputs.read_inputs(str(DATA / 'cqa/cqa_train.json'), cqa.DATASET)
+  status = collections.Counter(
+      parsing.parse_strict(f'It is. So the answer is ({"abcde"[i % 5]}) engine.', example,
+                           cqa.DATASET).status
+      for i, example in enumerate(read) if 'engine' not in ' '.join(example.choices))
+  assert list(status) == ['ambiguous_label'] and status.total() > 9700
 
 
 @pytest.mark.parametrize('parser, counts, accuracy', [

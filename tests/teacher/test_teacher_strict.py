@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dss_jax import datasets, equations
-from dss_jax.teacher import parsing
+from dss_jax.teacher import parsing, protocol
 
 CHOICES = ('perfume', 'soap', 'a ledge', 'Washington D.C.', 'tree house', 'tree')
 CQA = datasets.Dataset('c', datasets.read_plain_row,
@@ -62,12 +62,122 @@ def _label(dataset, answer):
     ('one of these.', '<unknown_choice>'),
     ('soapbox', '<unknown_choice>'),
     ('(2) soap', 'soap'),
+    ('(a) parfume', 'perfume'),
+    ('(d) Washington', 'Washington D.C.'),
+    ('(d) washington dc', 'Washington D.C.'),
+    ('(e) the house in a tree', 'tree house'),
+    ('(b) soap, since it cleans', 'soap'),
+    ('(b), because it cleans', 'soap'),
+    ('soap (b)', 'soap'),
+    ('The best answer is (b).', 'soap'),
+    ('either (a) or (b).', 'perfume'),
+    ('(b) engine.', '<ambiguous_label>'),  # A letter does not outweigh another text.
+    ('b) engine', '<ambiguous_label>'),
+    ('b: perfume', '<ambiguous_label>'),
+    ('engine (b)', '<ambiguous_label>'),
+    ('perfume (b)', '<ambiguous_label>'),
+    ('not (b)', '<ambiguous_label>'),
+    ('(b) not soap', '<ambiguous_label>'),
+    ('not soap', '<ambiguous_label>'),
+    ('(f) tree house', '<ambiguous_label>'),
     ('(', '<truncated>'),
     ('', '<empty_label>'),
     (' \n\nQ: Who? So the answer is (a) perfume.', '<empty_label>'),
 ])
 def test_choice(answer, label):
   assert _label(CQA, answer) == label
+
+
+@pytest.mark.parametrize('choices, answer, label', [
+    (('5', '-5', '+5'), '-5', '-5'),
+    (('5', '-5', '+5'), '5.', '5'),
+    (('5', '-5', '+5'), '(b) -5', '-5'),
+    (('5', '-5', '+5'), '(b) 5', '<ambiguous_label>'),
+    (('15', '16'), '(a) 16', '<ambiguous_label>'),
+    (('15', '16'), '(a) 150', '<ambiguous_label>'),
+    (('5 apples', '6 pears'), '(a) apples', '5 apples'),
+    (('Java', 'C++', 'Rust'), 'C++', 'C++'),  # not letter (c)
+    (('Java', 'C++', 'Rust'), 'C#', '<unknown_choice>'),
+    (('C', 'C++'), '(a) C++', '<ambiguous_label>'),
+    (('C', 'C++'), '(b) C++.', 'C++'),
+    (('C', 'C++'), '(a) C#', '<ambiguous_label>'),
+    (('O', 'B', 'A'), 'A', '<ambiguous_label>'),  # choice (a), or the text of (c)?
+    (('O', 'B', 'A'), '(a)', 'O'),
+    (('O', 'B', 'A'), '(c) A', 'A'),
+    (('safe', 'unsafe'), '(b) safe', '<ambiguous_label>'),
+    (('unsafe', 'soap'), '(a) safe', '<ambiguous_label>'),
+    (('New York', 'New Jersey'), '(a) New Jersy', '<ambiguous_label>'),
+    (('New York', 'New Jersey'), '(b) New Jersy', 'New Jersey'),
+    (('bank', 'sea', 'bank'), '(c) bank', 'bank'),
+    (('plan (b)', 'plan'), 'plan (b)', 'plan (b)'),
+    (('🙂', '🙁'), '🙁', '🙁'),
+    (('🙂', '🙁'), '(a) 🙁', '<ambiguous_label>'),
+    (('🙂', '🙁'), '(a) 👌', '<ambiguous_label>'),
+    (('🙂', '🙁'), '(a) -', '🙂'),
+])
+def test_choices_that_differ_by_little(choices, answer, label):
+  completion = f'It is. So the answer is {answer}'
+  parsed = parsing.parse_strict(completion, datasets.Example('1', 'x', choices=choices), CQA)
+  assert (parsed.label or f'<{parsed.status}>') == label
+
+
+@pytest.mark.parametrize('labels, answers', [
+    (('-1', '0', '1'), {'1.': '1', '-1.': '-1', '−1': '-1', '0': '0', '+1': '', '10': ''}),
+    (('0', '1'), {'-1': '', '1.0': '', '1,000': '', '<1': '', '1/0': '', '(1)': '1', '1)': '1'}),
+    (('<=50K', '>50K'), {'>50K.': '>50K', '**<=50k**': '<=50K', '50K': ''}),
+    (('C', 'C++', 'C#'), {'C': 'C', 'c.': 'C', 'C#': 'C#', '"C++", since': 'C++', 'C--': ''}),
+    (('A', 'A-', 'A+', 'A*'), {'A-': 'A-', 'A+.': 'A+', 'a': 'A', '**A**': 'A', '**A***': 'A*',
+                               '**A** since': 'A', 'A* since': 'A*', 'A -': ''}),
+    (('👍', '👎'), {'👎': '👎', '👍.': '👍', '👍👎': '', '👍 not 👎': '', '👌': ''}),
+    (('👍', '👍🏽', '❤️'), {'👍': '👍', '👍🏽': '👍🏽', '👍🏿': '', '❤': '❤️'}),
+    ((':)', ':('), {':)': ':)', ': :(.': ':('}),
+    (('*', '**'), {'*': '*', '**.': '**', '***': ''}),
+    (('US', 'us'), {'US.': 'US', 'us, since': 'us', 'Us': ''}),
+    (('go', 'go!'), {'Go.': 'go', 'go!.': 'go!'}),
+    (('non-toxic', 'toxic'), {'Toxic': 'toxic', 'non‑toxic': 'non-toxic', 'non toxic': ''}),
+    (('not_bug', 'bug'), {'_bug_': 'bug', 'not_bug.': 'not_bug', 'bug_not': ''}),
+    (('billing', 'billing error'), {'Billing!': 'billing', 'billing errors': ''}),
+    (('credit, debit', 'credit'), {'credit,  debit': 'credit, debit', 'credit': 'credit',
+                                   'credit debit': '', 'credit-debit': ''}),
+    ((' lead', 'other'), {'lead': ' lead', '"Lead".': ' lead'}),
+    (('Yes.', 'No.'), {'yes': 'Yes.', 'no, since': 'No.'}),
+    (('好评（强）', '好评'), {'好评(强)': '好评（强）', '好评。': '好评', '好评，强': ''}),
+    (('①', '1'), {'①': '①', '1': '1', '１': ''}),
+    (('Zu\u0308rich', 'Bern'), {'Z\xfcrich': 'Zu\u0308rich', 'Zurich': ''}),
+    (('3', '3.5'), {'3': '3', '3.5': '3.5', '3.': '3', '3.55': '', '3.5 stars': '3.5', '3 %': ''}),
+    (('yes', 'no'), {'- yes': 'yes', '> No': 'no', '`no`': 'no', '<yes>': 'yes', 'no—since': 'no',
+                     'yes/no': '', 'no-one': '', 'yes\u200b': 'yes', '¡Yes!': 'yes'}),
+])
+def test_labels_that_differ_by_little(labels, answers):
+  dataset = datasets.Dataset('l', datasets.read_plain_row, labels=labels,
+                             completion=datasets.CompletionFormat(label_kind='class'))
+  for answer, label in answers.items():
+    parsed = _parse(dataset, f'It is. So the answer is {answer}')
+    assert (parsed.label, parsed.ok) == (label, bool(label)), answer
+
+
+@pytest.mark.parametrize('answer', ['C', 'C+', '3.', '👍'])
+def test_a_label_that_the_token_limit_may_have_cut_is_truncated(answer):
+  dataset = datasets.Dataset('l', datasets.read_plain_row, labels=('C', 'C+', 'C++', '3', '👍'),
+                             completion=datasets.CompletionFormat(label_kind='class'))
+  said = protocol.Completion(f'It is. So the answer is {answer}', 'length')
+  assert parsing.read(said, EXAMPLE, dataset, 'strict').status == 'truncated'
+
+
+@pytest.mark.parametrize('text', ['The FAQ: no help.', 'An IQ: 90.', 'No FAQ:\nQ2 is late.'])
+def test_an_end_marker_inside_a_word_ends_nothing(text):
+  for ending in ('', '\n\nQ: Who? So the answer is (a) perfume.'):
+    parsed = _parse(CQA, f'{text} So the answer is (b) soap.{ending}')
+    assert (parsed.rationale, parsed.label) == (text, 'soap')
+
+
+def test_an_answer_phrase_inside_a_word_is_none():
+  assert _parse(CQA, "So the answer isn't (a). So the answer is (b).").label == 'soap'
+  assert _parse(CQA, 'Also the answer is (b) soap.').status == 'no_answer_phrase'
+  chinese = datasets.CompletionFormat('问题：', '所以答案是', 'class')
+  dataset = datasets.Dataset('z', datasets.read_plain_row, labels=('正面', '负面'),
+                             completion=chinese)
+  assert _parse(dataset, '他很高兴所以答案是正面。下一个问题：谁').label == '正面'
 
 
 @pytest.mark.parametrize('answer, label', [
@@ -133,7 +243,7 @@ def test_equation(answer, label):
 
 @pytest.mark.parametrize('answer, label', [
     ('Paris.', 'Paris'), ('St. Paul', 'St. Paul'), ('Paris\nand more', 'Paris'),
-    (': Paris', 'Paris'), ('.', '<empty_label>')])
+    (': Paris', 'Paris'), ('U.S.A.', 'U.S.A.'), ('.', '<empty_label>')])
 def test_text(answer, label):
   assert _label(TEXT, answer) == label
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import programs
 import pytest
+import tensorflow as tf
 
 from dss_jax import errors
 from dss_jax.data import pipeline
@@ -142,6 +143,14 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(start, short, copied):
   assert 'Traceback' not in output
   assert programs.finish(start(copied, devices=8, **SHORT))[0] == 0
   programs.assert_same(programs.final_state(copied, 6), short[1])
+
+
+def test_a_data_position_of_another_pipeline_is_refused(tmp_path):
+  handler, rows = checkpoints.DataPositionHandler(), tf.data.Dataset.range(9)
+  handler.save(tmp_path, checkpoints.DataPositionSave(iter(rows.map(lambda n: n + 1).batch(2))))
+  other = checkpoints.DataPositionRestore(iter(rows.batch(2).filter(lambda n: True)))
+  with pytest.raises(errors.UserError, match='position does not fit .*this version.*MODEL_DIR'):
+    handler.restore(tmp_path, other)
 
 
 def test_the_data_position_is_that_of_the_step(short, toy_data, tmp_path, monkeypatch):
