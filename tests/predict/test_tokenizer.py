@@ -109,7 +109,7 @@ def test_bytes_need_their_rows():
     ('v.model', b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'git lfs pull'),
     ('tokenizer.json', b'{"version": "1.0"}', 'JSON, such as tokenizer.json; give the .model'),
     ('v.model', b'', 'it is empty'),
-    ('v.model', b'anything else', 'a SentencePiece model: ')])
+    ('v.model', b'anything else', 'SentencePiece model: ')])
 def test_what_is_no_model_is_named(tmp_path, name, contents, why):
   """In training, too, which reads it through SeqIO."""
   path = tmp_path / name
