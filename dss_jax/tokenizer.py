@@ -138,6 +138,8 @@ def read_model(path: str, name: str) -> bytes:
   paths.check(name, path)
   try:
     data = epath.Path(path).read_bytes()
+  except FileNotFoundError as error:
+    raise errors.UserError(f'{name}={path} does not exist') from error
   except OSError as error:
     raise errors.UserError(f'{name}={path} cannot be read ({error.strerror or error})') from error
   check_model(data, f'{name}={path}')

@@ -121,7 +121,7 @@ def test_what_is_no_model_is_named(tmp_path, name, contents, why):
 
 
 def test_a_model_that_cannot_be_read(tmp_path):
-  for path, why in ((tmp_path, 'Is a directory'), (tmp_path / 'no', 'No such file'),
+  for path, why in ((tmp_path, 'Is a directory'), (tmp_path / 'no', 'does not exist'),
                     ('s3://b/v.model', 's3:// cannot be read')):
     with pytest.raises(errors.UserError, match=f'--vocabulary={path}.*{why}'):
       tokenizer.read_model(str(path), '--vocabulary')

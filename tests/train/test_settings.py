@@ -10,7 +10,7 @@ WHOLE_FROM_1 = ('BATCH_SIZE', 'TRAIN_STEPS', 'MICROBATCHES', 'LOG_PERIOD', 'EVAL
 WHOLE_FROM_0 = ('EVAL_PERIOD', 'EVAL_EXAMPLES', 'CHECKPOINT_PERIOD', 'WARMUP_STEPS', 'LOSS_CHUNK',
                 'SEED', 'TRAIN_FRACTION_SEED')
 MESH = ('MESH_DATA', 'MESH_FSDP', 'MESH_MODEL')
-FROM_0 = ('LEARNING_RATE', 'WEIGHT_DECAY', 'CLIP_NORM')
+FROM_0 = ('LEARNING_RATE', 'WEIGHT_DECAY')
 TEXTS = ('MODEL_DIR', 'RECORDS_DIR', 'VOCABULARY', 'INITIAL_CHECKPOINT_PATH', 'LABEL_PREFIX',
          'RATIONALE_PREFIX', 'MIXTURE_OR_TASK_NAME')
 NOT_NUMBERS = ('abc', 'None', 'True', '-3')
@@ -24,6 +24,7 @@ WRONG = (
        for value in ('yes', '1')]
     + [('TRAIN_FRACTION', value) for value in ('0', '1.5', 'nan', '12%', 'None')]
     + [('DSS_ALPHA', value) for value in ('-0.1', '1.01', '50%', 'True')]
+    + [('CLIP_NORM', value) for value in ('abc', 'True', '-1e-9', '1e999')]
     + [('BETA2', value) for value in ('1.0', '-0.1', 'None')]
     + [('DROPOUT_RATE', value) for value in ('abc', '1.0', '-0.1')]
     + [('SCHEDULE', value) for value in ('Linear', '[1]')]
