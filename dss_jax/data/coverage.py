@@ -68,7 +68,8 @@ def check_open_labels(
     UserError: no label can be written, or two differ only in what the vocabulary lacks.
   """
   written = {label: vocabulary.decode(vocabulary.encode(label)) for label in counts}
-  lost = [label for label in counts if not _is_right(dataset, label, written[label])]
+  lost = [label for label in counts if _is_right(dataset, label, label)
+          and not _is_right(dataset, label, written[label])]
   if not lost:
     return ''
   shown = ', '.join(f'{label!r} (as {written[label]!r})' for label in lost[:SHOWN])

@@ -77,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   valid.whole(1, **{'--max_compiles': args.max_compiles})
   runs = _runs(args.gin_file, bindings, _split(args.models))
   wanted = _cells(args, runs)
-  for line in _look_at_data(runs[0][1], args.modules):
-    print(f'warning: {line}', file=sys.stderr)
   for topology in {cell.topology.name: cell.topology for cell in wanted}.values():
     if not args.known_only and (problem := topologies.missing(topology)):
       raise errors.UserError(f'--topology={topology.name}: {problem}')
+  for line in _look_at_data(runs[0][1], args.modules):
+    print(f'warning: {line}', file=sys.stderr)
   settings = cells.Settings(
       search=args.microbatches == 'auto', decode=args.decode, timeout=60 * args.timeout,
       most=args.max_compiles, known_only=args.known_only)
@@ -91,12 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _look_at_data(config, modules: Sequence[str]) -> list[str]:
-  """What training would warn of; [] where no records are named. UserError for what it refuses."""
+  """What training would warn of; UserError for what it refuses. A plan does not need the data."""
   if not (config.data.records_dir or os.environ.get('DSS_DATA_DIR')):
     return []
   cli.import_quietly('dss_jax.tasks', *modules)
+  from dss_jax.data import pipeline, vocabularies
   from dss_jax.train import loop
   loop.configure_data(config.data)
+  try:
+    pipeline.record_sets(config.data.mixture_or_task, 'train')
+    vocabularies.load(config.data.vocabulary)
+  except errors.UserError as error:
+    return [f'the records are not looked at: {error}']
   return loop.check_data(config)
 
 

@@ -46,6 +46,7 @@ def test_open_labels_that_come_out_as_others_are_told(vocabulary):
   assert '2 of 4 labels come out of the vocabulary as another text' in said
   assert "'\ufb01ne' (as 'fine')" in said and 'register(labels=...)' in said
   assert check(SUMS, vocabulary, '( 8 / 2 )', '(8/2)') == ''
+  assert check(SUMS, vocabulary, 'no sum') == ''  # Not the vocabulary's fault.
 
 
 @pytest.mark.parametrize(('dataset', 'labels', 'why'), [

@@ -81,6 +81,17 @@ def test_what_changes_the_program_is_compiled_anew(compiler, capsys, tmp_path, b
   assert len(compiler.asked) > before
 
 
+def test_records_that_are_named_are_looked_at(compiler, capsys, toy_records, toy_vocabulary):
+  named = ['--topology=v5e:2x4', '--no-decode', '--gin.MIXTURE_OR_TASK_NAME=dss_toy',
+           f'--gin.VOCABULARY={toy_vocabulary}']
+  plan(capsys, *named, f'--gin.RECORDS_DIR={toy_records}')
+  assert command.main([*FLAGS, *named, f'--gin.RECORDS_DIR={toy_records}',
+                       "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 24}"]) == 0
+  assert 'warning: dss_toy_label: 96 of 96 inputs are longer' in capsys.readouterr().err
+  assert command.main([*FLAGS, *named, '--gin.RECORDS_DIR=there']) == 0
+  assert 'warning: the records are not looked at: there/manifest' in capsys.readouterr().err
+
+
 def test_a_crash_and_a_timeout_are_rows_and_not_the_end(compiler, capsys):
   compiler.broken = {k: jobs.Outcome(jobs.TIMEOUT, 900.0, 'over 15 min') for k in (1, 2, 4, 8)}
   first, second = plan(capsys, '--topology=v5e:2x4,v5e:4x4')

@@ -60,7 +60,8 @@ def train(folder, make_vocabulary, labels, steps, task='odd_finetune', closed=Tr
       'WARMUP_STEPS': min(50, steps),
       'VOCABULARY': make_vocabulary(folder), 'VOCAB_SIZE': 384, 'MODEL_DIR': folder / 'run',
       'TASK_FEATURE_LENGTHS': "{'inputs': 32, 'targets': 16}", 'BATCH_SIZE': 8,
-      'EVAL_PERIOD': steps, 'CHECKPOINT_PERIOD': steps, 'LEARNING_RATE': 1e-2}
+      'EVAL_PERIOD': steps, 'CHECKPOINT_PERIOD': steps, 'LEARNING_RATE': 1e-2,
+      'WARMUP_STEPS': min(50, steps - 1)}
   return loop.train(gin_config.parse(
       ['gin/native/finetune_toy.gin'], [f'{k}={v}' for k, v in bindings.items()]))
 
