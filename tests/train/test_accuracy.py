@@ -57,7 +57,6 @@ def train(folder, make_vocabulary, labels, steps, task='odd_finetune', closed=Tr
   write_records(folder / 'records', labels)
   bindings = {
       'MIXTURE_OR_TASK_NAME': task, 'RECORDS_DIR': folder / 'records', 'TRAIN_STEPS': steps,
-      'WARMUP_STEPS': min(50, steps),
       'VOCABULARY': make_vocabulary(folder), 'VOCAB_SIZE': 384, 'MODEL_DIR': folder / 'run',
       'TASK_FEATURE_LENGTHS': "{'inputs': 32, 'targets': 16}", 'BATCH_SIZE': 8,
       'EVAL_PERIOD': steps, 'CHECKPOINT_PERIOD': steps, 'LEARNING_RATE': 1e-2,
