@@ -95,15 +95,8 @@ def _look_at_data(config, modules: Sequence[str]) -> list[str]:
   if not (config.data.records_dir or os.environ.get('DSS_DATA_DIR')):
     return []
   cli.import_quietly('dss_jax.tasks', *modules)
-  from dss_jax.data import pipeline, vocabularies
   from dss_jax.train import loop
-  loop.configure_data(config.data)
-  try:
-    pipeline.record_sets(config.data.mixture_or_task, 'train')
-    vocabularies.load(config.data.vocabulary)
-  except errors.UserError as error:
-    return [f'the records are not looked at: {error}']
-  return loop.check_data(config)
+  return loop.look_at_data(config)
 
 
 def _cells(args: argparse.Namespace, given):

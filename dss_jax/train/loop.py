@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from dss_jax import atomic, errors
 from dss_jax import data as data_lib
-from dss_jax.data import checks, pipeline, settings
+from dss_jax.data import checks, pipeline, settings, vocabularies
 from dss_jax.train import checkpoints as checkpoints_lib
 from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
@@ -227,6 +227,17 @@ def configure_data(data: config_lib.DataConfig) -> None:
       records_dir=data.records_dir, vocabulary=data.vocabulary, label_prefix=data.label_prefix,
       rationale_prefix=data.rationale_prefix, train_fraction=data.train_fraction,
       train_fraction_seed=data.train_fraction_seed)
+
+
+def look_at_data(config: config_lib.TrainConfig) -> list[str]:
+  """`configure_data` and `check_data` for a plan: data that is not here is a warning."""
+  configure_data(config.data)
+  try:
+    pipeline.record_sets(config.data.mixture_or_task, 'train')
+    vocabularies.load(config.data.vocabulary)
+  except errors.UserError as error:
+    return [f'the records are not looked at: {error}']
+  return check_data(config)
 
 
 def check_data(config: config_lib.TrainConfig) -> list[str]:

@@ -109,7 +109,7 @@ def test_a_fraction(folder):
   assert 120 < len(groups) == len(dict(groups)) <= 132
 
 
-@pytest.mark.parametrize('hosts', [2, 6])  # There are four files.
+@pytest.mark.parametrize('hosts', [2, pytest.param(6, marks=pytest.mark.slow)])  # of four files
 def test_every_host_has_whole_inputs(configured, hosts):
   groups = []
   for index in range(hosts):

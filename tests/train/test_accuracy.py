@@ -100,10 +100,11 @@ def check_all_agree(folder, capsys, make_vocabulary, labels, steps):
   return result.test['accuracy'], ranked, answers
 
 
+@pytest.mark.slow
 def test_odd_labels_score_alike_everywhere(tmp_path, capsys):
   """Normalised, spaced and unknown labels at once, with a vocabulary that has none of them."""
   labels = ('cafe\u0301', '\ufb01ne', 'two  spaces', 'a < b', '-1')
-  accuracy, ranked, answers = check_all_agree(tmp_path, capsys, t5s_kind, labels, 60)
+  accuracy, ranked, answers = check_all_agree(tmp_path, capsys, t5s_kind, labels, 200)
   assert accuracy == ranked > 60 and set(answers) <= set(labels)
 
 
@@ -115,7 +116,7 @@ def test_every_kind_of_label(tmp_path, capsys, name, make_vocabulary):
     with pytest.raises(errors.UserError, match=r"labels '.*' and '.*' of 'odd' are both"):
       train(tmp_path, make_vocabulary, SETS[name], 1)
     return
-  accuracy, ranked, _ = check_all_agree(tmp_path, capsys, make_vocabulary, SETS[name], 100)
+  accuracy, ranked, _ = check_all_agree(tmp_path, capsys, make_vocabulary, SETS[name], 200)
   with capsys.disabled():
     print(f'\n{name} {make_vocabulary.__name__}: train = predict = export {accuracy:.1f} %, '
           f'--rank {ranked:.1f} %')
@@ -125,7 +126,7 @@ def test_every_kind_of_label(tmp_path, capsys, name, make_vocabulary):
 @pytest.mark.slow
 def test_a_label_behind_a_rationale_scores_alike(tmp_path, capsys):
   labels = ('\ufb01ne', 'two  spaces', 'plain')
-  result = train(tmp_path, own, labels, 150, task='odd_rationale_then_label')
+  result = train(tmp_path, own, labels, 200, task='odd_rationale_then_label')
   accuracy, answers, rows = by_predict(tmp_path, capsys)
   assert result.test['accuracy'] == pytest.approx(accuracy, abs=1e-6)
   assert by_export(tmp_path, rows) == answers and accuracy > 60

@@ -155,6 +155,7 @@ def test_adafactor_of_scanned_layers_is_that_of_unrolled_ones():
   assert shapes == [(2, 128), (2, 256), (2, 1)]  # A layer by itself, whole in neither axis.
 
 
+@pytest.mark.slow
 def test_adafactor_on_a_mesh_is_that_on_one_device():
   model = models.Transformer(models.T5Config(**{**WIDE.__dict__, 'scan_layers': True}))
   optimizer = optimizer_lib.make_optimizer(ADAFACTOR, lambda step: 1e-2)

@@ -112,6 +112,7 @@ def test_the_same_vocabulary_under_another_path(claim, toy_data, tmp_path):
     claim(VOCABULARY=tmp_path / 'moved.model')
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_under_another_path(claim, weights):
   """In another format, too; the place it was at need not be there any more."""
   first = weights('first')
@@ -141,6 +142,7 @@ def run(toy_records, toy_vocabulary):
   return train
 
 
+@pytest.mark.slow
 def test_a_run_is_made_longer(run, tmp_path, capsys):
   """It comes to what one that was as long from the start comes to; test is read at each end.
 

@@ -66,7 +66,8 @@ def rounding_error(grads, exact):
 
 
 @pytest.mark.parametrize('make_batch', [
-    ragged.unpacked_batch, lambda e: ragged.packed_batch(e, rows=16)], ids=['unpacked', 'packed'])
+    pytest.param(ragged.unpacked_batch, id='unpacked', marks=pytest.mark.slow),
+    pytest.param(lambda e: ragged.packed_batch(e, rows=16), id='packed')])
 def test_microbatches_give_the_gradients_of_one_batch(params, make_batch):
   """In float64, to its precision; in float32, with no more rounding than one batch has.
 
