@@ -55,10 +55,11 @@ def own(folder):
 def train(folder, make_vocabulary, labels, steps, task='odd_finetune', closed=True):
   data.register('odd', labels=labels if closed else None)
   write_records(folder / 'records', labels)
+  targets = 16 if task == 'odd_finetune' else 48  # With a rationale before the label.
   bindings = {
       'MIXTURE_OR_TASK_NAME': task, 'RECORDS_DIR': folder / 'records', 'TRAIN_STEPS': steps,
       'VOCABULARY': make_vocabulary(folder), 'VOCAB_SIZE': 384, 'MODEL_DIR': folder / 'run',
-      'TASK_FEATURE_LENGTHS': "{'inputs': 32, 'targets': 16}", 'BATCH_SIZE': 8,
+      'TASK_FEATURE_LENGTHS': f"{{'inputs': 32, 'targets': {targets}}}", 'BATCH_SIZE': 8,
       'EVAL_PERIOD': steps, 'CHECKPOINT_PERIOD': steps, 'LEARNING_RATE': 1e-2,
       'WARMUP_STEPS': min(50, steps - 1)}
   return loop.train(gin_config.parse(
