@@ -6,87 +6,11 @@ import dataclasses
 
 import pytest
 from clock import run
+from scripted import PROMPT, Scripted, client, complete, examples
 
 from dss_jax import datasets, errors
-from dss_jax.teacher import (
-  asking,
-  endpoint,
-  estimate,
-  limits,
-  prompts,
-  protocol,
-)
+from dss_jax.teacher import asking, endpoint, limits, protocol
 from dss_jax.teacher import journal as journal_lib
-
-PROMPT = prompts.Prompt(
-    dataset='mine', version=1, instruction='Explain.', question='Q: {input}',
-    answer='A: {rationale} So the answer is {label}.', stop=('Q:',), parts=(),
-    completion=datasets.CompletionFormat(label_kind='class'),
-    demonstrations=(prompts.Demonstration('x', 'It is.', 'yes'),))
-
-
-class Scripted:
-  """Answers 'It is <input>. So the answer is yes.' after `seconds`, or does what `fault` says."""
-
-  name, model = 'scripted', 'me'
-
-  def __init__(self, fault=lambda number, text: None, seconds=1.0):
-    self.fault, self.seconds = fault, seconds
-    self.asked = []  # (time, text)
-    self.in_flight = self.peak = 0
-    self.closed = False
-
-  def request(self, prompt, text, decoding):
-    return {'prompt': prompt.as_text(text), 'max_tokens': decoding.max_tokens,
-            'temperature': decoding.temperature}
-
-  async def ask(self, request, seed=0):
-    text = request['prompt'].rpartition('Q: ')[2].removesuffix('\nA:')
-    self.asked.append((asyncio.get_running_loop().time(), text))
-    self.in_flight += 1
-    self.peak = max(self.peak, self.in_flight)
-    number = len(self.asked)
-    try:
-      await asyncio.sleep(self.seconds)
-      if fault := self.fault(number, text):
-        raise fault
-    finally:
-      self.in_flight -= 1
-    return {'text': f'A: It is {text}. So the answer is yes.', 'seed': seed}
-
-  def read(self, response):
-    return endpoint.Answer(response['text'], 'stop', 100, 10)
-
-  def provenance(self):
-    return {}
-
-  async def close(self):
-    self.closed = True
-
-
-def examples(n):
-  return [datasets.Example(f'q{i}', f'input {i}', 'yes') for i in range(n)]
-
-
-def client(folder, teacher, pace=None, budget=None, **options):
-  made = asking.AskingClient(
-      teacher, PROMPT, journal_lib.Journal(str(folder)), asking.Options(**options), pace, budget)
-  made.prepare(['q'] * 10)
-  return made
-
-
-def complete(folder, teacher, n=10, attempt=0, **settings):
-  """(completions, seconds) of one call in a process of its own."""
-  made = client(folder, teacher, **settings)
-
-  async def main():
-    begun = asyncio.get_running_loop().time()
-    try:
-      return await made.complete(examples(n), attempt), asyncio.get_running_loop().time() - begun
-    finally:
-      await made.close()
-  return run(main())
-
 
 # --- Never paid twice ----------------------------------------------------------------------------
 
@@ -350,57 +274,6 @@ def test_a_journal_that_cannot_be_written_ends_the_job(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.UserError, match='could not be written down'):
     complete(tmp_path / 'file' / 'journal', Scripted())
-
-
-# --- Estimates and the progress line -------------------------------------------------------------
-
-
-def test_dry_run_counts_what_is_missing_and_learns_from_the_journal(tmp_path):
-  prices = {'prompt_price': 10.0, 'completion_price': 100.0}
-  made = client(tmp_path / 'j', Scripted(), budget=limits.Budget(**prices), samples=2)
-  found = estimate.estimate(made, examples(10))
-  length = len(PROMPT.as_text('input 0'))
-  assert found == estimate.Estimate(
-      20, 20, 20 * length / 4, 20 * len('A: It is. So the answer is yes.') / 4, 20 * 256, False)
-  complete(tmp_path / 'j', Scripted(), n=4, samples=2)
-  made = client(tmp_path / 'j', Scripted(), budget=limits.Budget(**prices), samples=2)
-  found = estimate.estimate(made, examples(10))
-  assert found == estimate.Estimate(20, 12, 1200, 120, 12 * 256, True)
-  text = estimate.render(made, found, requests_per_minute=6)
-  assert '20, of which 8 are answered in the journal: 12 to send' in text
-  assert 'cost            0.024 USD, at most 0.32' in text and 'at least 2.0 minutes' in text
-
-
-def test_the_progress_line(tmp_path):
-  teacher = Scripted(lambda number, text: endpoint.TryLater('x') if number == 2 else None)
-  complete(tmp_path, Scripted(), n=3)
-  made = client(tmp_path, teacher, in_flight=2, budget=limits.Budget(prompt_price=100))
-  lines = []
-
-  async def main():
-    loop = asyncio.get_running_loop()
-    loop.call_later(2.5, lambda: lines.append(made._progress.line()))
-    await made.complete(examples(10))
-    lines.append(made._progress.line())
-    await made.close()
-  run(main())
-  assert lines[0].startswith('5 of 10 done, 2 in flight, ') or lines[0].startswith('6 of 10')
-  assert ' USD, 1 asked again' in lines[0] and 'tokens' in lines[0]
-  assert lines[1].startswith('10 of 10 done, 0 in flight') and '770 tokens, 0.10 USD' in lines[1]
-
-
-def test_notes_name_a_torn_and_a_damaged_journal(tmp_path):
-  complete(tmp_path, Scripted())
-  (path,) = tmp_path.glob('*.jsonl')
-  lines = path.read_bytes().splitlines(keepends=True)
-  lines[4] = lines[4].replace(b'input', b'inPut')
-  path.write_bytes(b''.join(lines)[:-20])
-  teacher = Scripted()
-  made = client(tmp_path, teacher)
-  torn, damaged = asking.journal_notes(made.journal)
-  assert torn.startswith(f'{path}: cut off') and '1 damaged line(s)' in damaged
-  assert f'{path}, line 5' in damaged
-  assert len(complete(tmp_path, teacher)[0]) == 10 and len(teacher.asked) == 2
 
 
 def test_options_are_plain_values():

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dss_jax.train import __main__ as train_main
+
 SETTINGS = {
     'TRAIN_STEPS': 300, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 20, 'KEEP_CHECKPOINTS': 2,
     'LOG_PERIOD': 1, 'PACK': True, 'BATCH_SIZE': 8, 'EVAL_BATCH_SIZE': 16, 'DROPOUT_RATE': 0.1,
@@ -25,6 +27,13 @@ def words(model_dir, records, vocabulary, *flags, **settings):
             **settings}
   return [sys.executable, '-m', 'dss_jax.train', '--gin_file=gin/native/dss_toy.gin',
           *(f'--gin.{name}={value}' for name, value in chosen.items()), *flags]
+
+
+def trainer(records, vocabulary, **defaults):
+  """Trains in this process: `train(model_dir, **settings)` returns the exit code."""
+  def train(model_dir, **settings):
+    return train_main.main(words(model_dir, records, vocabulary, **{**defaults, **settings})[3:])
+  return train
 
 
 def start(command, devices=1, **options):

@@ -11,7 +11,6 @@ import pytest
 from dss_jax import errors, student_info, vocab
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.precompile import advice
-from dss_jax.train import __main__ as train_main
 from dss_jax.train import config, gin_config, guards, identity, run_info
 
 SHORT = {'TRAIN_STEPS': 4, 'EVAL_PERIOD': 4, 'CHECKPOINT_PERIOD': 2, 'SCHEDULE': 'constant'}
@@ -135,11 +134,7 @@ def test_the_same_checkpoint_under_another_path(claim, weights):
 
 @pytest.fixture(scope='module')
 def run(toy_records, toy_vocabulary):
-  """Trains in this process; returns the exit code."""
-  def train(model_dir, **settings):
-    command = programs.words(model_dir, toy_records, toy_vocabulary, **{**SHORT, **settings})
-    return train_main.main(command[3:])
-  return train
+  return programs.trainer(toy_records, toy_vocabulary, **SHORT)
 
 
 @pytest.mark.slow

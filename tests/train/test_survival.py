@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from dss_jax import errors
 from dss_jax.data import pipeline
-from dss_jax.train import __main__ as train_main
 from dss_jax.train import checkpoints, checksums, config, guards
 
 SHORT = {'TRAIN_STEPS': 6, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 2, 'KEEP_CHECKPOINTS': 3}
@@ -24,11 +23,7 @@ SHORT = {'TRAIN_STEPS': 6, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 2, 'KEEP_CHECK
 
 @pytest.fixture(scope='module')
 def run(toy_records, toy_vocabulary):
-  """Trains in this process; returns the exit code."""
-  def train(model_dir, **settings):
-    command = programs.words(model_dir, toy_records, toy_vocabulary, **{**SHORT, **settings})
-    return train_main.main(command[3:])
-  return train
+  return programs.trainer(toy_records, toy_vocabulary, **SHORT)
 
 
 @pytest.fixture(scope='module')
