@@ -68,17 +68,17 @@ def reader(
     raise errors.UserError(
         f'the vocabulary cannot write the answer phrase {phrase!r}{of}: it becomes '
         f'{decode(encode(phrase))!r}, so no label would be found behind it (only the task '
-        f'rationale_then_label writes it); {_FIX}, or choose a phrase of plain words')
+        f'rationale_then_label writes it); {FIX}, or choose a phrase of plain words')
   read: dict[str, str] = {}
   for label in labels:
     ids = encode(label)
     text = decode(ids).strip() if phrase else decode(ids)
     if not text:
-      raise errors.UserError(f'the vocabulary writes label {label!r}{of} as nothing; {_FIX}')
+      raise errors.UserError(f'the vocabulary writes label {label!r}{of} as nothing; {FIX}')
     if (other := read.setdefault(text, label)) != label:
       raise errors.UserError(
           f'labels {other!r} and {label!r}{of} are both {text!r} in this vocabulary, so no student '
-          f'can tell them apart; {_FIX}, or spell the labels otherwise')
+          f'can tell them apart; {FIX}, or spell the labels otherwise')
     if max_tokens and not phrase and len(ids) >= max_tokens:
       raise errors.UserError(
           f'label {label!r}{of} has {len(ids) + 1} tokens and would be cut at {max_tokens}: raise '
@@ -86,5 +86,5 @@ def reader(
   return Reader(read, phrase)
 
 
-_FIX = ("use one that has its characters (`dss vocab` makes one of your records, labels and "
+FIX = ("use one that has its characters (`dss vocab` makes one of your records, labels and "
         "phrase; VOCABULARY='bytes' has all)")

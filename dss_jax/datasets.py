@@ -162,8 +162,24 @@ def only_described() -> bool:
   return _describe_only
 
 
+def seqio_names(name: str) -> set[str]:
+  """Of the tasks and mixtures that a dataset is registered under, see `data.register`."""
+  parts = ('', '_teacher', '_shuffled', '_label', '_teacher_label', '_rationale',
+           '_shuffled_rationale')
+  return {f'dss_{name}{part}' for part in parts} | {
+      f'{name}_{baseline}' for baseline in ('finetune', 'distill', 'rationale_then_label')}
+
+
 def add(dataset: Dataset) -> None:
-  """Makes `dataset` known by name; the same name again replaces it (as in a notebook)."""
+  """Makes `dataset` known by name; the same name again replaces it (as in a notebook).
+
+  Raises:
+    UserError: a task of it would replace one of another dataset.
+  """
+  for other in _REGISTRY:
+    if other != dataset.name and (both := seqio_names(other) & seqio_names(dataset.name)):
+      raise errors.UserError(
+          f'datasets {other!r} and {dataset.name!r} would both be {min(both)!r}: rename one')
   _REGISTRY[dataset.name] = dataset
 
 

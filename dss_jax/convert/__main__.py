@@ -139,7 +139,7 @@ def convert(
         native.write_params(str(aside), read, scan_layers=scanned, dtype=numpy_dtype)
     if vocabulary is not None and not (aside / hugging_face.TOKENIZER_FILE).exists():
       (aside / student_info.VOCABULARY_FILE).write_bytes(vocabulary)
-    (aside / model_card.FILE).write_text(model_card.text(info, to))
+    (aside / model_card.FILE).write_text(model_card.text(info, to, vocabulary))
     (aside / student_info.FILE).write_text(info.as_json())
     if aside != folder:
       aside.rename(folder)

@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import student_info
+from dss_jax import student_info, tokenizer
 
 FILE = 'README.md'
 _PAPER = 'https://arxiv.org/abs/2305.02301'
@@ -57,12 +57,19 @@ def _metrics(run_dir: epath.Path, step: str | None) -> dict[str, Any]:
   return found
 
 
-def text(info: student_info.StudentInfo, to: str) -> str:
-  """The card, Markdown with the front matter that model hubs read."""
+def text(info: student_info.StudentInfo, to: str, vocabulary: bytes | None = None) -> str:
+  """The card, Markdown with the front matter that model hubs read.
+
+  Args:
+    info: of the student.
+    to: the folder's format, 'hf' for transformers.
+    vocabulary: contents of its SentencePiece model, for how it writes the labels.
+  """
   front = ['---', f"library_name: {'transformers' if to == 'hf' else 'jax'}",
            'pipeline_tag: text2text-generation', 'tags:', '- t5',
            *(['- distilling-step-by-step'] if info.training else []), '---']
-  sections = [_title(info), _task(info), _metrics_table(info), _training(info), _use(info, to)]
+  sections = [_title(info), _task(info), _spelling(info, vocabulary), _metrics_table(info),
+              _training(info), _use(info, to)]
   return '\n'.join(front) + '\n\n' + '\n\n'.join(filter(None, sections)) + '\n'
 
 
@@ -97,6 +104,17 @@ def _task(info: student_info.StudentInfo) -> str:
   lines += ['', f'Inputs are cut at {info.input_length:,} tokens, outputs at '
             f'{info.target_length:,}.']
   return '\n'.join(lines)
+
+
+def _spelling(info: student_info.StudentInfo, vocabulary: bytes | None) -> str:
+  """Labels that the model's text does not equal; `dss_jax` reads them, transformers cannot."""
+  if vocabulary is None or not info.closed_set():
+    return ''
+  pieces = tokenizer.SentencePieceTokenizer(vocabulary)
+  rows = [f'| `{label}` | `{written}` |' for label in info.closed_set()
+          if (written := pieces.decode(pieces.encode_target(label))) != label]
+  return '\n'.join(['The vocabulary writes these labels otherwise:', '',
+                    '| label | as the model writes it |', '|---|---|', *rows]) if rows else ''
 
 
 def _metrics_table(info: student_info.StudentInfo) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import seqio
 
-from dss_jax import datasets, errors, metrics
+from dss_jax import answers, datasets, errors, metrics
 from dss_jax.data import preprocessors
 
 SHOWN, SHOWN_LENGTH = 5, 20  # examples in a message, characters of each
@@ -76,7 +76,7 @@ def check_open_labels(
   if len(lost) == len(counts):
     raise errors.UserError(
         f'{dataset.name}: the vocabulary can write none of the labels: {shown}; every answer would '
-        f'be wrong. {_FIX}')
+        f'be wrong; {answers.FIX}, or spell them otherwise')
   by_text: dict[str, str] = {}
   for label in counts:
     other = by_text.setdefault(written[label], label)
@@ -84,7 +84,8 @@ def check_open_labels(
                                                 *vocabulary.encode(other)):
       raise errors.UserError(
           f'{dataset.name}: labels {other!r} and {label!r} are both {written[label]!r} in this '
-          f'vocabulary, so no student can tell them apart. {_FIX}')
+          f'vocabulary, so no student can tell them apart; {answers.FIX}, or spell them '
+          'otherwise')
   rows = sum(counts[label] for label in lost)
   return (f'{dataset.name}: {rows:,} of {sum(counts.values()):,} labels come out of the vocabulary '
           f'as another text and always count as wrong, such as {shown}; name the closed set with '
@@ -94,7 +95,3 @@ def check_open_labels(
 def _is_right(dataset: datasets.Dataset, label: str, answer: str) -> bool:
   return all(score([label], [answer])['accuracy'] == 100.0
              for score in metrics.for_dataset(dataset))
-
-
-_FIX = ("Use a vocabulary that has their characters (`dss vocab` makes one; VOCABULARY='bytes' "
-        'has all), or spell them otherwise')

@@ -52,7 +52,8 @@ def register(
   Returns: the description, also found by `dss_jax.datasets.get(name)`.
 
   Raises:
-    UserError: labels or records that are one text, a set, empty, or hold what is no text.
+    UserError: labels or records that are one text, a set, empty, or hold what is no text; a name
+      whose tasks would replace another dataset's.
     ValueError: a bad metric, holdout or split, tfds as well as load, or a name that SeqIO
       refuses.
   """

@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
   names = [field.name for field in dataclasses.fields(options_lib.Options)]
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
+  if args.labels and not args.rank:
+    raise errors.UserError('--labels are what --rank scores: give --rank too, or leave them out')
   if not epath.Path(args.input).exists():
     raise errors.UserError(f'--input={args.input} does not exist')
   read = _reader(args)

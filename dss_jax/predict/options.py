@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dss_jax import errors
+from dss_jax import valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +35,15 @@ class Options:
   max_target_length: int | None = None
 
   def __post_init__(self):
-    checks = (
-        ('beams', self.beams >= 1, 'use 1 for greedy, or more for beam search'),
-        ('samples', self.samples >= 0, 'use 0 for none'),
-        ('temperature', self.temperature > 0, 'use a number above 0 (the label is greedy)'),
-        ('top_k', self.top_k >= 0, 'use 0 to cut nothing off'),
-        ('top_p', 0 < self.top_p <= 1, 'use a probability in (0, 1]'),
-        ('batch_size', self.batch_size >= 1, 'use at least 1'),
-        ('max_input_length', self.max_input_length is None or self.max_input_length >= 2,
-         'use at least 2 tokens'),
-        ('max_target_length', self.max_target_length is None or self.max_target_length >= 1,
-         'use at least 1 token'))
-    for name, is_right, fix in checks:
-      if not is_right:
-        raise errors.UserError(f'--{name}={getattr(self, name)}: {fix}')
+    valid.whole(1, **{'--beams': self.beams, '--batch_size': self.batch_size})
+    valid.whole(0, **{'--samples': self.samples, '--top_k': self.top_k})
+    valid.number(lambda x: x > 0, 'above 0 (the label is greedy)',
+                 **{'--temperature': self.temperature})
+    valid.number(lambda x: 0 < x <= 1, 'in (0, 1]', **{'--top_p': self.top_p})
+    valid.number(lambda x: True, 'that is finite', **{'--length_penalty': self.length_penalty})
+    for name, least in (('max_input_length', 2), ('max_target_length', 1)):
+      if (length := getattr(self, name)) is not None:
+        valid.whole(least, **{f'--{name}': length})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -264,6 +264,14 @@ def test_model_card_tells_task_data_metrics_and_training():
   assert 'load' in model_card.text(info, 'native')
 
 
+def test_model_card_tells_how_the_vocabulary_writes_labels(toy_vocabulary):
+  info = student_info.StudentInfo(model=CONFIGS['1.1'], labels=('left  lane', 'right'))
+  with open(toy_vocabulary, 'rb') as f:
+    card = model_card.text(info, 'hf', f.read())
+  assert '| `left  lane` | `left lane` |' in card and '| `right` |' not in card
+  assert 'otherwise' not in model_card.text(info, 'hf')
+
+
 def test_a_strangers_folder_inside_a_run_is_not_that_run(tmp_path):
   """Only a run's own steps take its student.json and vocabulary."""
   write(tmp_path / 'run', 'native', CONFIGS['1.1'], vocabulary=b'the run')

@@ -8,7 +8,7 @@ import pytest
 import seqio
 
 import dss_jax.tasks  # noqa: F401
-from dss_jax import data, datasets
+from dss_jax import data, datasets, errors
 from dss_jax.data import feature_converter, registration
 from dss_jax.tasks import anli
 
@@ -107,3 +107,16 @@ def test_names_are_refused_as_seqio_refuses_them(monkeypatch, name):
   with pytest.raises(ValueError, match='not a name that SeqIO takes'):
     data.register(name)
   assert not datasets.names()
+
+
+@pytest.mark.parametrize('name', ['cqa_teacher', 'cqa_shuffled', 'cqa_label', 'cqa_rationale'])
+def test_no_dataset_takes_the_tasks_of_another(name):
+  with pytest.raises(errors.UserError, match=f"'cqa' and '{name}' would both be 'dss_cqa_"):
+    data.register(name)
+  assert name not in datasets.names()
+
+
+def test_the_names_that_a_dataset_takes_are_those_of_its_tasks():
+  data.register('named')
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  assert {name for name in known if 'named' in name} == datasets.seqio_names('named')

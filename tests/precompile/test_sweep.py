@@ -114,6 +114,22 @@ def test_a_timeout_is_tried_again_with_more_time(compiler, capsys, tmp_path):
   assert plan(capsys, *flags, '--timeout=15')[0]['fits']
 
 
+def test_no_file_but_its_own_is_cut(compiler, capsys, tmp_path):
+  path = tmp_path / 'mine.txt'
+  path.write_text('a line\nand one without end')
+  with pytest.raises(errors.UserError, match='mine.txt'):
+    plan(capsys, '--topology=v5e:2x4', f'--output={path}')
+  assert path.read_text() == 'a line\nand one without end'
+
+
+@pytest.mark.parametrize(('flag', 'why'), [
+    ('--timeout=0', '--timeout=0'), ('--timeout=nan', '--timeout=nan'),
+    ('--max_compiles=0', '--max_compiles=0'), ('--topology=', '--topology=')])
+def test_flags_without_sense_are_named(compiler, capsys, flag, why):
+  with pytest.raises(errors.UserError, match=why):
+    plan(capsys, '--topology=v5e:2x4', flag)
+
+
 def test_the_table(compiler, capsys):
   arguments = [*FLAGS, '--topology=v5e:2x4', '--sweep']
   assert command.main([*arguments, '--format=markdown']) == 0

@@ -61,6 +61,16 @@ def test_ranking_with_labels_from_flag_row_and_student(student_folders, rows, ca
   assert 'accuracy' not in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_labels_of_the_flag_are_a_csv_line_for_rank(student_folders, rows):
+  found = run(student_folders / 'native', rows, '--rank', '--labels="a, b", c')
+  assert set(found[0]['scores']) == {'a, b', 'c'}
+  for flags, why in ((('--rank', '--labels=a,,b'), 'an empty label'),
+                     (('--rank', '--labels=a,b, a'), 'one twice'),
+                     (('--labels=a,b',), 'are what --rank scores')):
+    with pytest.raises(errors.UserError, match=why):
+      run(student_folders / 'native', rows, *flags, output='d')
+
+
 def test_a_registered_datasets_rows(student_folders, rows):
   rows.write_text(json.dumps({'premise': 'It rains.', 'hypothesis': 'It is wet.', 'uid': 'u1',
                               'label': 0}) + '\n')

@@ -187,7 +187,8 @@ def test_what_a_student_cannot_do(make_folder):
 
 @pytest.mark.parametrize(('option', 'value'), [
     ('temperature', 0.0), ('top_p', 0.0), ('top_k', -1), ('beams', 0), ('samples', -1),
-    ('batch_size', 0), ('max_input_length', 1), ('max_target_length', 0)])
+    ('batch_size', 0), ('max_input_length', 1), ('max_target_length', 0),
+    ('length_penalty', float('nan')), ('temperature', float('inf')), ('beams', 1.5)])
 def test_options_that_mean_nothing(student, option, value):
   with pytest.raises(errors.UserError, match=rf'--{option}={value}: use'):
     student.predict(['x'], **{option: value})
