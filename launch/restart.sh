@@ -12,18 +12,17 @@ short_run=600
 restart_on_75() {
   local allowed=$1 left=$1 pause=$2 code started
   shift 2
-  child='' stopping=''
-  trap 'stopping=1 signalled=1; [[ ! $child ]] || kill -s TERM "$child" || true' TERM
+  stopping='' unsent='' notes=$(mktemp -d)
+  trap 'stopping=1; pass_on_term' TERM
   # Ctrl-C reaches COMMAND by itself: a terminal sends it to all of a script's processes.
-  trap 'stopping=1 signalled=1' INT
+  trap 'stopping=1' INT
+  trap 'rm -rf "$notes"' EXIT
   while true; do
     started=$SECONDS
-    # In the background, since a shell handles no signal while it waits for a foreground command;
-    # bash makes such commands deaf to Ctrl-C, hence the trap.
-    (trap - INT; exec "$@") &
-    child=$!
-    await_child
-    child=''
+    rm -f "$notes"/*
+    # In the background, since a shell handles no signal while it waits for a foreground command.
+    run_noted "$@" &
+    await_noted $!
     if ((code != 75)) || [[ $stopping ]]; then return "$code"; fi
     ((SECONDS - started < short_run)) || left=$allowed
     if ((left == 0)); then
@@ -38,18 +37,27 @@ restart_on_75() {
   done
 }
 
-# Sets `code`. A signal ends `wait` early, while the trainer is still saving.
-await_child() {
-  while true; do
-    signalled=''
-    code=0
-    wait "$child" || code=$?
-    if [[ $code == -1 ]]; then  # What bash may say of a command that Ctrl-C ended.
-      code=130
-      kill -s 0 "$child" 2>/dev/null || return 0
-      sleep 1
-    elif [[ ! $signalled ]]; then
-      return 0
-    fi
-  done
+# Runs COMMAND and writes down its process id and its exit code: bash's own `wait` now and then
+# forgets the code of a command that ends while a signal arrives.
+run_noted() {
+  local code=0
+  trap : TERM INT
+  # Bash makes what it runs in the background deaf to Ctrl-C, hence the trap.
+  (trap - TERM INT; echo "$BASHPID" >"$notes/pid"; exec "$@") || code=$?
+  echo "$code" >"$notes/code"
+}
+
+# Sets `code`: what run_noted, process $1, wrote down, or 137 where somebody killed it too.
+await_noted() {
+  until [[ -s $notes/pid ]] || ! kill -s 0 "$1" 2>/dev/null; do sleep 0.1; done
+  [[ ! $unsent ]] || pass_on_term
+  # A signal ends `wait` early, while the trainer is still saving.
+  until [[ -s $notes/code ]] || ! kill -s 0 "$1" 2>/dev/null; do wait "$1" || true; done
+  code=137
+  [[ ! -s $notes/code ]] || code=$(<"$notes/code")
+}
+
+pass_on_term() {
+  unsent=1
+  [[ ! -s $notes/pid ]] || { unsent=''; kill -s TERM "$(<"$notes/pid")" 2>/dev/null || true; }
 }

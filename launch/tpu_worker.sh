@@ -25,7 +25,7 @@ mkdir -p "$state"
 # The trainer holds the lock as long as one of its processes lives, whatever else goes wrong; a
 # process id may belong to another one after a restart of the host.
 is_running() {
-  [[ -e $state/lock ]] && ! flock --nonblock "$state/lock" true
+  [[ -e $state/lock ]] && ! flock --shared --nonblock "$state/lock" true
 }
 
 idle() {
@@ -102,10 +102,13 @@ status() {
   fi
 }
 
+# Until the lock is free, not until the process is gone: in a container whose first process reaps
+# nothing, a trainer that ended is a zombie for ever.
 follow() {
   [[ -e $state/log ]] || return 0
   if is_running; then
-    tail -n 20 -F --sleep-interval=0.2 "--pid=$(<"$state/pid")" "$state/log"
+    flock --shared "$state/lock" true &
+    tail -n 20 -F --sleep-interval=0.2 "--pid=$!" "$state/log"
   else
     tail -n 20 "$state/log"
   fi

@@ -1,7 +1,11 @@
 """launch/tpu_vm.sh against a fake gcloud with two hosts: what it runs, in which order, and that a
 preempted slice comes back. The scripts for the hosts run for real; no cloud was involved."""
 
+import os
 import shlex
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -206,6 +210,35 @@ def test_75_is_started_again_on_its_host(cloud):
   cloud.run(*UP, check=0)
   assert cloud.calls() == FIRST_TIME
   assert cloud.starts() == 3
+
+
+# A first process that reaps nothing, as in most containers: what it adopts stays a zombie.
+NO_REAPER = """
+import ctypes, subprocess, sys
+assert ctypes.CDLL(None).prctl(36, 1) == 0  # PR_SET_CHILD_SUBREAPER
+sys.exit(subprocess.call(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='subreapers are Linux\'s')
+def test_watch_ends_where_nobody_reaps_the_trainer(cloud):
+  cloud.plan('wait')
+  cloud.run('tpu_vm.sh', 'create', *WHERE, TYPE, check=0)
+  cloud.run('tpu_vm.sh', 'install', *WHERE, check=0)
+  script = ('bash', str(cloud.checkout / 'launch/tpu_vm.sh'))
+  both = ' && '.join(shlex.join((*script, *words))
+                     for words in (('run', *WHERE, *FLAGS), ('watch', *WHERE)))
+  with subprocess.Popen([sys.executable, '-c', NO_REAPER, 'bash', '-c', both], text=True,
+                        env=cloud.environment, stdout=subprocess.PIPE) as watching:
+    while 'plan: wait' not in watching.stdout.readline():
+      assert watching.poll() is None
+    cloud.wait_for('host-0/training')
+    os.kill(int((cloud.folder / 'host-0/dss_run/pid').read_text()), signal.SIGTERM)
+    try:
+      watching.communicate(timeout=20)
+    finally:
+      watching.kill()
+  assert watching.returncode == 75
 
 
 def test_another_code_ends_it_with_the_log(cloud):
