@@ -10,7 +10,7 @@ import machine
 import numpy as np
 from flax import linen as nn
 
-from dss_jax import errors, models, objective
+from dss_jax import decode, errors, models, objective
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
 from dss_jax.train import state as state_lib
@@ -87,7 +87,7 @@ class Decoder:
   def __init__(self, config: models.T5Config, max_decode_length: int, beams: int):
     self._model = models.Transformer(config)
     self._params = nn.unbox(
-        jax.jit(lambda: state_lib.init_params(self._model, jax.random.key(0)))())
+        jax.jit(lambda: models.init_params(self._model, jax.random.key(0)))())
     self._length, self._search = max_decode_length, _search(beams)
 
   def prepare(self, batches: Sequence[np.ndarray]) -> PreparedSteps:
@@ -111,7 +111,7 @@ class Decoder:
 def _search(beams: int) -> Callable[..., Any]:
   """(model, params, tokens, max_decode_length) -> result, greedy or with a beam, without end."""
   if beams == 1:
-    return functools.partial(models.greedy_decode, eos_id=NO_EOS)
+    return functools.partial(decode.greedy_decode, eos_id=NO_EOS)
   if not hasattr(models, 'beam_search'):
     raise errors.UserError(f'--beams={beams}: dss_jax.models has no beam_search here')
-  return functools.partial(models.beam_search, num_beams=beams, eos_id=NO_EOS)
+  return functools.partial(decode.beam_search, num_beams=beams, eos_id=NO_EOS)

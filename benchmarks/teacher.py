@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import timing
 
 from dss_jax import cli
-from dss_jax.teacher import endpoint, openai_client, prompts
+from dss_jax.teacher.ask import endpoint, openai_client, prompts
 
 SERVER = pathlib.Path(__file__).parents[1] / 'tests' / 'teacher' / 'server.py'
 Ask = Callable[[dict[str, Any]], Awaitable[Any]]

@@ -12,13 +12,13 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 
-from dss_jax import datasets, errors, paths
+from dss_jax import datasets, errors, files
 
 VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'quickstart': ('dss_jax.quickstart', 'the whole method on a toy task, with a picture'),
     'teacher': ('dss_jax.teacher.__main__', "a teacher LLM's rationales and labels -> TFRecords"),
     'vocab': ('dss_jax.vocab', 'train a SentencePiece model on records'),
-    'inspect': ('dss_jax.inspect', 'show rows of a task: raw, tokenized, packed and back'),
+    'inspect': ('dss_jax.inspect.__main__', 'show rows of a task: raw, tokenized, packed and back'),
     'precompile': ('dss_jax.precompile.__main__', 'what fits on a TPU slice, without one'),
     'train': ('dss_jax.train.__main__', 'train a student T5 from records'),
     'sweep': ('dss_jax.experiments.sweep', 'a grid of runs: methods, data and model sizes, seeds'),
@@ -97,7 +97,7 @@ def _check_words(words: Sequence[str]) -> None:
   for before, word in zip(['', *own], own):
     flag, _, value = word.partition('=') if word.startswith('--') else (before, '', word)
     if flag != '--base_url':
-      paths.check(flag if flag.startswith('--') else 'path', value.strip('\'"'))
+      files.check_path(flag if flag.startswith('--') else 'path', value.strip('\'"'))
 
 
 def _is_utf8(word: str, undecoded: str) -> bool:

@@ -75,7 +75,8 @@ def make_records(out: str) -> tuple[str, str]:
   """Runs the teacher job on the three splits and trains a word vocabulary on the records."""
   from dss_jax import vocab
   from dss_jax.tasks import toy
-  from dss_jax.teacher import clients, job
+  from dss_jax.teacher import job
+  from dss_jax.teacher.ask import clients
   records_dir = os.path.join(out, 'records')
   client = clients.ScriptedClient(toy.teacher)
   for split, (rows, seed) in SPLITS.items():

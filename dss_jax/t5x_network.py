@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax.linen import partitioning
 
 from dss_jax import models
-from dss_jax.models import cache as cache_lib
+from dss_jax.decode import cache as cache_lib
 from dss_jax.models import masks, transformer
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import sentencepiece
 from etils import epath
 
-from dss_jax import errors, paths, student_info
+from dss_jax import errors, files, student_info
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2  # T5's, and those of seqio.ByteVocabulary
 EOS_MARKER = '</s>'
@@ -135,7 +135,7 @@ def read_model(path: str, name: str) -> bytes:
   Raises:
     UserError: it cannot be read, or is something else.
   """
-  paths.check(name, path)
+  files.check_path(name, path)
   try:
     data = epath.Path(path).read_bytes()
   except FileNotFoundError as error:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dss_jax import errors, paths
+from dss_jax import errors, files
 
 _LARGEST = 2**31 - 1  # Steps, lengths and seeds are int32 on the device.
 
@@ -65,7 +65,7 @@ def path(**settings: Any) -> None:
   """Raises UserError unless every value is a path on a local disk, or of gs://."""
   text(**settings)
   for name, value in settings.items():
-    paths.check(name, value)
+    files.check_path(name, value)
 
 
 def one_of(known: Sequence[str], **settings: Any) -> None:

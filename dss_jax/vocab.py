@@ -43,7 +43,7 @@ def train(
     UserError: no such records, SentencePiece cannot train on them, or its model could not tell
       two labels apart.
   """
-  from dss_jax import atomic, records
+  from dss_jax import files, records
   names = list(sets) or [n for n in records.set_names(records_dir) if n.endswith('-train')]
   if not names:
     raise errors.UserError(
@@ -63,7 +63,7 @@ def train(
   pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
   for dataset in _datasets(names):
     answers.reader(dataset.labels or (), pieces.encode, pieces.decode, dataset=dataset.name)
-  atomic.write(output, model.getvalue())
+  files.write(output, model.getvalue())
   return pieces.vocab_size()
 
 

@@ -28,7 +28,8 @@ def toy_records(tmp_path_factory) -> pathlib.Path:
   """Record sets toy-{train,validation,test} of 96, 16 and 16 rows, as the teacher job writes."""
   import dss_jax.tasks  # noqa: F401
   from dss_jax.tasks import toy
-  from dss_jax.teacher import clients, job
+  from dss_jax.teacher import job
+  from dss_jax.teacher.ask import clients
   folder = tmp_path_factory.mktemp('toy') / 'records'
   for split, rows, seed in (('train', 96, 1), ('validation', 16, 2), ('test', 16, 3)):
     job.run(toy.DATASET, split, list(toy.make_examples(rows, seed, 12)),
@@ -61,9 +62,8 @@ def random_weights():
 
   from dss_jax import models
   from dss_jax.convert import weights
-  from dss_jax.train import state
 
   def make(config, seed=0):
-    params = nn.unbox(state.init_params(models.Transformer(config), jax.random.key(seed)))
+    params = nn.unbox(models.init_params(models.Transformer(config), jax.random.key(seed)))
     return weights.ArrayWeights(params, config)
   return make

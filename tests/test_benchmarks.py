@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dss_jax import errors, models, objective
+from dss_jax import decode, errors, models, objective
 from dss_jax.models import flops
 
 # The scripts import each other by bare name.
@@ -173,7 +173,7 @@ def test_decoding_without_eos_makes_every_token():
   @jax.jit
   def steps():
     params = nn.unbox(model.init(jax.random.key(0), tokens, tokens))['params']
-    return models.greedy_search(model, params, tokens, 9, eos_id=ours.NO_EOS).steps
+    return decode.greedy_search(model, params, tokens, 9, eos_id=ours.NO_EOS).steps
   assert int(steps()) == 9
 
 

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from dss_jax import cli, errors, paths
+from dss_jax import cli, errors, files
 
 ASCII = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONIOENCODING': 'ascii'}
 TEXT = '\N{THUMBS UP SIGN} \u0445\u043e\u0440\u043e\u0448\u043e'
@@ -86,10 +86,10 @@ def test_what_fails_in_a_users_module_is_one_line(folder, monkeypatch, code, say
 ])
 def test_only_googles_store_is_read(path, local, taken):
   if taken:
-    paths.check('--inputs', path, local=local)
+    files.check_path('--inputs', path, local=local)
     return
   with pytest.raises(errors.UserError, match=f'^--inputs={path}: .* on this machine|machine.s dis'):
-    paths.check('--inputs', path, local=local)
+    files.check_path('--inputs', path, local=local)
 
 
 @pytest.mark.parametrize('words', [

@@ -9,7 +9,7 @@ import dss_jax.tasks  # noqa: F401
 from dss_jax import data, datasets, errors, fields
 from dss_jax.predict import __main__ as predict_main
 from dss_jax.tasks import cqa
-from dss_jax.teacher import inputs, sources
+from dss_jax.teacher.inputs import reading, sources
 
 ROWS = {  # A right row of each reader, as its file has it.
     'plain': {'id': '1', 'input': 'x', 'label': 'a'},
@@ -116,7 +116,7 @@ def test_gold_labels_that_are_none(tmp_path, name, row, message):
   dataset = (datasets.Dataset('free', datasets.read_plain_row) if name == 'free'
              else datasets.get(name))
   with pytest.raises(errors.UserError, match=message) as error:
-    inputs.read_inputs(str(tmp_path / 'in'), dataset)
+    reading.read_inputs(str(tmp_path / 'in'), dataset)
   assert '\n' not in str(error.value)
 
 
@@ -128,7 +128,7 @@ def test_whoever_makes_an_example_its_fields_are_texts(tmp_path):
   (tmp_path / 'in').write_text('{"x": 1}')
   for made in ({'id': '1'}, None):
     with pytest.raises(errors.UserError, match='line 1: read_row gave .*: return a datasets.Exam'):
-      inputs.read_inputs(str(tmp_path / 'in'), datasets.Dataset('d', lambda row, i, m=made: m))
+      reading.read_inputs(str(tmp_path / 'in'), datasets.Dataset('d', lambda row, i, m=made: m))
 
 
 def test_a_source_of_rows(tmp_path):
@@ -201,7 +201,7 @@ def test_number_labels_are_those_of_the_rows(tmp_path):
   dataset = datasets.Dataset('parity', datasets.read_plain_row, labels=(0, 1))
   (tmp_path / 'in').write_text('{"id": 1, "input": "x", "label": 1}\n'
                                '{"id": 2, "input": "y", "label": 0}\n')
-  assert [e.label for e in inputs.read_inputs(str(tmp_path / 'in'), dataset)] == ['1', '0']
+  assert [e.label for e in reading.read_inputs(str(tmp_path / 'in'), dataset)] == ['1', '0']
   (tmp_path / 'in').write_text('{"id": 1, "input": "x", "label": 1.0}\n')
   with pytest.raises(errors.UserError, match="gold label '1.0' is not among .*: known: 0, 1"):
-    inputs.read_inputs(str(tmp_path / 'in'), dataset)
+    reading.read_inputs(str(tmp_path / 'in'), dataset)

@@ -4,7 +4,8 @@ import html
 
 import pytest
 
-from dss_jax import errors, inspect, records, vocab
+from dss_jax import errors, records, vocab
+from dss_jax.inspect import __main__ as inspect
 
 
 def test_a_row_raw_tokenized_packed_and_back(toy_records, toy_vocabulary, capsys):

@@ -13,12 +13,13 @@ PURE = ('errors', 'fields', 'answers', 'datasets', 'metrics', 'equations', 'pack
 NO_TENSORFLOW = {'tensorflow', 'seqio', 'gin', 't5x', 'tensorflow_datasets', 'clu'}
 PROTOBUF_ONLY = 'tensorflow_datasets.proto.'  # needs no TensorFlow
 FORBIDDEN = {  # folder or file of dss_jax -> parts of dss_jax that it must not import
-    'records.py': ('teacher', 'data', 'train', 'models', 'tasks'),
-    'manifest.py': ('teacher', 'data', 'train', 'models', 'tasks', 'records', 'datasets'),
-    'tfrecord.py': ('teacher', 'data', 'train', 'models', 'tasks', 'records', 'datasets'),
+    'records': ('teacher', 'data', 'train', 'models', 'tasks', 'datasets'),
     'teacher': ('data', 'train', 'models', 'tasks'),
     'data': ('teacher', 'train', 'models', 'tasks'),
-    'models': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks'),
+    'models': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'decode', 'sharding'),
+    'decode': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'predict'),
+    'sharding.py': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'decode'),
+    'page': ('teacher', 'data', 'train', 'records', 'tasks', 'experiments', 'inspect'),
     'objective.py': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'models'),
     'convert': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'predict'),
   'train': ('teacher', 'tasks', 'experiments', 'predict'),
@@ -52,9 +53,9 @@ def test_imports_go_one_way(part):
 
 @pytest.mark.parametrize('part', [*(f'{name}.py' for name in PURE), 'objective.py', 'models',
                                   'train/step.py', 'train/state.py', 'train/__init__.py',
-                                  'train/config.py', 'train/sharding.py', 'convert', 'predict',
+                                  'train/config.py', 'sharding.py', 'decode', 'convert', 'predict',
                                   'export', 'precompile', 'student_info.py', 'tokenizer.py',
-                                  'atomic.py', 'records.py', 'manifest.py', 'tfrecord.py', 'cli.py',
+                                  'files.py', 'records', 'page', 'cli.py',
                                   'data/__init__.py', 'data/description.py', 'data/settings.py'])
 def test_the_computation_and_the_records_need_no_tensorflow(part):
   for path in files(part):
@@ -63,7 +64,8 @@ def test_the_computation_and_the_records_need_no_tensorflow(part):
 
 
 @pytest.mark.parametrize('modules', [
-    'dss_jax.models, dss_jax.objective, dss_jax.train.step', 'dss_jax.records, dss_jax.data'])
+    'dss_jax.models, dss_jax.decode, dss_jax.objective, dss_jax.sharding, dss_jax.train.step',
+    'dss_jax.records, dss_jax.data'])
 def test_these_load_no_tensorflow_seqio_gin_or_t5x(modules):
   code = (f'import sys, {modules}; '
           "assert not {'tensorflow', 'seqio', 'gin', 't5x'} & set(sys.modules)")

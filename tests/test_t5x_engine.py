@@ -22,7 +22,6 @@ from dss_jax import errors, models, objective, t5x_engine, t5x_network
 from dss_jax.data import pipeline
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
-from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
 
 SIZES = {'vocab_size': 128, 'emb_dim': 32, 'num_heads': 8, 'head_dim': 4, 'num_encoder_layers': 2,
@@ -36,7 +35,7 @@ def student():
   config = models.T5Config(**SIZES, mlp_activations=('gelu', 'linear'),
                            logits_via_embedding=False, dtype='float32', scan_layers=False)
   module = models.Transformer(config)
-  return module, nn.unbox(state_lib.init_params(module, jax.random.key(0)))
+  return module, nn.unbox(models.init_params(module, jax.random.key(0)))
 
 
 def make_model(module, **arguments):
@@ -218,7 +217,7 @@ def test_our_adafactor_is_t5xs(scanned, weight_decay):
   config = models.T5Config(
       vocab_size=200, emb_dim=128, num_heads=4, head_dim=40, num_encoder_layers=2,
       num_decoder_layers=3, mlp_dim=136, scan_layers=scanned)
-  boxed = state_lib.init_params(models.Transformer(config), jax.random.key(0))
+  boxed = models.init_params(models.Transformer(config), jax.random.key(0))
   params = wanted = nn.unbox(boxed)
   settings = config_lib.OptimizerConfig(name='adafactor', weight_decay=weight_decay)
   ours = optimizer_lib.make_optimizer(settings, lambda step: 1e-2)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from dss_jax import tfrecord
+from dss_jax.records import tfrecord
 
 _ROWS = st.lists(st.binary(max_size=200), max_size=8)
 

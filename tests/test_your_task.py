@@ -13,7 +13,9 @@ import pytest
 
 import dss_jax
 from dss_jax import cli, datasets, records
-from dss_jax.teacher import flags, parsing, prompts
+from dss_jax.teacher import flags
+from dss_jax.teacher.ask import prompts
+from dss_jax.teacher.read import parsing
 
 REPO = pathlib.Path(__file__).parents[1]
 PAGE = (REPO / 'docs' / 'your_task.md').read_text()

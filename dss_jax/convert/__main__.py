@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from dss_jax import cli, errors, student_info, valid
+from dss_jax import cli, errors, files, student_info, valid
 from dss_jax.convert import hugging_face, model_card, native, t5x, tokenizer_files
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
@@ -125,10 +124,7 @@ def convert(
   scanned = as_before if scan_layers is None else scan_layers
   info = dataclasses.replace(info, model=dataclasses.replace(info.model, scan_layers=scanned))
   numpy_dtype = None if dtype is None else weights_lib.to_dtype(dtype)
-  # An object store cannot rename a folder: there student.json, written last, marks a whole one.
-  aside = folder.parent / f'{folder.name}.writing-{os.getpid()}' if _is_local(output) else folder
-  aside.mkdir(parents=True)
-  try:
+  with files.whole_folder(output) as aside:
     with WithProgress(weights, f'writing {output}') as read:
       if to == 'hf':
         hugging_face.write_hugging_face(str(aside), read, dtype=numpy_dtype)
@@ -140,16 +136,7 @@ def convert(
     if vocabulary is not None and not (aside / hugging_face.TOKENIZER_FILE).exists():
       (aside / student_info.VOCABULARY_FILE).write_bytes(vocabulary)
     (aside / model_card.FILE).write_text(model_card.text(info, to, vocabulary))
-    (aside / student_info.FILE).write_text(info.as_json())
-    if aside != folder:
-      aside.rename(folder)
-  except BaseException:
-    aside.rmtree(missing_ok=True)
-    raise
-
-
-def _is_local(path: str) -> bool:
-  return '://' not in path
+    (aside / student_info.FILE).write_text(info.as_json())  # Last: it marks a whole folder.
 
 
 class WithProgress(weights_lib.Weights):

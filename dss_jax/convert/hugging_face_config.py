@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dss_jax import errors, models
-from dss_jax.models import decoding
+from dss_jax.decode import greedy
 
 _FIELDS = {  # ours: theirs
     'vocab_size': 'vocab_size', 'emb_dim': 'd_model', 'num_heads': 'num_heads',
@@ -26,7 +26,7 @@ _ELSEWHERE = {'quantization_config': 'quantized weights are not read',
 _NORM_EPSILON = 1e-6
 _EOS_ID = 1
 GENERATION = ('decoder_start_token_id', 'pad_token_id', 'eos_token_id')
-_IDS = {'decoder_start_token_id': decoding.START_ID, 'pad_token_id': decoding.PAD_ID,
+_IDS = {'decoder_start_token_id': greedy.START_ID, 'pad_token_id': greedy.PAD_ID,
         'eos_token_id': _EOS_ID}
 # What `generate` of transformers then writes, or may not write, whatever the weights say.
 _FORCED = ('forced_bos_token_id', 'forced_eos_token_id', 'forced_decoder_ids', 'suppress_tokens',

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from etils import epath
 
-from dss_jax import errors, paths, student_info, tokenizer
+from dss_jax import errors, files, student_info, tokenizer
 from dss_jax.convert import hugging_face, native, own_vocabulary, t5x, t5x_gin
 from dss_jax.convert import weights as weights_lib
 
@@ -23,7 +23,7 @@ def open_weights(path: str) -> weights_lib.Weights:
     UserError: the path does not exist, is none of the three, or is damaged. So does `read` for
       a tensor with NaN or infinity.
   """
-  paths.check('path', path)
+  files.check_path('path', path)
   folder = epath.Path(path)
   if not folder.exists():
     raise errors.UserError(f'{path} does not exist')

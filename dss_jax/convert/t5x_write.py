@@ -22,7 +22,6 @@ project's included: train with examples/t5 what is to come back.
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -31,7 +30,7 @@ import tensorstore as ts
 from etils import epath
 from flax import serialization, traverse_util
 
-from dss_jax import atomic, errors
+from dss_jax import errors, files
 from dss_jax.convert import t5x_layout as layout
 from dss_jax.convert import weights as weights_lib
 
@@ -87,21 +86,13 @@ def write_t5x(
   final = epath.Path(path) / f'checkpoint_{step}'
   if final.exists():
     raise errors.UserError(f'{final} exists: give another folder or step, or remove it')
-  is_local = '://' not in os.fspath(path)
-  folder = final.parent / f'{final.name}.tmp-{os.getpid()}' if is_local else final
-  try:
-    folder.mkdir(parents=True)
+  with files.whole_folder(final) as folder:
     targets = _targets(weights, dtype, scan_layers)
     stores = {name: _create(folder, name, target) for name, target in targets.items()}
     for name in progress(list(weights.specs)):
       _write_tensor(name, weights, targets, stores, scan_layers)
     state = _train_state(targets, step)
-    atomic.write(str(folder / layout.LEGACY_FILE), serialization.msgpack_serialize(state))
-    if is_local:
-      folder.rename(final)
-  except BaseException:
-    folder.rmtree(missing_ok=True)
-    raise
+    files.write(str(folder / layout.LEGACY_FILE), serialization.msgpack_serialize(state))
 
 
 def _targets(weights: weights_lib.Weights, dtype: Any, scanned: bool) -> dict[str, _Target]:

@@ -8,7 +8,7 @@ import dataclasses
 import os
 from typing import Any
 
-from dss_jax import errors, paths
+from dss_jax import errors, files
 
 # The public SentencePiece model of T5 v1.0 and v1.1 (32,000 pieces; 100 sentinels are extra ids).
 T5_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
@@ -69,5 +69,5 @@ def records_dir() -> str:
   if not folder:
     raise errors.UserError(
         'no folder of records: give --records_dir=DIR, --gin.RECORDS_DIR=DIR or set DSS_DATA_DIR')
-  paths.check('RECORDS_DIR' if current().records_dir else 'DSS_DATA_DIR', folder)
+  files.check_path('RECORDS_DIR' if current().records_dir else 'DSS_DATA_DIR', folder)
   return folder

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib import pyplot
 
+from dss_jax import page
 from dss_jax.experiments import figures, grid
 from dss_jax.experiments.results import Row
 
@@ -13,7 +14,7 @@ _PANELS = (('train/label_loss', 'label loss, train (nats per token)'),
            ('validation/accuracy', 'accuracy, validation (%)'))
 
 
-def draw_all(rows: Sequence[Row], out: str, folder: str) -> list[figures.Figure]:
+def draw_all(rows: Sequence[Row], out: str, folder: str) -> list[page.Figure]:
   """A figure for each dataset and model, at the largest fraction; files go to `folder`."""
   found = []
   for dataset, model in sorted({(row.dataset, row.model) for row in rows}):
@@ -46,7 +47,7 @@ def read(path: str) -> dict[str, list[tuple[int, float]]]:
 
 def _draw(
     curves: Sequence[tuple[Row, Mapping[str, Sequence[tuple[int, float]]]]], name: str,
-    title: str, fraction: float, folder: str) -> figures.Figure:
+    title: str, fraction: float, folder: str) -> page.Figure:
   with figures.style(name):
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
     for axes, (metric, label) in zip(panels, _PANELS, strict=True):

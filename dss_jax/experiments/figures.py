@@ -1,6 +1,6 @@
 """A sweep's figures, in the paper's form: accuracy against data, against size, against alpha."""
 
-import dataclasses
+
 import io
 import math
 import os
@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use('Agg')
 from matplotlib import pyplot
 
+from dss_jax import page
 from dss_jax.experiments import grid
 from dss_jax.experiments.results import Row
 from dss_jax.experiments.statistics import Group, Summary
@@ -27,17 +28,6 @@ _BARS = ('Means over seeds, every seed as a pale dot. Bars are one standard devi
          '(n - 1) to each side, no intervals; a single seed has none.')
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-  """`name` of its files, `title` and `caption` in words, `svg` for a page; `wide`: two panels."""
-
-  name: str
-  title: str
-  caption: str
-  svg: str
-  wide: bool = False
-
-
 def name_of(method: str, labels: str) -> str:
   """'Distilling Step-by-Step, teacher labels'."""
   suffix = ', teacher labels' if labels == 'teacher' and method != 'distill' else ''
@@ -46,7 +36,7 @@ def name_of(method: str, labels: str) -> str:
 
 def draw_all(
     summaries: Mapping[Group, Summary], rows: Sequence[Row], teachers: Mapping[str, float],
-    folder: str) -> list[Figure]:
+    folder: str) -> list[page.Figure]:
   """Every figure that the results have something for; PNG and SVG files go to `folder`.
 
   Args:
@@ -66,7 +56,7 @@ def draw_all(
   return found
 
 
-def _by_fraction(here, dataset, teacher, folder) -> list[Figure]:
+def _by_fraction(here, dataset, teacher, folder) -> list[page.Figure]:
   found = []
   for model in dict.fromkeys(group.model for group in here):
     chosen = {g: s for g, s in here.items() if g.model == model and _usual_alpha(g, here)}
@@ -84,7 +74,7 @@ def _by_fraction(here, dataset, teacher, folder) -> list[Figure]:
   return found
 
 
-def _by_size(here, dataset, teacher, sizes, folder) -> list[Figure]:
+def _by_size(here, dataset, teacher, sizes, folder) -> list[page.Figure]:
   fraction = max(group.fraction for group in here)
   chosen = {g: s for g, s in here.items()
             if g.fraction == fraction and g.model in sizes and _usual_alpha(g, here)}
@@ -97,7 +87,7 @@ def _by_size(here, dataset, teacher, sizes, folder) -> list[Figure]:
       'parameters', log=True)]
 
 
-def _by_alpha(here, dataset, folder) -> list[Figure]:
+def _by_alpha(here, dataset, folder) -> list[page.Figure]:
   found = []
   for model, fraction in dict.fromkeys((g.model, g.fraction) for g in here):
     chosen = {g: s for g, s in here.items()
@@ -123,7 +113,7 @@ def _usual_alpha(group: Group, here: Mapping[Group, Summary]) -> bool:
 def _draw(
     chosen: Mapping[Group, Summary], x_of: Callable[[Group], Any],
     lines: Sequence[tuple[str, float | None]], folder: str, name: str, title: str, caption: str,
-    x_label: str, log: bool = False) -> Figure:
+    x_label: str, log: bool = False) -> page.Figure:
   with style(name):
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout='constrained')
     kinds = list(dict.fromkeys((g.method, g.labels) for g in chosen))
@@ -175,7 +165,7 @@ def style_of(method: str) -> tuple[str, str]:
 
 
 def save(figure: Any, folder: str, name: str, title: str, caption: str, wide: bool = False
-         ) -> Figure:
+         ) -> page.Figure:
   """Writes PNG and SVG, with a title, and closes the figure."""
   svg = io.StringIO()
   figure.savefig(svg, format='svg', transparent=True, metadata={'Date': None})
@@ -183,7 +173,7 @@ def save(figure: Any, folder: str, name: str, title: str, caption: str, wide: bo
   figure.savefig(os.path.join(folder, f'{name}.png'), dpi=150)
   figure.savefig(os.path.join(folder, f'{name}.svg'), metadata={'Date': None})
   pyplot.close(figure)
-  return Figure(name, title, caption, for_page(svg.getvalue()), wide)
+  return page.Figure(name, title, caption, for_page(svg.getvalue()), wide)
 
 
 def for_page(svg: str) -> str:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax import atomic, datasets, metrics
 from dss_jax import data as data_lib
+from dss_jax import datasets, files, metrics
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.experiments import grid, rationales, results, worker
 from dss_jax.train import config as config_lib
@@ -81,7 +81,7 @@ def describe(runs: Sequence[Run], sweep: grid.Sweep, out: str) -> None:
   """Writes sweep.json (the grid and its cells) and, of every dataset, what the report needs."""
   text = json.dumps({'sweep': dataclasses.asdict(sweep), 'cells': [run.cell.key for run in runs]},
                     indent=2)
-  atomic.write(os.path.join(out, results.SWEEP_FILE), text + '\n')
+  files.write(os.path.join(out, results.SWEEP_FILE), text + '\n')
   seen: dict[str, config_lib.TrainConfig] = {}
   for run in runs:
     seen.setdefault(run.cell.dataset, run.config)
@@ -96,11 +96,11 @@ def _describe_dataset(name: str, config: config_lib.TrainConfig, path: str) -> N
   dataset = datasets.get(name)
   rows = rationales.test_records(dataset)
   sets = pipeline.record_sets(config.data.mixture_or_task, 'train')
-  atomic.write(f'{path}.jsonl', ''.join(
+  files.write(f'{path}.jsonl', ''.join(
       json.dumps({'id': row.id, 'input': row.input, 'label': row.label,
                   'teacher_label': row.teacher_label, 'rationale': row.rationale}) + '\n'
       for row in rows))
-  atomic.write(f'{path}.json', json.dumps({
+  files.write(f'{path}.json', json.dumps({
       'train': sum(one.num_records for one in sets), 'test': len(rows),
       'metric': dataset.metric, 'teacher': teacher_scores(dataset, rows),
       'teachers': {one.name: one.entry.get('teacher', {}) for one in sets},

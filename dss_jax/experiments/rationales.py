@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 
-from dss_jax import atomic, datasets, records
+from dss_jax import datasets, files, records
 from dss_jax.data import pipeline, settings
 from dss_jax.predict import student as student_lib
 from dss_jax.train import config as config_lib
@@ -28,6 +28,6 @@ def write(config: config_lib.TrainConfig, rows: int) -> None:
   asked = list(itertools.islice(test_records(dataset), rows))
   student = student_lib.load(config.model_dir)
   answers = student.predict([record.input for record in asked], rationale=True)
-  atomic.write(path, ''.join(
+  files.write(path, ''.join(
       json.dumps({'id': record.id, 'rationale': answer.rationale}) + '\n'
       for record, answer in zip(asked, answers)))

@@ -11,9 +11,8 @@ from typing import Any
 
 import tqdm
 
-from dss_jax import atomic, cli, errors
+from dss_jax import cli, errors, files
 from dss_jax.experiments import grid, results, workers
-from dss_jax.teacher import locks
 
 _DESCRIPTION = """\
 Train every run of a grid: methods x datasets x training fractions x model sizes x labels x seeds.
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.dry_run:
     print('\n'.join(run.command for run in runs[shard::shards]))
     return 0
-  with locks.hold(args.out, f'sweep-{shard}-of-{shards}'):
+  with files.lock(args.out, f'sweep-{shard}-of-{shards}'):
     mine = _Sweep(args.out, runs[shard::shards], args)
     mine.finished()  # Refuses results of other settings, before anything is written.
     plan.describe(runs, sweep, args.out)
@@ -79,7 +78,7 @@ class _Sweep:
           flush=True)
     if to_do:
       self._train(to_do, len(finished))
-    atomic.write(os.path.join(self._out, 'failed.json'), json.dumps(self._failed, indent=2) + '\n')
+    files.write(os.path.join(self._out, 'failed.json'), json.dumps(self._failed, indent=2) + '\n')
     for key, reason in self._failed.items():
       print(f'failed: {key}: {reason}')
     done = len(self.finished())
@@ -159,7 +158,7 @@ def _read_command(argv: Sequence[str]) -> tuple[argparse.Namespace, grid.Sweep]:
   from dss_jax.train.__main__ import split_bindings
   rest, bindings = split_bindings(argv)
   args = _parser().parse_args(rest)
-  if '://' in args.out:
+  if files.is_remote(args.out):
     raise errors.UserError(f'--out={args.out}: give a local (or mounted) folder')
   for one in args.env:
     if '=' not in one:

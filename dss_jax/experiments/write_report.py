@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax import atomic
-from dss_jax.experiments import curves, differences, examples, figures, grid, page, statistics
+from dss_jax import files, page
+from dss_jax.experiments import curves, differences, examples, figures, grid, statistics
 from dss_jax.experiments.differences import Difference
 from dss_jax.experiments.results import Found, Row
 from dss_jax.experiments.statistics import Group, Saving, Summary
@@ -24,7 +24,7 @@ class Written:
 
   findings: list[str]
   problems: list[str]
-  figures: list[figures.Figure]
+  figures: list[page.Figure]
 
 
 def write(out: str, found: Found, title: str) -> Written:
@@ -55,11 +55,11 @@ def write(out: str, found: Found, title: str) -> Written:
            'cost': _teacher_notes(described)}
   html_tables = {name: page.paragraphs(notes[name]) + page.table(*table)
                  for name, table in tables.items()}
-  atomic.write(os.path.join(out, 'report.html'), page.build(
+  files.write(os.path.join(out, 'report.html'), page.build(
       title=title, subtitle=f'{len(rows)} runs of {len(rows) + len(found.missing)}',
       findings=findings, problems=problems, figures=drawn, tables=html_tables,
       data=examples.collect(out, rows, described)))
-  atomic.write(os.path.join(out, 'report.md'), _markdown(
+  files.write(os.path.join(out, 'report.md'), _markdown(
       title, findings, problems, drawn, tables, notes))
   return Written(findings, problems, drawn)
 
@@ -164,7 +164,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _markdown(
     title: str, findings: Sequence[str], problems: Sequence[str],
-    drawn: Sequence[figures.Figure], tables: Mapping[str, tuple],
+    drawn: Sequence[page.Figure], tables: Mapping[str, tuple],
     notes: Mapping[str, Sequence[str]]) -> str:
   parts = [f'# {title}', *findings]
   if problems:

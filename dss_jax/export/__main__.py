@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from etils import epath
 from flax import traverse_util
 from jax import export as jax_export
 
-from dss_jax import cli, errors, models, student_info, valid
+from dss_jax import cli, decode, errors, files, models, student_info, valid
 from dss_jax.convert import open as open_lib
 from dss_jax.export import loader
 
@@ -71,12 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                          dataset=args.dataset)
   length = args.max_target_length or student.info.target_length
   exported = export_decoding(student.model, student.params, length, platforms)
-  aside = folder.parent / f'{folder.name}.writing-{os.getpid()}'
-  try:
+  with files.whole_folder(folder) as aside:
     _write(aside, student, exported, args, length)
-    aside.rename(folder)
-  finally:
-    aside.rmtree(missing_ok=True)
   print(f'{args.output}: StableHLO for {", ".join(platforms)}, any batch size and input length, '
         f'{length} tokens at most; try: python {args.output}/{LOADER_FILE} TEXT')
   return 0
@@ -95,14 +90,14 @@ def export_decoding(
 
   Returns: (parameters by '/'-joined name, int32 [b, s]) -> (int32 [b, length], float32 [b]).
   """
-  def decode(flat, tokens):
+  def search(flat, tokens):
     tree = traverse_util.unflatten_dict(flat, sep='/')
-    result = models.greedy_search(model, tree, tokens, length)
+    result = decode.greedy_search(model, tree, tokens, length)
     return result.tokens, result.log_probs
 
   shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _flat(params).items()}
   tokens = jax.ShapeDtypeStruct(jax_export.symbolic_shape('b, s'), jnp.int32)
-  return jax_export.export(jax.jit(decode), platforms=platforms)(shapes, tokens)
+  return jax_export.export(jax.jit(search), platforms=platforms)(shapes, tokens)
 
 
 def _flat(params: Any) -> dict[str, Any]:
@@ -110,7 +105,6 @@ def _flat(params: Any) -> dict[str, Any]:
 
 
 def _write(folder: epath.Path, student, exported: jax_export.Exported, args, length: int) -> None:
-  folder.mkdir(parents=True)
   (folder / FUNCTION_FILE).write_bytes(bytes(exported.serialize()))
   arrays = {name: np.asarray(x) for name, x in _flat(student.params).items()}
   dtype = next(iter(arrays.values())).dtype

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dss_jax.models.config import T5Config
-from dss_jax.models.dense import Dense
+from dss_jax.models.layers import Dense
 from dss_jax.models.masks import MASKED_SCORE
 
 _HEADS = ('batch', 'length', 'heads', 'kv')

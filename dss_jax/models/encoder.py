@@ -4,8 +4,7 @@ from flax import linen as nn
 
 from dss_jax.models.attention import Attention
 from dss_jax.models.config import T5Config
-from dss_jax.models.mlp import Mlp
-from dss_jax.models.norm import RMSNorm
+from dss_jax.models.layers import Mlp, RMSNorm
 from dss_jax.models.relative_position import RelativePositionBias
 from dss_jax.models.stack import make_stack, run_stack
 

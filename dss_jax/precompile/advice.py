@@ -6,9 +6,9 @@ import os
 
 import jax
 
+from dss_jax import sharding as sharding_lib
 from dss_jax.precompile import compiled, memory, search
 from dss_jax.train import config as config_lib
-from dss_jax.train import sharding as sharding_lib
 
 # The first three are no part of what a run is: the same MODEL_DIR takes them.
 NONE_FITS = ('None of these fits. With the same result, --gin.REMAT=full, --gin.LOSS_CHUNK=64 or '

@@ -5,7 +5,6 @@ decoding that `train.evaluation` runs. Only shapes go in; no record or weight is
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from dss_jax import models
+from dss_jax import decode, models
+from dss_jax import sharding as sharding_lib
 from dss_jax.precompile import collectives, memory
 from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
-from dss_jax.train import sharding as sharding_lib
 
 TRAIN, DECODE = 'train', 'decode'
 _SIDES = {'encoder': 'inputs', 'decoder': 'targets'}
@@ -64,13 +63,10 @@ def decode_program(
   """Greedy decoding as `train.evaluation` runs it, at the longest inputs and targets."""
   compute = compute_lib.build(config, sharding)
   params = _abstract(jax.eval_shape(compute.init).params, compute.state_sharding.params)
-  shards = math.prod(sharding.mesh.shape[axis] for axis in ('data', 'fsdp'))
   lengths = config.data.feature_lengths
-  decode = sharding.jit(
-      lambda params, tokens, length: models.greedy_decode(compute.model, params, tokens, length),
-      static_argnums=2, out_shardings=sharding.replicated)
-  tokens = _tokens((decode_rows(config, shards), lengths['inputs']), sharding.rows)
-  return Program(decode, (params, tokens, lengths['targets']))
+  rows = sharding.whole(config.evaluation.batch_size)
+  search = decode.BatchDecoder(compute.model, sharding).searcher(lengths['targets'])
+  return Program(search, (params, _tokens((rows, lengths['inputs']), sharding.rows)))
 
 
 def run(

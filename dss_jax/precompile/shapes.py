@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from dss_jax import errors
+from dss_jax import errors, sharding
 from dss_jax.precompile import topologies
-from dss_jax.predict import meshes
 from dss_jax.train import config as config_lib
 
 
@@ -83,7 +82,7 @@ def check(config: config_lib.TrainConfig, wanted: Sequence[config_lib.MeshConfig
 
 def _problem(config: config_lib.TrainConfig, mesh: config_lib.MeshConfig) -> str:
   try:
-    meshes.check(config.model, mesh)
+    sharding.check_network(config.model, mesh)
   except errors.UserError as error:
     return str(error)
   rows, shards = config.data.batch_size, mesh.data * mesh.fsdp

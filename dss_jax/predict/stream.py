@@ -17,7 +17,7 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from dss_jax import atomic, errors, fields
+from dss_jax import errors, fields, files
 
 _SETTINGS = 'settings.json'
 _COPY_BYTES = 1 << 24
@@ -61,7 +61,7 @@ def run(
       names.append(part.name)
       if not part.exists():
         predicted = predict(rows, start)
-        atomic.write(str(part), ''.join(_line(row) for row in predicted))
+        files.write(str(part), ''.join(_line(row) for row in predicted))
       count = start + len(rows)
       bar.update(end - read)
       bar.set_postfix_str(f'{count:,} rows')
@@ -97,18 +97,15 @@ def _claim(parts: epath.Path, output: epath.Path, settings: Mapping[str, Any]) -
   if output.exists():
     raise errors.UserError(f'--output={output} exists: name another file, or remove it')
   parts.mkdir(parents=True, exist_ok=True)
-  atomic.write(str(file), json.dumps(now, indent=2) + '\n')
+  files.write(str(file), json.dumps(now, indent=2) + '\n')
 
 
 def _join(parts: epath.Path, names: Sequence[str], output: epath.Path) -> None:
-  aside = parts / 'joined'
-  with aside.open('wb') as out:
+  with files.whole(output) as aside, aside.open('wb') as out:
     for name in names:
       with (parts / name).open('rb') as f:
         while data := f.read(_COPY_BYTES):
           out.write(data)
-  atomic.fsync(str(aside))
-  aside.replace(output)
 
 
 def _windows(path: str, window: int) -> Iterator[tuple[int, list[Row], int]]:

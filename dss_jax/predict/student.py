@@ -15,14 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from dss_jax import answers, errors, models, student_info
+from dss_jax import answers, decode, errors, models, student_info
+from dss_jax import sharding as sharding_lib
 from dss_jax import tokenizer as tokenizer_lib
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
-from dss_jax.predict import batch_decoder
 from dss_jax.predict.options import Continuation, Options, Prediction, Sample
-from dss_jax.train import config as config_lib
-from dss_jax.train import sharding as sharding_lib
 
 
 def load(
@@ -31,7 +29,7 @@ def load(
     dtype: str | None = None,
     vocabulary: str | None = None,
     dataset: str = '',
-    mesh: config_lib.MeshConfig | None = None,
+    mesh: sharding_lib.MeshConfig | None = None,
     **changes: Any,
 ) -> 'Student':
   """Loads a student: a run's MODEL_DIR, a converted folder, a Hugging Face folder, T5X.
@@ -62,7 +60,7 @@ def load(
   # Unrolled: a scan copies every layer's cache and weights at every token (measured: 10-15 %).
   config = dataclasses.replace(
       info.model, scan_layers=False, dtype=dtype or info.model.dtype)
-  sharding = sharding_lib.Sharding(sharding_lib.make_mesh(mesh or config_lib.MeshConfig()))
+  sharding = sharding_lib.Sharding(sharding_lib.make_mesh(mesh or sharding_lib.MeshConfig()))
   model = models.Transformer(config)
   places = traverse_util.flatten_dict(sharding.params(model), sep='/')
   params = weights_lib.load_params(
@@ -93,7 +91,7 @@ class Student:
     self._reader = answers.reader(
         info.closed_set(), tokenizer.encode_target, tokenizer.decode, info.answer_phrase)
     self._encode_label = functools.lru_cache(4096)(tokenizer.encode_target)
-    self._decoder = batch_decoder.BatchDecoder(model, params, sharding)
+    self._decoder = decode.BatchDecoder(model, sharding)
 
   def predict(
       self,
@@ -144,7 +142,7 @@ class Student:
     return [*self.tokenizer.encode(text), tokenizer_lib.EOS_ID]
 
   def generate(
-      self, prompts: batch_decoder.Prompts, *, seeds: Sequence[int] = (), batch_size: int = 64,
+      self, prompts: decode.Prompts, *, seeds: Sequence[int] = (), batch_size: int = 64,
       max_tokens: int = 256, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0,
   ) -> list[Continuation]:
     """What the network writes after any prompts, in their order; they are not cut.
@@ -164,10 +162,10 @@ class Student:
     length = sys.maxsize
     if temperature:
       drawn = self._decoder.sample(
-          prompts, seeds or range(len(prompts)), batch_size, length, max_tokens, 1, temperature,
-          top_k, top_p, 0)
+          self.params, prompts, seeds or range(len(prompts)), batch_size, length, max_tokens,
+          decode.Sampling(1, temperature, top_k, top_p), 0)
       return [self._continuation(ids) for ((ids, _),) in drawn]
-    found = self._decoder.search(prompts, batch_size, length, max_tokens)
+    found = self._decoder.search(self.params, prompts, batch_size, length, max_tokens)
     return [self._continuation(ids) for ids, _ in found]
 
   def _check(self, options: Options) -> None:
@@ -217,29 +215,29 @@ class Student:
   # The three ways to answer -------------------------------------------------------------------
 
   def _search(
-      self, prompts: batch_decoder.Prompts, options: Options) -> list[tuple[list[int], float]]:
+      self, prompts: decode.Prompts, options: Options) -> list[tuple[list[int], float]]:
     return self._decoder.search(
-        prompts, options.batch_size, self._input_length(options), self._target_length(options),
-        options.beams, options.length_penalty)
+        self.params, prompts, options.batch_size, self._input_length(options),
+        self._target_length(options), options.beams, options.length_penalty)
 
   def _sample(
-      self, prompts: batch_decoder.Prompts, first_row: int, options: Options
+      self, prompts: decode.Prompts, first_row: int, options: Options
   ) -> list[tuple[Sample, ...]]:
     numbers = range(first_row, first_row + len(prompts))
     drawn = self._decoder.sample(
-        prompts, numbers, options.batch_size, self._input_length(options),
-        self._target_length(options), options.samples, options.temperature, options.top_k,
-        options.top_p, options.seed)
+        self.params, prompts, numbers, options.batch_size, self._input_length(options),
+        self._target_length(options), decode.Sampling(
+            options.samples, options.temperature, options.top_k, options.top_p), options.seed)
     read = ([self._read(*answer) for answer in answers] for answers in drawn)
     return [tuple(Sample(p.label, p.probability, p.rationale) for p in one) for one in read]
 
   def _rank(
-      self, prompts: batch_decoder.Prompts, allowed: Sequence[tuple[str, ...]], first_row: int,
+      self, prompts: decode.Prompts, allowed: Sequence[tuple[str, ...]], first_row: int,
       options: Options) -> list[Prediction]:
     targets = [self._candidates(names, first_row + row, options)
                for row, names in enumerate(allowed)]
     scores = self._decoder.score(
-        prompts, targets, options.batch_size, self._input_length(options))
+        self.params, prompts, targets, options.batch_size, self._input_length(options))
     return [_ranked(names, row) for names, row in zip(allowed, scores)]
 
   def _candidates(

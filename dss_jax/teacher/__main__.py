@@ -7,19 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli, datasets, errors, paths
-from dss_jax.teacher import (
-  asking,
-  clients,
-  estimate,
-  flags,
-  inputs,
-  job,
-  prompts,
-  protocol,
-  report,
-  sources,
-)
+from dss_jax import cli, datasets, errors, files
+from dss_jax.teacher import flags, job, protocol, report
+from dss_jax.teacher.ask import asking, clients, estimate, prompts
+from dss_jax.teacher.inputs import reading, sources
 
 _STOPPED = 3  # exit code: the same command goes on
 
@@ -68,15 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_paths(chosen: argparse.Namespace, records_dir: str) -> None:
   for flag in ('inputs', 'completions', 'tfds_data_dir', 'journal'):
-    paths.check(f'--{flag}', getattr(chosen, flag))
-  paths.check('--records_dir' if chosen.records_dir else 'DSS_DATA_DIR', records_dir)
-  paths.check('--prompt', chosen.prompt, local=True)
+    files.check_path(f'--{flag}', getattr(chosen, flag))
+  files.check_path('--records_dir' if chosen.records_dir else 'DSS_DATA_DIR', records_dir)
+  files.check_path('--prompt', chosen.prompt, local=True)
   if chosen.client == 't5':
-    paths.check('--model', chosen.model)
+    files.check_path('--model', chosen.model)
 
 
 def _run(
-    chosen: argparse.Namespace, dataset: datasets.Dataset, source: inputs.Inputs,
+    chosen: argparse.Namespace, dataset: datasets.Dataset, source: reading.Inputs,
     client: protocol.Client, records_dir: str, beam_options: Sequence[str],
 ) -> job.Outcome:
   runner = None

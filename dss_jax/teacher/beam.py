@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax import datasets, errors, records
-from dss_jax.teacher import clients, inputs, protocol, worker
+from dss_jax import datasets, errors, files, records
 from dss_jax.teacher import job as job_lib
+from dss_jax.teacher import protocol, worker
 from dss_jax.teacher import shard as shard_lib
 from dss_jax.teacher import summary as summary_lib
+from dss_jax.teacher.ask import clients
+from dss_jax.teacher.inputs import reading
 
 try:
   import apache_beam as beam
@@ -78,9 +80,9 @@ class Runner:
       self, plan: job_lib.Plan, examples: Sequence[datasets.Example], client: protocol.Client
   ) -> list[shard_lib.Result]:
     """See `job.Runner`; `client` asks nothing here: every worker makes its own."""
-    if not isinstance(examples, inputs.Inputs):
+    if not isinstance(examples, reading.Inputs):
       raise TypeError('the Beam runner reads its inputs from a file: see inputs.read_inputs')
-    if '://' not in examples.path and not os.path.isfile(examples.path):
+    if not files.is_remote(examples.path) and not os.path.isfile(examples.path):
       raise errors.UserError(f'--inputs={examples.path}: every worker reads it, and a pipe can be '
                              'read once; write it to a file')
     if self._dataflow:
@@ -137,7 +139,7 @@ class Runner:
          | 'ask' >> beam.ParDo(_DoShard(task)))
     return made
 
-  def _task(self, plan: job_lib.Plan, examples: inputs.Inputs, lease: str) -> worker.Task:
+  def _task(self, plan: job_lib.Plan, examples: reading.Inputs, lease: str) -> worker.Task:
     flags = argparse.Namespace(**vars(self._flags))
     prompt = ''
     if flags.client in clients.ENDPOINTS:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from apache_beam.options import pipeline_options
 
-from dss_jax import errors
+from dss_jax import errors, files
 
 _SHARDS_AT_ONCE = 2  # of a worker on Dataflow: a shard's slow last answers leave it not idle
 _ONE_PROCESS = 'no_use_multiple_sdk_containers'  # a worker; by default one for each core
@@ -85,6 +85,6 @@ def check_reach(flags: argparse.Namespace) -> None:
 
 def check_shared(paths: Mapping[str, str | None]) -> None:
   for flag, path in paths.items():
-    if path and '://' not in path:
+    if path and not files.is_remote(path):
       raise errors.UserError(f"{flag}={path}: Dataflow's workers cannot read it; copy it to "
                              'gs://... and name that')

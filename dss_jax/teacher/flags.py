@@ -3,7 +3,7 @@
 import argparse
 
 from dss_jax import cli
-from dss_jax.teacher import clients
+from dss_jax.teacher.ask import clients
 
 _DESCRIPTION = """\
 Asks a large language model (the teacher) about each input, cuts what it wrote into a rationale

@@ -15,11 +15,14 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from dss_jax import datasets, errors, manifest, records
-from dss_jax.teacher import holdout as holdout_lib
-from dss_jax.teacher import inputs, locks, parsing, protocol
+from dss_jax import datasets, errors, files, records
+from dss_jax.records import manifest
+from dss_jax.teacher import protocol
 from dss_jax.teacher import shard as shard_lib
 from dss_jax.teacher import summary as summary_lib
+from dss_jax.teacher.inputs import holdout as holdout_lib
+from dss_jax.teacher.inputs import reading
+from dss_jax.teacher.read import parsing
 
 HOLDOUTS = ('auto', 'none')
 # So many shards are open that the slow last answers of one leave no connection idle, and so few
@@ -124,7 +127,7 @@ def run(
   with contextlib.ExitStack() as stack:
     for name in plan.splits:
       for folder in (records_dir, *client.folders):
-        stack.enter_context(locks.hold(folder, f'{dataset.name}-{name}'))
+        stack.enter_context(files.lock(folder, f'{dataset.name}-{name}'))
     for name in plan.splits:
       epath.Path(plan.staging(name)).rmtree(missing_ok=True)  # Of a killed job; cheap to redo.
     results = _wait(_run(runner or run_here, plan, examples, client))
@@ -297,7 +300,7 @@ def _check(
         f'dataset {dataset.name!r} has no validation split of its own: --split=train writes it, '
         'from 10 % of train; use --holdout=none for both if you have one')
   where = f'{dataset.name} {split} row {{}}'
-  ids = examples.ids if isinstance(examples, inputs.Inputs) else inputs.check_examples(
+  ids = examples.ids if isinstance(examples, reading.Inputs) else reading.check_examples(
       examples, dataset, lambda i: where.format(i + 1))
   if client.model:
     _check_format(dataset, split, examples, settings.parser)

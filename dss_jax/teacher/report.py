@@ -4,8 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 from dss_jax import records
-from dss_jax.teacher import job, parsing
+from dss_jax.teacher import job
 from dss_jax.teacher import summary as summary_lib
+from dss_jax.teacher.read import parsing
 
 _FAR_FEWER = 0.9  # of the rows that had parsed before
 

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from dss_jax import atomic, datasets, metrics, records
-from dss_jax.teacher import parsed as parsed_lib
-from dss_jax.teacher import parsing, protocol, voting
+from dss_jax import datasets, files, metrics, records
+from dss_jax.teacher import protocol
 from dss_jax.teacher import summary as summary_lib
+from dss_jax.teacher.read import parsed as parsed_lib
+from dss_jax.teacher.read import parsing, voting
 
 KEEP = ('all', 'agree')
 _NOT_QUARANTINED = (records.PARSED, parsing.NO_TEACHER, parsing.DISAGREES)
@@ -127,7 +128,7 @@ def _write(spec, rows, completions, dataset, model, settings, staging_dir) -> Re
       quarantine.append(_quarantined(record, samples[chosen]))
     made.append(record)
   shard = records.stage_shard(staging_dir, spec.name, made)
-  atomic.write(os.path.join(staging_dir, quarantine_name(spec)), ''.join(quarantine))
+  files.write(os.path.join(staging_dir, quarantine_name(spec)), ''.join(quarantine))
   return Result(spec, shard, summary_lib.of(dataset, made, completions, agreeing))
 
 
@@ -183,5 +184,5 @@ def collect_quarantine(records_dir: str, specs: Sequence[Spec], staging_dir: str
     path.unlink(missing_ok=True)
     return None
   folder.mkdir(parents=True, exist_ok=True)
-  atomic.write(str(path), ''.join(lines))
+  files.write(str(path), ''.join(lines))
   return str(path)

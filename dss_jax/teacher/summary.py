@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import datasets, metrics, records
-from dss_jax.teacher import parsing, protocol
+from dss_jax.teacher import protocol
+from dss_jax.teacher.read import parsing
 
 
 @dataclasses.dataclass

@@ -17,10 +17,13 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import atomic, cli, datasets, errors, manifest
-from dss_jax.teacher import asking, clients, inputs, protocol
+from dss_jax import cli, datasets, errors, files
+from dss_jax.records import manifest
+from dss_jax.teacher import protocol
 from dss_jax.teacher import shard as shard_lib
 from dss_jax.teacher import summary as summary_lib
+from dss_jax.teacher.ask import asking, clients
+from dss_jax.teacher.inputs import reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +99,8 @@ class Worker:
       self._give_up(spec, str(error))
       return None
     except OSError as error:
-      if '://' in self._task.records_dir:  # It may pass: whoever runs the workers tries again.
-        raise
+      if files.is_remote(self._task.records_dir):
+        raise  # It may pass: whoever runs the workers tries again.
       self._give_up(spec, f'{error.filename or self._task.records_dir}: cannot be written '
                     f'({error.strerror or error}); mend that and run the same command again')
       return None
@@ -126,7 +129,7 @@ class Worker:
       datasets.describe_only()
     cli.import_quietly('dss_jax.tasks', *task.flags.imports)
     self._dataset = dataclasses.replace(datasets.get(task.dataset), completion=task.completion)
-    self._examples = inputs.read_inputs(task.inputs, self._dataset)
+    self._examples = reading.read_inputs(task.inputs, self._dataset)
     if self._examples.sha256 != task.inputs_sha256:
       raise errors.UserError(f'--inputs={task.inputs}: changed since the job began, or another '
                              'file on the workers; run it again')
@@ -227,7 +230,7 @@ def _divide_budget(client: protocol.Client, share: int) -> None:
 def _put(task: Task, spec: shard_lib.Spec, kind: str, values: Mapping[str, Any]) -> None:
   folder = epath.Path(task.staging[spec.split])
   folder.mkdir(parents=True, exist_ok=True)
-  atomic.write(str(folder / f'{spec.name}.{kind}.json'),
+  files.write(str(folder / f'{spec.name}.{kind}.json'),
                json.dumps({'run': task.run, **values}, sort_keys=True))
 
 

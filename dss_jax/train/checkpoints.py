@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 import tensorflow as tf
 from etils import epath
 
-from dss_jax import errors
+from dss_jax import errors, files
 from dss_jax.train import checksums, processes
 from dss_jax.train import config as config_lib
 from dss_jax.train import state as state_lib
@@ -88,7 +88,7 @@ class Checkpoints:
   """The checkpoints of one run; saving is asynchronous."""
 
   def __init__(self, model_dir: str, config: config_lib.CheckpointConfig, metric: str):
-    model_dir = model_dir if '://' in model_dir else os.path.abspath(model_dir)
+    model_dir = model_dir if files.is_remote(model_dir) else os.path.abspath(model_dir)
     self.every = config.every
     self._metric = metric
     self._lower_is_better = metric.endswith('loss')

@@ -10,6 +10,8 @@ import json
 import google_crc32c
 from etils import epath
 
+from dss_jax import files
+
 FILE = 'checksums.json'
 _STILL_WRITTEN = ('_CHECKPOINT_METADATA', 'commit_success.txt')  # by Orbax, at the very end
 _BLOCK = 2**24  # bytes read at a time
@@ -56,7 +58,7 @@ def _files(root: epath.Path, prefix: str = '') -> list[str]:
 
 def _measure(path: epath.Path) -> list[int | None]:
   """[bytes, CRC-32C or None]."""
-  if '://' in str(path):
+  if files.is_remote(path):
     return [path.stat().length, None]
   size = crc = 0
   with path.open('rb') as f:

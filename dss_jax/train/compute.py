@@ -7,9 +7,9 @@ from typing import Any
 import optax
 
 from dss_jax import models
+from dss_jax import sharding as sharding_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
-from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
 
@@ -37,7 +37,7 @@ def build(config: config_lib.TrainConfig, sharding: sharding_lib.Sharding) -> Co
   model = models.Transformer(config.model)
   schedule = optimizer_lib.make_schedule(config.optimizer, config.steps)
   optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
-  state_sharding = sharding.state(model, optimizer)
+  state_sharding = state_lib.sharding(sharding, model, optimizer)
   train_step = sharding.jit(
       step_lib.make_train_step(
           model, optimizer, schedule, alpha=config.alpha, microbatches=config.microbatches,

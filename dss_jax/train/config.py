@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import errors, models, valid
+from dss_jax.sharding import MeshConfig
 
 OPTIMIZERS = ('adamw', 'adamw_transformers4', 'adafactor')
 # Matrices, embedding table, scales of norms, relative position biases: T5 has no other parameters.
@@ -115,25 +116,6 @@ class OptimizerConfig:
           f"NO_DECAY={self.no_decay!r}: give a tuple of names, such as ('scale', 'rel_embedding')")
     for name in self.no_decay or ():
       valid.one_of(PARAMETER_NAMES, NO_DECAY=name)
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-  """Devices along each axis of the mesh; -1 takes what the others leave.
-
-  Attributes:
-    data: copies of the parameters, each reads its share of the batch.
-    fsdp: the batch is split here too, and so are parameters and optimizer state.
-    model: heads, MLP and vocabulary are split (tensor parallelism).
-  """
-
-  data: int = -1
-  fsdp: int = 1
-  model: int = 1
-
-  def __post_init__(self):
-    sizes = {'MESH_DATA': self.data, 'MESH_FSDP': self.fsdp, 'MESH_MODEL': self.model}
-    valid.whole(1, **{name: size for name, size in sizes.items() if size != -1})
 
 
 @dataclasses.dataclass(frozen=True)

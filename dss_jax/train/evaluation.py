@@ -1,7 +1,6 @@
 """Evaluation: greedy decoding scored by `seqio.Evaluator`, and teacher-forced losses."""
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,16 +10,14 @@ import numpy as np
 import seqio
 import tqdm
 
-from dss_jax import errors, models, objective
+from dss_jax import decode, errors, models, objective
 from dss_jax import metrics as metrics_lib
+from dss_jax import sharding as sharding_lib
 from dss_jax.data import checks, feature_converter, pipeline, preprocessors
 from dss_jax.data import source as source_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import processes
-from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import step as step_lib
-
-LENGTH_BUCKET = 32  # decode batches are padded to a multiple of this many tokens
 
 
 class Evaluator:
@@ -56,9 +53,7 @@ class Evaluator:
     for task in self._seqio.eval_tasks:
       if self._seqio.cached_task_datasets[task.name].cardinality() == 0:
         raise checks.no_rows(task, split)
-    self._decode = sharding.jit(
-        lambda params, tokens, max_length: models.greedy_decode(model, params, tokens, max_length),
-        static_argnums=2, out_shardings=sharding.replicated)
+    self._decoder = decode.BatchDecoder(model, sharding)
     self._eval_step = sharding.jit(
         step_lib.make_eval_step(model, config.loss_chunk), out_shardings=sharding.replicated)
 
@@ -105,15 +100,15 @@ class Evaluator:
     max_target = self._decode_length([ex for _, ex in examples])
     limit = self._config.data.feature_lengths['inputs']
     inputs = [self._cut(ex['encoder_input_tokens'], limit) for _, ex in examples]
-    rows = _round_up(self._config.evaluation.batch_size, self._shards())
-    batches = models.batches_by_length(inputs, rows, limit, LENGTH_BUCKET)
+    size = self._config.evaluation.batch_size
+    batches = self._decoder.search_batches(params, inputs, size, limit, max_target)
     predictions = []
-    for chunk, tokens in tqdm.tqdm(
-        batches, total=-(-len(inputs) // rows), desc=f'decoding {self._split}', unit='batch',
-        delay=3, leave=False, disable=not processes.lead()):
+    for rows, ids, _ in tqdm.tqdm(
+        batches, total=-(-len(inputs) // self._sharding.whole(size)),
+        desc=f'decoding {self._split}', unit='batch', delay=3, leave=False,
+        disable=not processes.lead()):
       self._between()
-      decoded = self._decode(params, self._sharding.put({'tokens': tokens})['tokens'], max_target)
-      predictions += [(examples[i][0], row.tolist()) for i, row in zip(chunk, np.asarray(decoded))]
+      predictions += [(examples[row][0], answer.tolist()) for row, answer in zip(rows, ids)]
     return predictions
 
   def _cut(self, tokens: np.ndarray, limit: int) -> np.ndarray:
@@ -136,9 +131,6 @@ class Evaluator:
       return limit
     longest = max(int(np.sum(ex['decoder_target_tokens'] > 0)) for ex in examples)
     return min(_round_up(longest, 8), limit)
-
-  def _shards(self) -> int:
-    return math.prod(self._sharding.mesh.shape[axis] for axis in ('data', 'fsdp'))
 
 
 def combine(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import tensorflow as tf
 
-from dss_jax import atomic, errors
 from dss_jax import data as data_lib
+from dss_jax import errors, files
+from dss_jax import sharding as sharding_lib
 from dss_jax.data import checks, pipeline, settings, vocabularies
 from dss_jax.train import checkpoints as checkpoints_lib
 from dss_jax.train import compute as compute_lib
@@ -25,7 +26,6 @@ from dss_jax.train import (
   run_info,
   student_files,
 )
-from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import state as state_lib
 
 
@@ -208,7 +208,7 @@ class Run:
       return {}
     metrics = self._make_evaluator('test').scores(params, step)
     if processes.lead():
-      atomic.write(path, json.dumps({'step': step, 'metrics': metrics}, indent=2) + '\n')
+      files.write(path, json.dumps({'step': step, 'metrics': metrics}, indent=2) + '\n')
     return metrics
 
   def _has(self, split: str) -> bool:

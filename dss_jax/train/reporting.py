@@ -12,7 +12,7 @@ import tensorflow as tf
 import tqdm
 from clu import metric_writers
 
-from dss_jax import atomic, objective
+from dss_jax import files, objective
 from dss_jax.train import processes
 
 METRICS_FILE = 'metrics.jsonl'
@@ -28,7 +28,7 @@ class JsonLinesWriter(metric_writers.MetricWriter):
   def __init__(self, model_dir: str, resume_step: int):
     self._path = os.path.join(model_dir, METRICS_FILE)
     kept = [line for line in self._lines() if line['step'] <= resume_step]
-    atomic.write(self._path, ''.join(json.dumps(line) + '\n' for line in kept))
+    files.write(self._path, ''.join(json.dumps(line) + '\n' for line in kept))
     self._file = tf.io.gfile.GFile(self._path, 'a')
 
   def _lines(self) -> list[dict[str, Any]]:

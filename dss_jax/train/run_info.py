@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from dss_jax import atomic, errors
+from dss_jax import errors, files
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.train import config as config_lib
 from dss_jax.train import identity, initial, processes
@@ -111,7 +111,7 @@ def _fingerprint(settings: Mapping[str, Any]) -> str | None:
 
 
 def _write(model_dir: str, run: Mapping[str, Any]) -> None:
-  atomic.write(os.path.join(model_dir, RUN_FILE), json.dumps(run, indent=2, sort_keys=True) + '\n')
+  files.write(os.path.join(model_dir, RUN_FILE), json.dumps(run, indent=2, sort_keys=True) + '\n')
 
 
 def _lengthen(model_dir: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:

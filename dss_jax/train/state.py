@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax import struct
 
 from dss_jax import models
+from dss_jax import sharding as sharding_lib
 
 
 @struct.dataclass
@@ -20,15 +21,28 @@ class TrainState:
   opt_state: Any
 
 
-def init_params(model: models.Transformer, key: jax.Array) -> Any:
-  """Fresh parameters, boxed with their logical axis names."""
-  tokens = jnp.ones((1, 8), jnp.int32)  # Shapes of the parameters do not depend on it.
-  return model.init({'params': key}, tokens, tokens)['params']
-
-
 def init_state(
     model: models.Transformer, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
   """Step 0. Parameters are unboxed: plain arrays from here on."""
-  params = nn.unbox(init_params(model, jax.random.key(seed)))
+  params = nn.unbox(models.init_params(model, jax.random.key(seed)))
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def sharding(
+    mesh: sharding_lib.Sharding, model: models.Transformer,
+    optimizer: optax.GradientTransformation) -> TrainState:
+  """NamedSharding of every leaf: optimizer statistics lie where their parameters do.
+
+  Statistics of another shape than their parameter (Adafactor's factored ones are vectors) are
+  replicated.
+  """
+  params = mesh.params(model)
+  abstract = jax.eval_shape(lambda: init_state(model, optimizer, 0))
+  opt_state = optax.tree_utils.tree_map_params(
+      optimizer,
+      lambda leaf, param, place: place if leaf.shape == param.shape else mesh.replicated,
+      abstract.opt_state, abstract.params, params,
+      transform_non_params=lambda _: mesh.replicated)
+  replicated: Any = mesh.replicated
+  return TrainState(replicated, params, opt_state)

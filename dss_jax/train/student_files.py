@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from dss_jax import atomic, student_info
+from dss_jax import files, student_info
 from dss_jax.data import pipeline
 from dss_jax.train import config as config_lib
 
@@ -15,8 +15,8 @@ def write(config: config_lib.TrainConfig) -> None:
   vocabulary = config.data.vocabulary
   if vocabulary != student_info.BYTES:
     with tf.io.gfile.GFile(vocabulary, 'rb') as f:
-      atomic.write(os.path.join(config.model_dir, student_info.VOCABULARY_FILE), f.read())
-  atomic.write(os.path.join(config.model_dir, student_info.FILE), describe(config).as_json())
+      files.write(os.path.join(config.model_dir, student_info.VOCABULARY_FILE), f.read())
+  files.write(os.path.join(config.model_dir, student_info.FILE), describe(config).as_json())
 
 
 def describe(config: config_lib.TrainConfig) -> student_info.StudentInfo:

@@ -16,7 +16,7 @@ from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import hugging_face, own_vocabulary, safetensors_file, t5x
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
-from dss_jax.teacher import t5_client
+from dss_jax.teacher.ask import t5_client
 
 GELU, SILU = ('gelu', 'linear'), ('silu', 'linear')
 

@@ -17,7 +17,6 @@ from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import hugging_face, hugging_face_config, model_card
 from dss_jax.convert import open as open_lib
 from dss_jax.convert import weights as weights_lib
-from dss_jax.train import state as state_lib
 
 TINY = {'vocab_size': 64, 'emb_dim': 16, 'num_heads': 2, 'head_dim': 6, 'mlp_dim': 20,
         'num_encoder_layers': 3, 'num_decoder_layers': 2}
@@ -28,7 +27,7 @@ class CountedWeights(weights_lib.ArrayWeights):
   """Random weights; counts the tensors that are read."""
 
   def __init__(self, config):
-    params = nn.unbox(state_lib.init_params(models.Transformer(config), jax.random.key(0)))
+    params = nn.unbox(models.init_params(models.Transformer(config), jax.random.key(0)))
     super().__init__(params, config)
     self.reads = []
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dss_jax import models
+from dss_jax import decode
 
 SEQUENCES = st.lists(st.lists(st.integers(1, 99), max_size=20), max_size=25)
 
@@ -13,7 +13,7 @@ SEQUENCES = st.lists(st.lists(st.integers(1, 99), max_size=20), max_size=25)
 @given(SEQUENCES, st.integers(1, 6), st.integers(1, 15), st.integers(1, 9))
 def test_every_sequence_once_and_no_wider_than_needed(sequences, rows, max_length, multiple):
   sequences = [ids[:max_length] for ids in sequences]
-  batches = list(models.batches_by_length(sequences, rows, max_length, multiple))
+  batches = list(decode.batches_by_length(sequences, rows, max_length, multiple))
   order = [index for indices, _ in batches for index in indices]
   assert order == sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
   assert all(len(indices) == rows for indices, _ in batches[:-1])
@@ -29,7 +29,7 @@ def test_every_sequence_once_and_no_wider_than_needed(sequences, rows, max_lengt
 
 def test_numpy_rows_and_defaults():
   sequences = [np.arange(1, 41), np.arange(1, 4)]
-  (indices, tokens), = models.batches_by_length(sequences, 3, 512)
+  (indices, tokens), = decode.batches_by_length(sequences, 3, 512)
   assert indices == [1, 0] and tokens.shape == (3, 64)
   assert tokens[1, :40].tolist() == list(range(1, 41))
 
@@ -38,9 +38,9 @@ def test_numpy_rows_and_defaults():
 def test_arguments_are_checked_at_the_call(name):
   numbers = {'rows': 2, 'max_length': 8, 'multiple': 4, name: 0}
   with pytest.raises(ValueError, match=f'{name} is 0: use at least 1'):
-    models.batches_by_length([[1]], **numbers)
+    decode.batches_by_length([[1]], **numbers)
 
 
 def test_a_sequence_is_never_cut_without_its_eos():
   with pytest.raises(ValueError, match='a sequence has 3 tokens, max_length is 2'):
-    models.batches_by_length([[1], [5, 6, 1]], 2, 2)
+    decode.batches_by_length([[1], [5, 6, 1]], 2, 2)

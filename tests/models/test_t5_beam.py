@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import models
+from dss_jax import decode, models
 
 LENGTH = 7
 
@@ -51,7 +51,7 @@ def naive_beam_search(log_probs, beams, penalty, early_stopping, eos_id):
 def make_search(model, params, **options):
   """(inputs, eos_id) -> BeamResult, compiled once."""
   search = jax.jit(
-    lambda x, eos: models.beam_search(model, params, x, LENGTH, eos_id=eos, **options))
+    lambda x, eos: decode.beam_search(model, params, x, LENGTH, eos_id=eos, **options))
 
   def run(inputs, eos_id):
     result = jax.device_get(search(inputs, eos_id))
@@ -108,7 +108,7 @@ def test_a_beam_as_wide_as_all_sequences_finds_the_best(tiny, random_params, rag
   model, params = models.Transformer(config), random_params(config, seed=3)
   inputs = np.minimum(ragged[0], 3)[:2]
   length, eos_id, penalty = 3, 1, 1.5
-  result = jax.jit(lambda x: models.beam_search(
+  result = jax.jit(lambda x: decode.beam_search(
     model, params, x, length, num_beams=64, num_return=5, length_penalty=penalty))(inputs)
   sequences = [
     tokens for n in range(1, length + 1) for tokens in itertools.product(range(4), repeat=n)
@@ -133,7 +133,7 @@ def test_places_without_a_sequence_are_blank(tiny, random_params, ragged):
   config = tiny('1.1', vocab_size=3)
   model, params = models.Transformer(config), random_params(config)
   inputs = np.minimum(ragged[0], 2)
-  result = jax.jit(lambda x: models.beam_search(
+  result = jax.jit(lambda x: decode.beam_search(
     model, params, x, 2, num_beams=9, num_return=9))(inputs)
   all_seven = [[0, 0], [0, 1], [0, 2], [1, 0], [2, 0], [2, 1], [2, 2]]
   for row in range(4):
@@ -147,7 +147,7 @@ def test_one_beam_is_greedy_search(tiny, random_params, ragged):
   config = tiny('1.1', dtype='bfloat16')
   model, params = models.Transformer(config), random_params(config, seed=1)
   search = make_search(model, params, num_beams=1)
-  greedy_search = jax.jit(lambda x, eos: models.greedy_search(model, params, x, LENGTH, eos))
+  greedy_search = jax.jit(lambda x, eos: decode.greedy_search(model, params, x, LENGTH, eos))
   for eos_id in common_tokens(search, ragged[0]):
     beam, greedy = search(ragged[0], eos_id), greedy_search(ragged[0], eos_id)
     np.testing.assert_array_equal(beam.tokens[:, 0], greedy.tokens)
@@ -162,10 +162,10 @@ def test_beams_share_the_encoded_input(tiny, random_params, ragged, scanned):
   params = models.stack_layers(params) if scanned else params
 
   def steps(inputs, tokens, rows):
-    cache = models.init_cache(model, params, inputs, 3, rows_per_input=3)
-    _, after = models.decode_step(model, params, tokens, cache)
+    cache = decode.init_cache(model, params, inputs, 3, rows_per_input=3)
+    _, after = decode.decode_step(model, params, tokens, cache)
     assert after.cross_attention is cache.cross_attention
-    return cache, after, models.cache.select_rows(model, after, rows)
+    return cache, after, decode.cache.select_rows(model, after, rows)
 
   rows = np.array([[2, 2, 0], [0, 1, 2], [1, 0, 0], [2, 1, 0]])
   cache, after, selected = jax.jit(steps)(ragged[0], np.arange(12) + 2, rows)
@@ -186,4 +186,4 @@ def test_beams_share_the_encoded_input(tiny, random_params, ragged, scanned):
 ])
 def test_arguments_are_checked(tiny, ragged, options, message):
   with pytest.raises(ValueError, match=message):
-    models.beam_search(models.Transformer(tiny('1.1')), {}, ragged[0], 3, **options)
+    decode.beam_search(models.Transformer(tiny('1.1')), {}, ragged[0], 3, **options)

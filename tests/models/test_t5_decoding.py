@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dss_jax import models
+from dss_jax import decode, models
 
 LENGTH = 8
 
@@ -36,13 +36,13 @@ def test_cached_greedy_equals_the_naive_loop(tiny, random_params, ragged, versio
   free, steps = naive_greedy(model, params, inputs, eos_id=-1)
   assert steps == LENGTH
   assert len({tuple(row) for row in free}) == len(free)  # The rows tell something apart.
-  decode = jax.jit(lambda p, x, eos: models.greedy_search(model, p, x, LENGTH, eos))
-  result = decode(params, inputs, -1)
+  search = jax.jit(lambda p, x, eos: decode.greedy_search(model, p, x, LENGTH, eos))
+  result = search(params, inputs, -1)
   np.testing.assert_array_equal(result.tokens, free)
   # Some token that the first row writes at its third step ends rows at different times.
   eos_id = int(free[0, 2])
   expected, steps = naive_greedy(model, params, inputs, eos_id)
-  result = decode(params, inputs, eos_id)
+  result = search(params, inputs, eos_id)
   assert result.tokens.dtype == jnp.int32
   np.testing.assert_array_equal(result.tokens, expected)
   assert int(result.steps) == steps
@@ -52,21 +52,21 @@ def test_cached_greedy_equals_the_naive_loop(tiny, random_params, ragged, versio
 def test_the_loop_stops_when_every_row_has_ended(tiny, random_params, ragged):
   config = tiny('1.1')
   model, params = models.Transformer(config), random_params(config)
-  decode = jax.jit(lambda x, eos: models.greedy_search(model, params, x, 30, eos))
+  search = jax.jit(lambda x, eos: decode.greedy_search(model, params, x, 30, eos))
   inputs = ragged[0][:2].copy()
   inputs[1] = 0  # A row that only fills up the batch must not keep the loop going.
-  free = decode(inputs, -1)
+  free = search(inputs, -1)
   assert int(free.steps) == 30
   eos_id = int(free.tokens[0, 2])
   first = np.asarray(free.tokens[0]).tolist().index(eos_id)
-  result = decode(inputs, eos_id)
+  result = search(inputs, eos_id)
   assert int(result.steps) == first + 1 <= 3
   np.testing.assert_array_equal(result.tokens[0, :first + 1], free.tokens[0, :first + 1])
   assert not np.any(result.tokens[0, first + 1:])
   assert not np.any(result.tokens[1])
-  tokens = jax.jit(lambda x: models.greedy_decode(model, params, x, 30, eos_id))(inputs)
+  tokens = jax.jit(lambda x: decode.greedy_decode(model, params, x, 30, eos_id))(inputs)
   np.testing.assert_array_equal(tokens, result.tokens)
-  nothing = decode(np.zeros_like(inputs), 1)
+  nothing = search(np.zeros_like(inputs), 1)
   assert int(nothing.steps) == 0
 
 
@@ -79,9 +79,9 @@ def test_steps_give_the_logits_of_the_whole_sequence(
   model, params = models.Transformer(config), random_params(config)
   inputs, decoder_inputs, _, _ = ragged
   whole = jax.jit(model.apply)({'params': params}, inputs, decoder_inputs)
-  cache = jax.jit(lambda x: models.init_cache(model, params, x, decoder_inputs.shape[1]))(inputs)
+  cache = jax.jit(lambda x: decode.init_cache(model, params, x, decoder_inputs.shape[1]))(inputs)
   assert {x.dtype for x in jax.tree.leaves(cache.self_attention)} == {jnp.dtype(dtype)}
-  step = jax.jit(lambda tokens, cache: models.decode_step(model, params, tokens, cache))
+  step = jax.jit(lambda tokens, cache: decode.decode_step(model, params, tokens, cache))
   for t in range(decoder_inputs.shape[1]):
     logits, cache = step(decoder_inputs[:, t], cache)
     assert logits.dtype == jnp.float32
@@ -102,9 +102,9 @@ def test_the_encoded_inputs_are_projected_once(tiny, random_params, ragged):
     return next_function(*args, **kwargs)
 
   def first_step(inputs):
-    cache = models.init_cache(model, params, inputs, LENGTH)
+    cache = decode.init_cache(model, params, inputs, LENGTH)
     assert len(projected) == 2 * config.num_decoder_layers
-    logits, after = models.decode_step(model, params, np.zeros(4, np.int32), cache)
+    logits, after = decode.decode_step(model, params, np.zeros(4, np.int32), cache)
     assert after.cross_attention is cache.cross_attention
     return logits
 
@@ -116,4 +116,4 @@ def test_the_encoded_inputs_are_projected_once(tiny, random_params, ragged):
 def test_a_length_below_one_is_refused(tiny, random_params, ragged):
   config = tiny('1.1')
   with pytest.raises(ValueError, match='max_decode_length is 0'):
-    models.greedy_decode(models.Transformer(config), random_params(config), ragged[0], 0)
+    decode.greedy_decode(models.Transformer(config), random_params(config), ragged[0], 0)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import models
-from dss_jax.models import sampling
+from dss_jax import decode, models
+from dss_jax.decode import sampling
 
 DRAWS = 4000
 
@@ -20,8 +20,8 @@ def make_model(tiny, random_params, scanned=False, **fields):
 
 def make_sample(model, params, length=8, **options):
   """(inputs, seeds: one key each, eos_id) -> SampleResult, compiled once."""
-  run = jax.jit(lambda x, keys, eos_id: models.sample(
-    model, params, x, length, keys, eos_id=eos_id, **options))
+  run = jax.jit(lambda x, keys, eos_id: decode.sample(
+    model, params, x, length, keys, decode.Sampling(**options), eos_id=eos_id))
 
   def sample(inputs, seeds, eos_id=1):
     keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
@@ -33,7 +33,8 @@ def make_sample(model, params, length=8, **options):
 @functools.cache
 def _drawer(temperature, top_k, top_p):
   return jax.jit(jax.vmap(
-    lambda logits, key: sampling.draw_token(logits, key, temperature, top_k, top_p), (None, 0)))
+    lambda logits, key: sampling.draw_token(
+      logits, key, decode.Sampling(1, temperature, top_k, top_p)), (None, 0)))
 
 
 def draw(logits, temperature=1.0, top_k=0, top_p=1.0, seed=0):
@@ -94,7 +95,7 @@ def test_log_probabilities_are_the_models_own(tiny, random_params, ragged):
   np.testing.assert_array_equal(result.tokens, np.where(behind, 0, free.tokens))
   assert int(result.steps) == (~behind).sum(axis=-1).max()
   assert 0 < np.any(ended, axis=-1).sum() < 12
-  expected = jax.jit(lambda y: models.score_targets(model, params, inputs, y))(result.tokens)
+  expected = jax.jit(lambda y: decode.score_targets(model, params, inputs, y))(result.tokens)
   # A cut sequence whose last token is 0 looks shorter than it is.
   whole = np.any(ended, axis=-1) | (result.tokens[:, :, -1] != 0)
   assert whole[:3].sum() > 8
@@ -168,9 +169,9 @@ def test_nucleus_is_the_smallest_set_that_reaches_top_p():
 def test_typed_keys_one_per_input(tiny, ragged):
   model = models.Transformer(tiny('1.1'))
   with pytest.raises(ValueError, match='row_keys is uint32: pass typed keys'):
-    models.sample(model, {}, ragged[0], 3, np.zeros((4, 2), np.uint32))
+    decode.sample(model, {}, ragged[0], 3, np.zeros((4, 2), np.uint32))
   with pytest.raises(ValueError, match=r'row_keys has shape \(\): pass one key per input, \(4,\)'):
-    models.sample(model, {}, ragged[0], 3, jax.random.key(0))
+    decode.sample(model, {}, ragged[0], 3, jax.random.key(0))
 
 
 @pytest.mark.parametrize('options, message', [
@@ -182,7 +183,6 @@ def test_typed_keys_one_per_input(tiny, ragged):
   ({'top_p': 0.0}, 'top_p is 0.0'),
   ({'top_p': 1.1}, 'top_p is 1.1'),
 ])
-def test_arguments_are_checked(tiny, ragged, options, message):
-  keys = jax.random.split(jax.random.key(0), 4)
+def test_settings_are_checked(options, message):
   with pytest.raises(ValueError, match=message):
-    models.sample(models.Transformer(tiny('1.1')), {}, ragged[0], 3, keys, **options)
+    decode.Sampling(**options)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dss_jax import models
+from dss_jax import decode, models
 
 LENGTH = 6
 
@@ -45,7 +45,7 @@ def test_equals_the_sum_over_tokens(
   model = models.Transformer(config)
   params = random_params(tiny(version, num_decoder_layers=2))
   params = models.stack_layers(params) if scanned else params
-  scores = jax.jit(lambda x, y: models.score_targets(model, params, x, y))(ragged[0], targets)
+  scores = jax.jit(lambda x, y: decode.score_targets(model, params, x, y))(ragged[0], targets)
   assert scores.dtype == np.float32 and scores.shape == (4, 3)
   expected = naive_scores(model, params, ragged[0], targets)
   np.testing.assert_allclose(scores, expected, rtol=tolerance, atol=tolerance)
@@ -60,12 +60,12 @@ def test_searches_report_the_same_log_probabilities(tiny, random_params, ragged)
 
   @jax.jit
   def run(inputs, eos_id):
-    greedy = models.greedy_search(model, params, inputs, LENGTH, eos_id)
-    beam = models.beam_search(model, params, inputs, LENGTH, num_beams=3, num_return=3,
+    greedy = decode.greedy_search(model, params, inputs, LENGTH, eos_id)
+    beam = decode.beam_search(model, params, inputs, LENGTH, num_beams=3, num_return=3,
                               eos_id=eos_id)
     tokens = jax.numpy.concatenate([greedy.tokens[:, None], beam.tokens], axis=1)
     reported = jax.numpy.concatenate([greedy.log_probs[:, None], beam.log_probs], axis=1)
-    return tokens, reported, models.score_targets(model, params, inputs, tokens), greedy
+    return tokens, reported, decode.score_targets(model, params, inputs, tokens), greedy
 
   eos_id = int(run(inputs, -1)[0][0, 0, 2])
   tokens, reported, scores, greedy = run(inputs, eos_id)
@@ -93,11 +93,11 @@ def test_inputs_are_encoded_and_projected_once(tiny, random_params, ragged, targ
     return next_function(*args, **kwargs)
 
   with nn.intercept_methods(record):
-    jax.eval_shape(lambda x, y: models.score_targets(model, params, x, y), ragged[0], targets)
+    jax.eval_shape(lambda x, y: decode.score_targets(model, params, x, y), ragged[0], targets)
   assert sorted(calls) == ['decoder/layers_0/encoder_decoder_attention/key', 'encoder']
 
 
 @pytest.mark.parametrize('shape', [(4, 5), (3, 2, 5), (4, 2, 0)])
 def test_shapes_are_checked(tiny, ragged, shape):
   with pytest.raises(ValueError, match='targets has shape'):
-    models.score_targets(models.Transformer(tiny('1.1')), {}, ragged[0], np.ones(shape, np.int32))
+    decode.score_targets(models.Transformer(tiny('1.1')), {}, ragged[0], np.ones(shape, np.int32))

@@ -16,7 +16,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from dss_jax import models
+from dss_jax import decode, models
 from dss_jax.convert import hugging_face, hugging_face_config
 
 WHY = "parity with PyTorch: pip install -e '.[parity]'"
@@ -117,7 +117,7 @@ class Pair:
 
   def log_probs(self, tokens):
     """float64 of our scores, to tell a tie from an error."""
-    return np.asarray(jax.jit(functools.partial(models.score_targets, self.model))(
+    return np.asarray(jax.jit(functools.partial(decode.score_targets, self.model))(
       self.params, self.inputs, tokens), np.float64)
 
   def assert_same(self, ours, theirs):
@@ -142,13 +142,13 @@ def pair(request):
 
 
 def greedy(pair):
-  return np.asarray(jax.jit(functools.partial(models.greedy_decode, pair.model), static_argnums=2)(
+  return np.asarray(jax.jit(functools.partial(decode.greedy_decode, pair.model), static_argnums=2)(
     pair.params, pair.inputs, LENGTH))
 
 
 @functools.cache
 def beam(pair, **options):
-  search = functools.partial(models.beam_search, pair.model, **options)
+  search = functools.partial(decode.beam_search, pair.model, **options)
   return jax.device_get(jax.jit(search, static_argnums=2)(pair.params, pair.inputs, LENGTH))
 
 

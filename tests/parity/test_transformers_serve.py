@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 
 from dss_jax import records
-from dss_jax.teacher import journal
+from dss_jax.teacher.ask import journal
 
 pytest.importorskip('torch', reason="PyTorch is not installed: pip install -e '.[parity]'")
 pytest.importorskip('fastapi', reason="transformers serve needs pip install -e '.[parity]'")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from dss_jax import errors, models
+from dss_jax import sharding as sharding_lib
 from dss_jax.data import pipeline
 from dss_jax.precompile import __main__ as command
 from dss_jax.precompile import collectives, compiled, jobs, memory, topologies
 from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import evaluation
-from dss_jax.train import sharding as sharding_lib
 
 NETWORK = models.T5Config(
     vocab_size=128, emb_dim=16, num_heads=2, head_dim=8, num_encoder_layers=3,

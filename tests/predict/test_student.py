@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dss_jax
-from dss_jax import errors, models
+from dss_jax import decode, errors
 from dss_jax.train import config as config_lib
 
 INPUTS = ['the ball is left', 'a', 'where is it? ' * 3, 'right</s>left', '', 'ünï ' * 30]
@@ -49,7 +49,7 @@ def prompt_of(student, text, prefix='[label] '):
 
 def test_outputs_vary_and_probabilities_are_those_of_the_text(student, predictions):
   assert len({p.label for p in predictions}) > 2
-  greedy = jax.jit(lambda params, tokens: models.greedy_decode(student.model, params, tokens, 12))
+  greedy = jax.jit(lambda params, tokens: decode.greedy_decode(student.model, params, tokens, 12))
   for text, prediction in zip(INPUTS, predictions):
     prompt = prompt_of(student, text)
     ids = greedy(student.params, padded(prompt, 64))[0].tolist()

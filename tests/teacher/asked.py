@@ -6,7 +6,7 @@ import traceback
 import pytest
 
 from dss_jax import datasets
-from dss_jax.teacher import endpoint, openai_client, prompts
+from dss_jax.teacher.ask import endpoint, openai_client, prompts
 
 KEY = 'sk-proj-0123456789abcdef'
 PROMPT = prompts.Prompt(

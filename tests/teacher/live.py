@@ -9,7 +9,7 @@ import sys
 
 from dss_jax import records
 from dss_jax.tasks import cqa
-from dss_jax.teacher import prompts
+from dss_jax.teacher.ask import prompts
 
 KEY = 'sk-test-0123456789abcdef'
 PROMPT = prompts.load(prompts.path_of('cqa'))

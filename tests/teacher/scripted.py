@@ -5,8 +5,8 @@ import asyncio
 from clock import run
 
 from dss_jax import datasets
-from dss_jax.teacher import asking, endpoint, prompts
-from dss_jax.teacher import journal as journal_lib
+from dss_jax.teacher.ask import asking, endpoint, prompts
+from dss_jax.teacher.ask import journal as journal_lib
 
 PROMPT = prompts.Prompt(
     dataset='mine', version=1, instruction='Explain.', question='Q: {input}',

@@ -9,8 +9,9 @@ from clock import run
 from scripted import PROMPT, Scripted, client, complete, examples
 
 from dss_jax import datasets, errors
-from dss_jax.teacher import asking, endpoint, limits, protocol
-from dss_jax.teacher import journal as journal_lib
+from dss_jax.teacher import protocol
+from dss_jax.teacher.ask import asking, endpoint, limits
+from dss_jax.teacher.ask import journal as journal_lib
 
 # --- Never paid twice ----------------------------------------------------------------------------
 

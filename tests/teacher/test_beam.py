@@ -21,7 +21,9 @@ from apache_beam.options import pipeline_options
 import dss_jax.tasks  # noqa: F401  Registers the datasets.
 from dss_jax import datasets, errors, records
 from dss_jax.teacher import __main__ as teacher_main
-from dss_jax.teacher import beam, clients, flags, inputs, job, protocol, shard, worker
+from dss_jax.teacher import beam, flags, job, protocol, shard, worker
+from dss_jax.teacher.ask import clients
+from dss_jax.teacher.inputs import reading
 
 BEAM = ('--runner=beam', '--workers=2')
 PROCESSES = (*BEAM, '--', '--direct_num_workers=2', '--direct_running_mode=multi_processing')
@@ -244,7 +246,7 @@ def parsed(folder, *more):
 def made(folder, chosen, options=()):
   """(runner, plan, examples, client) of a job that is not run."""
   dataset = datasets.get('cqa')
-  examples = inputs.read_inputs(chosen.inputs, dataset)
+  examples = reading.read_inputs(chosen.inputs, dataset)
   client = clients.from_flags(chosen, chosen.records_dir)
   plan = job.make_plan(dataset, 'train', examples, client, shard.Settings(),
                        chosen.records_dir, 4, 'auto', {})

@@ -13,7 +13,8 @@ import server
 import dss_jax
 from dss_jax import errors
 from dss_jax.teacher import __main__ as teacher_main
-from dss_jax.teacher import flags, secrets
+from dss_jax.teacher import flags
+from dss_jax.teacher.ask import secrets
 
 REPO = pathlib.Path(__file__).parents[2]
 NAME = 'projects/p/secrets/s/versions/latest'

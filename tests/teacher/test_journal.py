@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dss_jax import errors
-from dss_jax.teacher import journal as journal_lib
+from dss_jax.teacher.ask import journal as journal_lib
 
 TEXT = st.text(st.characters(codec=None), max_size=40)  # Half surrogate pairs too.
 ENTRIES = st.dictionaries(st.integers(0, 50), TEXT, min_size=1, max_size=12)

@@ -14,7 +14,7 @@ import server
 import dss_jax.tasks  # noqa: F401  Registers the datasets.
 from dss_jax import datasets, records
 from dss_jax.teacher import __main__ as teacher_main
-from dss_jax.teacher import journal, prompts
+from dss_jax.teacher.ask import journal, prompts
 
 PROVENANCE = ('teacher_model', 'prompt_sha256', 'request_key', 'finish_reason')
 
@@ -184,10 +184,11 @@ def _wait_for(condition, seconds=60):
     ('cqa', 'cqa/cqa_train.json', 'cqa/palm/train_CoT_*.json', 9741)])
 def test_the_server_gives_the_records_of_the_recorded_client(
     tmp_path, real_data, name, source, completions, n):
-  from dss_jax.teacher import inputs, recorded
+  from dss_jax.teacher.ask import recorded
+  from dss_jax.teacher.inputs import reading
   dataset = datasets.get(name)
   prompt = prompts.load(prompts.path_of(name))
-  examples = inputs.read_inputs(str(real_data / source), dataset)
+  examples = reading.read_inputs(str(real_data / source), dataset)
   known = recorded.RecordedClient(str(real_data / completions))
   known.prepare(examples.ids)
   texts = [c.text for (c,) in asyncio.run(known.complete(examples))]

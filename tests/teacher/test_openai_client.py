@@ -15,7 +15,7 @@ import server
 from asked import KEY, PROMPT, ask, chat, failure, make
 
 from dss_jax import errors
-from dss_jax.teacher import endpoint
+from dss_jax.teacher.ask import endpoint
 
 pytest.importorskip('openai')
 

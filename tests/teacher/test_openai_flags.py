@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from dss_jax import errors
-from dss_jax.teacher import clients, openai_client
 from dss_jax.teacher import flags as flag_lib
+from dss_jax.teacher.ask import clients, openai_client
 
 KEY = 'sk-proj-0123456789abcdef'
 LOCAL = 'http://127.0.0.1:1/v1'
@@ -66,7 +66,7 @@ def test_without_the_sdk(clean, module):
 
 
 def test_the_sdk_is_imported_late():
-  code = ("import sys, dss_jax.teacher.openai_client; "
+  code = ("import sys, dss_jax.teacher.ask.openai_client; "
           "print([one for one in ('openai', 'aiohttp', 'httpx2') if one in sys.modules])")
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert done.stdout == '[]\n'

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dss_jax import records
-from dss_jax.teacher import endpoint, protocol
+from dss_jax.teacher import protocol
+from dss_jax.teacher.ask import endpoint
 
 pytest.importorskip('openai')
 

@@ -5,7 +5,7 @@ import asyncio
 from clock import run
 from scripted import PROMPT, Scripted, client, complete, examples
 
-from dss_jax.teacher import asking, endpoint, estimate, limits
+from dss_jax.teacher.ask import asking, endpoint, estimate, limits
 
 
 def test_dry_run_counts_what_is_missing_and_learns_from_the_journal(tmp_path):

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from dss_jax import datasets, errors, records
-from dss_jax.teacher import job, parsed, parsing, protocol, report, voting
+from dss_jax.teacher import job, protocol, report
+from dss_jax.teacher.read import parsed, parsing, voting
 
 LABELS = ('yes', 'no')
 DATASET = datasets.Dataset('mine', datasets.read_plain_row, labels=LABELS, holdout=None,
@@ -204,8 +205,8 @@ def test_an_unfinished_job_leaves_the_earlier_set(tmp_path):
 def test_the_second_job_on_a_set_refuses_and_a_killed_ones_lock_is_free(tmp_path):
   script = f'''if True:
       import time
-      from dss_jax.teacher import locks
-      with locks.hold({str(tmp_path)!r}, 'mine-test'):
+      from dss_jax import files
+      with files.lock({str(tmp_path)!r}, 'mine-test'):
         print('held', flush=True)
         time.sleep(60)
   '''

@@ -10,7 +10,7 @@ import pytest
 
 from dss_jax import datasets, errors
 from dss_jax.tasks import anli, cqa, svamp
-from dss_jax.teacher import sources
+from dss_jax.teacher.inputs import sources
 
 
 def test_a_file_comes_first(tmp_path):

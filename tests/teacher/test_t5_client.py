@@ -23,8 +23,9 @@ import sentencepiece
 import dss_jax
 from dss_jax import datasets, errors, models, records, student_info
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.teacher import asking, endpoint, job, prompts, t5_client
-from dss_jax.teacher import journal as journal_lib
+from dss_jax.teacher import job
+from dss_jax.teacher.ask import asking, endpoint, prompts, t5_client
+from dss_jax.teacher.ask import journal as journal_lib
 from dss_jax.train import config as config_lib
 
 CONFIG = models.t5_config(
@@ -389,6 +390,6 @@ def test_closing_frees_thread_and_devices(folder):
 
 
 def test_importing_it_is_cheap():
-  code = ('import sys, dss_jax.teacher.t5_client; '
+  code = ('import sys, dss_jax.teacher.ask.t5_client; '
           "assert not {'jax', 'tensorflow', 'flax', 'orbax'} & set(sys.modules)")
   subprocess.run([sys.executable, '-c', code], check=True, timeout=60)

@@ -9,7 +9,8 @@ import pytest
 from etils import epath
 
 from dss_jax import datasets, errors
-from dss_jax.teacher import files, inputs, recorded
+from dss_jax.teacher.ask import recorded
+from dss_jax.teacher.inputs import json_files, reading
 
 
 def _read_choices(row, row_number):
@@ -33,7 +34,7 @@ def _lines(rows):
 def test_json_lines_and_lists_read_alike(tmp_path, text):
   path = tmp_path / 'in.json'
   path.write_bytes(text.encode())
-  read = inputs.read_inputs(str(path), LABELS)
+  read = reading.read_inputs(str(path), LABELS)
   assert tuple(read) == (
       datasets.Example('a', 'x', 'yes'), datasets.Example('b', 'y\u2028', 'no'))
   assert read.sha256 == hashlib.sha256(text.encode()).hexdigest()
@@ -42,7 +43,7 @@ def test_json_lines_and_lists_read_alike(tmp_path, text):
 def test_row_numbers_and_unknown_gold_labels(tmp_path):
   path = tmp_path / 'in.json'
   path.write_text('{"q": "1", "c": ["x"]}\n\n{"q": "2", "c": ["x"], "a": "x"}\n')
-  assert [(e.id, e.label) for e in inputs.read_inputs(str(path), CHOICE)] == [
+  assert [(e.id, e.label) for e in reading.read_inputs(str(path), CHOICE)] == [
       ('r0', ''), ('r1', 'x')]
 
 
@@ -70,7 +71,7 @@ def test_bad_inputs_are_named(tmp_path, dataset, text, message):
   path = tmp_path / 'in.json'
   path.write_text(text)
   with pytest.raises(errors.UserError, match=message) as error:
-    inputs.read_inputs(str(path), dataset)
+    reading.read_inputs(str(path), dataset)
   assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
@@ -81,7 +82,7 @@ def test_inputs_through_a_pipe(text):
   read, write = os.pipe()
   os.write(write, text.encode())
   os.close(write)
-  found = inputs.read_inputs(f'/dev/fd/{read}', PLAIN)
+  found = reading.read_inputs(f'/dev/fd/{read}', PLAIN)
   os.close(read)
   assert [found[i].input for i in (1, 0, 1)] == ['y', 'x', 'y']
   assert found.sha256 == hashlib.sha256(text.encode()).hexdigest()
@@ -95,17 +96,17 @@ def test_a_store_that_does_not_answer(monkeypatch):
     raise Away('no route\nto host')
   monkeypatch.setattr(type(epath.Path('gs://b/x')), 'open', opened)
   with pytest.raises(errors.UserError, match=r'--inputs=gs://b/x: cannot be read \(no route to ho'):
-    inputs.read_inputs('gs://b/x', PLAIN)
+    reading.read_inputs('gs://b/x', PLAIN)
 
 
 def test_unreadable_inputs(tmp_path):
   with pytest.raises(errors.UserError, match='--inputs=.*none.json: cannot be read'):
-    inputs.read_inputs(str(tmp_path / 'none.json'), PLAIN)
+    reading.read_inputs(str(tmp_path / 'none.json'), PLAIN)
   with pytest.raises(errors.UserError, match='cannot be read'):
-    inputs.read_inputs(str(tmp_path), PLAIN)
+    reading.read_inputs(str(tmp_path), PLAIN)
   (tmp_path / 'latin').write_bytes(b'{"id": "caf\xe9"}')
   with pytest.raises(errors.UserError, match='not UTF-8 .byte 11'):
-    inputs.read_inputs(str(tmp_path / 'latin'), PLAIN)
+    reading.read_inputs(str(tmp_path / 'latin'), PLAIN)
 
 
 # --- Completions ---------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ def test_lists_are_joined_in_natural_order(tmp_path):
 def test_natural_order_is_numeric_in_every_part(tmp_path):
   for name in ('b2', 'a10x2', 'a10x1', 'a9x3', 'a'):
     (tmp_path / name).write_text('')
-  found = files.natural_glob(str(tmp_path / '*'))
+  found = json_files.natural_glob(str(tmp_path / '*'))
   assert [p.rsplit('/', 1)[1] for p in found] == ['a', 'a9x3', 'a10x1', 'a10x2', 'b2']
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from dss_jax import datasets, errors, records
 from dss_jax.teacher import __main__ as teacher_main
-from dss_jax.teacher import clients, holdout, job, report, summary
+from dss_jax.teacher import job, report, summary
+from dss_jax.teacher.ask import clients
+from dss_jax.teacher.inputs import holdout
 
 LABELS = ('yes', 'no')
 

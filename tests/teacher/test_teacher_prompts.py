@@ -9,7 +9,8 @@ import pytest
 import dss_jax.tasks  # noqa: F401
 from dss_jax import datasets, errors
 from dss_jax.teacher import __main__ as teacher_main
-from dss_jax.teacher import parsing, prompts
+from dss_jax.teacher.ask import prompts
+from dss_jax.teacher.read import parsing
 
 NAMES = ('anli', 'asdiv', 'cqa', 'esnli', 'svamp')
 LETTERED = re.compile(r'^\([a-z]\) (.*)$', re.MULTILINE)

@@ -14,7 +14,10 @@ import pytest
 
 from dss_jax import datasets
 from dss_jax.tasks import anli, cqa, svamp
-from dss_jax.teacher import inputs, job, parsing, recorded, summary
+from dss_jax.teacher import job, summary
+from dss_jax.teacher.ask import recorded
+from dss_jax.teacher.inputs import reading
+from dss_jax.teacher.read import parsing
 
 _DEFAULT = pathlib.Path(__file__).parents[2].parent / 'shared' / 'data'
 DATA = pathlib.Path(os.environ.get('DSS_TEST_DATA', _DEFAULT))
@@ -24,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def _run(tmp_path, dataset: datasets.Dataset, split, source, completions, parser):
-  read = inputs.read_inputs(str(DATA / source), dataset)
+  read = reading.read_inputs(str(DATA / source), dataset)
   client = recorded.RecordedClient(str(DATA / completions))
   outcome = job.run(dataset, split, read, client, parser, str(tmp_path))
   whole = summary.total(list(outcome.splits.values()))
@@ -75,7 +78,7 @@ def test_a_letter_with_an_invented_choice_is_not_read(tmp_path, split):
 
 
 def test_a_letter_does_not_outweigh_an_unrelated_text():
-  read = inputs.read_inputs(str(DATA / 'cqa/cqa_train.json'), cqa.DATASET)
+  read = reading.read_inputs(str(DATA / 'cqa/cqa_train.json'), cqa.DATASET)
   status = collections.Counter(
       parsing.parse_strict(f'It is. So the answer is ({"abcde"[i % 5]}) engine.', example,
                            cqa.DATASET).status

@@ -3,7 +3,7 @@
 import pytest
 
 from dss_jax import datasets, errors
-from dss_jax.teacher import parsing, released
+from dss_jax.teacher.read import parsing, released
 
 
 def _parse(name, completion):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import strategies as st
 
 from dss_jax import datasets, equations
-from dss_jax.teacher import parsing, protocol
+from dss_jax.teacher import protocol
+from dss_jax.teacher.read import parsing
 
 CHOICES = ('perfume', 'soap', 'a ledge', 'Washington D.C.', 'tree house', 'tree')
 CQA = datasets.Dataset('c', datasets.read_plain_row,

@@ -9,7 +9,9 @@ import server
 
 import dss_jax.tasks  # noqa: F401  Registers the datasets.
 from dss_jax import datasets, errors, records
-from dss_jax.teacher import flags, inputs, journal, prompts, protocol, shard, worker
+from dss_jax.teacher import flags, protocol, shard, worker
+from dss_jax.teacher.ask import journal, prompts
+from dss_jax.teacher.inputs import reading
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def task(folder, teacher, *more, share=1, **changes):
   made = worker.Task(
       run='one', flags=chosen, prompt='', dataset='cqa', completion=live.PROMPT.completion,
       records_dir=f'{folder}/records', inputs=f'{folder}/in.jsonl',
-      inputs_sha256=inputs.read_inputs(f'{folder}/in.jsonl', datasets.get('cqa')).sha256,
+      inputs_sha256=reading.read_inputs(f'{folder}/in.jsonl', datasets.get('cqa')).sha256,
       settings=shard.Settings(), staging={'test': f'{folder}/records/staging'},
       describe_only=False, share=share, lease='')
   return dataclasses.replace(made, **changes)

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 import seqio
 
-from dss_jax import data, errors, models, objective, records, student_info
+from dss_jax import data, decode, errors, models, objective, records, student_info
+from dss_jax import sharding as sharding_lib
 from dss_jax.data import pipeline
 from dss_jax.train import checkpoints as checkpoints_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import evaluation, gin_config, loop, student_files
-from dss_jax.train import sharding as sharding_lib
-from dss_jax.train import state as state_lib
 
 
 def make_config(toy_records, toy_vocabulary, tmp_path, task='dss_toy', **settings):
@@ -27,7 +26,7 @@ def make_evaluator(config, split='validation'):
   model = models.Transformer(config.model)
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config.mesh))
   params = jax.device_put(
-      jax.tree.map(lambda p: p.unbox(), state_lib.init_params(model, jax.random.key(1)),
+      jax.tree.map(lambda p: p.unbox(), models.init_params(model, jax.random.key(1)),
                    is_leaf=lambda p: hasattr(p, 'unbox')), sharding.params(model))
   return evaluation.Evaluator(config, split, model, sharding), params, model
 
@@ -63,7 +62,7 @@ def test_every_example_is_decoded_in_its_place(config):
   assert len(set(map(tuple, predictions.values()))) > 4  # Else a mix-up would not show.
   length = len(predictions[0])
   for index, row in rows:
-    alone = models.greedy_decode(
+    alone = decode.greedy_decode(
         model, jax.device_get(params), row['encoder_input_tokens'][None], length)
     assert predictions[index] == np.asarray(alone)[0].tolist()
 

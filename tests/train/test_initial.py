@@ -9,12 +9,12 @@ import pytest
 from flax import traverse_util
 
 from dss_jax import errors, models, student_info, vocab
+from dss_jax import sharding as sharding_lib
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import open as open_lib
 from dss_jax.train import __main__ as train_main
 from dss_jax.train import config as config_lib
 from dss_jax.train import gin_config, initial
-from dss_jax.train import sharding as sharding_lib
 
 SETTINGS = {
     'TRAIN_STEPS': 1, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 1, 'PACK': True, 'BATCH_SIZE': 8,

@@ -10,8 +10,8 @@ import pytest
 import ragged
 
 from dss_jax import models, objective
+from dss_jax import sharding as sharding_lib
 from dss_jax.train import config as config_lib
-from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
 
@@ -40,7 +40,7 @@ def five_steps(optimizer, mesh, microbatches):
     compiled = jax.jit(step)
   else:
     sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(*mesh)))
-    layout = sharding.state(MODEL, optimizer)
+    layout = state_lib.sharding(sharding, MODEL, optimizer)
     state, batch = jax.device_put(state, layout), sharding.put(BATCH)
     compiled = sharding.jit(step, out_shardings=(layout, sharding.replicated))
   for _ in range(5):
@@ -51,7 +51,7 @@ def five_steps(optimizer, mesh, microbatches):
 @pytest.fixture(scope='module')
 def one_device():
   """What one device makes of the whole batch: gradients, loss, parameters after five steps."""
-  params = nn.unbox(state_lib.init_params(MODEL, jax.random.key(0)))
+  params = nn.unbox(models.init_params(MODEL, jax.random.key(0)))
   grads, sums = jax.jit(lambda p, b: gradients(p, b, 1))(params, BATCH)
   return {'params': params, 'grads': grads, 'loss': objective.summarize(sums, 0.5)['loss'],
           'sgd': five_steps(SGD, None, 1), 'adamw': five_steps(ADAMW, None, 1)}

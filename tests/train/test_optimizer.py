@@ -9,9 +9,9 @@ import pytest
 import ragged
 
 from dss_jax import errors, models
+from dss_jax import sharding as sharding_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
-from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
 
@@ -134,7 +134,7 @@ def three_steps(scanned):
   model = models.Transformer(models.T5Config(**{**WIDE.__dict__, 'scan_layers': scanned}))
   schedule = optimizer_lib.make_schedule(ADAFACTOR, 3)
   optimizer = optimizer_lib.make_optimizer(ADAFACTOR, schedule)
-  before = nn.unbox(state_lib.init_params(models.Transformer(WIDE), jax.random.key(0)))
+  before = nn.unbox(models.init_params(models.Transformer(WIDE), jax.random.key(0)))
   params = models.stack_layers(before) if scanned else before
   state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
   step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, alpha=0.5))
@@ -159,10 +159,10 @@ def test_adafactor_of_scanned_layers_is_that_of_unrolled_ones():
 def test_adafactor_on_a_mesh_is_that_on_one_device():
   model = models.Transformer(models.T5Config(**{**WIDE.__dict__, 'scan_layers': True}))
   optimizer = optimizer_lib.make_optimizer(ADAFACTOR, lambda step: 1e-2)
-  params = nn.unbox(state_lib.init_params(model, jax.random.key(0)))
+  params = nn.unbox(models.init_params(model, jax.random.key(0)))
   grads = jax.tree.map(lambda param: jnp.cos(300 * param), params)
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(2, 2, 2)))
-  layout = sharding.state(model, optimizer)
+  layout = state_lib.sharding(sharding, model, optimizer)
   one, there = jax.jit(optimizer.update), sharding.jit(
       optimizer.update, out_shardings=(layout.params, layout.opt_state))
   state = optimizer.init(params)

@@ -11,9 +11,9 @@ import pytest
 import ragged
 
 from dss_jax import models, objective
+from dss_jax import sharding as sharding_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
-from dss_jax.train import sharding as sharding_lib
 from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
 
@@ -25,7 +25,7 @@ MODEL = models.Transformer(CONFIG)
 
 @pytest.fixture(scope='module')
 def params():
-  return nn.unbox(state_lib.init_params(MODEL, jax.random.key(0)))
+  return nn.unbox(models.init_params(MODEL, jax.random.key(0)))
 
 
 def loss_and_gradients(params, batch, model=MODEL, **kwargs):
@@ -131,7 +131,7 @@ def test_the_loss_in_chunks_never_holds_all_logits():
   """A vocabulary so large that everything else is small beside its logits."""
   config = models.T5Config(**{**CONFIG.__dict__, 'vocab_size': 16_384})
   model = models.Transformer(config)
-  params = jax.eval_shape(lambda: nn.unbox(state_lib.init_params(model, jax.random.key(0))))
+  params = jax.eval_shape(lambda: nn.unbox(models.init_params(model, jax.random.key(0))))
   batch = ragged.packed_batch(ragged.examples(count=120), rows=32)
   needed = {}
   for chunk in (0, 4):
@@ -147,7 +147,7 @@ def test_parameters_are_really_split():
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(2, 2, 2)))
   optimizer = optimizer_lib.make_optimizer(config_lib.OptimizerConfig(), lambda step: 1e-3)
   state = sharding.jit(lambda: state_lib.init_state(MODEL, optimizer, 0),
-                       out_shardings=sharding.state(MODEL, optimizer))()
+                       out_shardings=state_lib.sharding(sharding, MODEL, optimizer))()
   for tree in (state.params, state.opt_state[1][0].mu):
     kernel = tree['encoder']['layers_0']['mlp']['wi_0']['kernel']  # embed x mlp
     assert kernel.addressable_shards[0].data.shape == (16 // 2, 32 // 2)
@@ -159,7 +159,7 @@ def test_both_losses_fall(name):
   schedule = optimizer_lib.make_schedule(config, 30)
   optimizer = optimizer_lib.make_optimizer(config, schedule)
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(2, 2, 2)))
-  state_sharding = sharding.state(MODEL, optimizer)
+  state_sharding = state_lib.sharding(sharding, MODEL, optimizer)
   state = sharding.jit(lambda: state_lib.init_state(MODEL, optimizer, 0),
                        out_shardings=state_sharding)()
   step = sharding.jit(step_lib.make_train_step(MODEL, optimizer, schedule, alpha=0.5),

@@ -203,7 +203,8 @@ def test_damaged_records_are_named_before_anything_is_written(
 
 def test_changed_records_are_noticed_on_resuming(finished, toy_vocabulary, tmp_path):
   from dss_jax.tasks import toy
-  from dss_jax.teacher import clients, job
+  from dss_jax.teacher import job
+  from dss_jax.teacher.ask import clients
   for split in ('train', 'validation'):
     job.run(toy.DATASET, split, list(toy.make_examples(32, 9, 12)),
             clients.ScriptedClient(toy.teacher), 'strict', str(tmp_path), holdout='none')

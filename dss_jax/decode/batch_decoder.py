@@ -1,0 +1,139 @@
+"""Token lists in, token ids and log probabilities out: the one place where decoding is jitted.
+
+Validation and test, prediction, a T5 that teaches and `dss precompile` all decode with it.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dss_jax import models
+from dss_jax import sharding as sharding_lib
+from dss_jax.decode.batching import batches_by_length
+from dss_jax.decode.beam import beam_search
+from dss_jax.decode.greedy import greedy_search
+from dss_jax.decode.sampling import Sampling, sample
+from dss_jax.decode.scoring import score_targets
+
+Prompts = Sequence[Sequence[int] | np.ndarray]
+
+
+class BatchDecoder:
+  """Decodes with one network, in batches by length over the devices.
+
+  Each set of options is compiled once. Prompts are token ids with EOS, at most `input_length`
+  of them; `params` lie as `sharding.params` says.
+
+  Args:
+    model: the network.
+    sharding: rows of a batch are split over its mesh's data and fsdp axes.
+  """
+
+  def __init__(self, model: models.Transformer, sharding: sharding_lib.Sharding):
+    self._model = model
+    self._sharding = sharding
+    # As many entries as options are used. Decorated methods would keep the network for ever.
+    self.searcher = functools.cache(self._searcher)
+    self._sampler = functools.cache(self._make_sampler)
+
+  def search_batches(
+      self, params: Any, prompts: Prompts, batch_size: int, input_length: int,
+      target_length: int, beams: int = 1, length_penalty: float = 1.0,
+  ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """Of each batch: the prompts' numbers, int32 ids [rows, length], float32 log probs [rows]."""
+    search = self.searcher(target_length, beams, length_penalty)
+    for rows, tokens in self._batches(prompts, batch_size, input_length):
+      ids, log_probs = jax.device_get(search(params, tokens))
+      yield rows, ids[:len(rows)], log_probs[:len(rows)]
+
+  def search(self, params: Any, prompts: Prompts, *args: Any) -> list[tuple[list[int], float]]:
+    """(ids, log probability) of the greedy (beams=1) or beam search's best, in order.
+
+    The other arguments are those of `search_batches`.
+    """
+    found: list[Any] = [None] * len(prompts)
+    for rows, ids, log_probs in self.search_batches(params, prompts, *args):
+      for row, row_ids, log_prob in zip(rows, ids, log_probs):
+        found[row] = (row_ids.tolist(), float(log_prob))
+    return found
+
+  def sample(
+      self, params: Any, prompts: Prompts, numbers: Sequence[int], batch_size: int,
+      input_length: int, target_length: int, sampling: Sampling, seed: int,
+  ) -> list[list[tuple[list[int], float]]]:
+    """For each prompt `sampling.num_samples` pairs of (ids, log probability at temperature 1).
+
+    `numbers` gives each prompt's random key: its samples do not depend on the other prompts.
+    """
+    found: list[Any] = [None] * len(prompts)
+    draw = self._sampler(target_length, sampling, seed)
+    for rows, tokens in self._batches(prompts, batch_size, input_length):
+      keys = np.zeros(tokens.shape[0], np.uint32)
+      keys[:len(rows)] = [numbers[row] for row in rows]
+      ids, log_probs = jax.device_get(draw(params, tokens, self._sharded(keys)))
+      for row, row_ids, row_log_probs in zip(rows, ids, log_probs):
+        found[row] = list(zip(row_ids.tolist(), row_log_probs.tolist()))
+    return found
+
+  def score(
+      self, params: Any, prompts: Prompts, targets: Sequence[Prompts], batch_size: int,
+      input_length: int) -> list[list[float]]:
+    """Log probability of each of a prompt's targets (token lists with EOS)."""
+    found: list[Any] = [None] * len(prompts)
+    for rows, tokens in self._batches(prompts, batch_size, input_length):
+      padded = _pad_targets([targets[row] for row in rows], tokens.shape[0])
+      scores = jax.device_get(self._scorer(params, tokens, self._sharded(padded)))
+      for row, row_scores in zip(rows, scores):
+        found[row] = row_scores[:len(targets[row])].tolist()
+    return found
+
+  def _batches(self, prompts: Prompts, batch_size: int, input_length: int):
+    """(rows, tokens on the devices) of each batch."""
+    for rows, tokens in batches_by_length(
+        prompts, self._sharding.whole(batch_size), input_length):
+      yield rows, self._sharded(tokens)
+
+  def _sharded(self, array: np.ndarray) -> jax.Array:
+    return self._sharding.put({'rows': array})['rows']
+
+  def _searcher(
+      self, length: int, beams: int = 1, length_penalty: float = 1.0) -> sharding_lib.Jitted:
+    """(params, int32 tokens [rows, S]) -> ids [rows, length] and log probs [rows]."""
+    def search(params, tokens):
+      if beams == 1:
+        result = greedy_search(self._model, params, tokens, length)
+        return result.tokens, result.log_probs
+      found = beam_search(self._model, params, tokens, length, num_beams=beams,
+                          length_penalty=length_penalty)
+      return found.tokens[:, 0], found.log_probs[:, 0]
+    return self._jit(search)
+
+  def _make_sampler(self, length: int, sampling: Sampling, seed: int) -> sharding_lib.Jitted:
+    def draw(params, tokens, numbers):
+      keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+      found = sample(self._model, params, tokens, length, keys, sampling)
+      return found.tokens, found.log_probs
+    return self._jit(draw)
+
+  @functools.cached_property
+  def _scorer(self) -> sharding_lib.Jitted:
+    return self._jit(lambda params, tokens, targets: score_targets(
+        self._model, params, tokens, targets))
+
+  def _jit(self, function: Any) -> sharding_lib.Jitted:
+    # Replicated, so that every process can read what all rows got.
+    return self._sharding.jit(function, out_shardings=self._sharding.replicated)
+
+
+def _pad_targets(targets: Sequence[Prompts], rows: int) -> np.ndarray:
+  """int32 [rows, K, T]; T is a multiple of 8, so that few shapes are compiled."""
+  most = max(len(one) for one in targets)
+  longest = max(len(ids) for one in targets for ids in one)
+  padded = np.zeros((rows, most, -(-longest // 8) * 8), np.int32)
+  for row, one in enumerate(targets):
+    for k, ids in enumerate(one):
+      padded[row, k, :len(ids)] = ids
+  return padded

@@ -1,0 +1,57 @@
+"""Log-probabilities of given targets: ranking a closed set of labels needs no decoding."""
+
+import jax
+import jax.numpy as jnp
+
+from dss_jax.decode.cache import init_cache
+from dss_jax.decode.greedy import PAD_ID, START_ID, token_log_probs
+from dss_jax.models.transformer import Transformer
+
+
+def score_targets(model: Transformer, params, encoder_input_tokens, targets):
+  """How likely each of K target sequences of each input is, teacher-forced.
+
+  An input is encoded, and its keys and values for the decoder are computed, once. The
+  candidates are scored one after the other: memory is that of float32 logits [B, T, V], where
+  all at once would take [B*K, T, V].
+
+  Args:
+    model: the network; packed rows cannot be scored.
+    params: its parameters, in the layout that model.config.scan_layers says.
+    encoder_input_tokens: int [B, S], padded with 0.
+    targets: int [B, K, T], EOS included, padded with 0 at the end.
+
+  Returns:
+    float32 [B, K], sums of log-probabilities over the tokens up to the padding; -inf for
+    targets of nothing but padding, which fill up the K.
+
+  Raises:
+    ValueError: if the shapes disagree.
+  """
+  batch = encoder_input_tokens.shape[0]
+  if targets.ndim != 3 or targets.shape[0] != batch or not targets.shape[2]:
+    raise ValueError(
+      f'targets has shape {targets.shape}: pass [batch, candidates, length] with the batch of '
+      f'encoder_input_tokens, {batch}, and a length of at least 1.'
+    )
+  cache = init_cache(model, params, encoder_input_tokens, 1)
+  variables = {'params': params, 'cross_cache': cache.cross_attention}
+
+  def score(targets_BxT):
+    inputs_BxT = jnp.pad(targets_BxT[:, :-1], ((0, 0), (1, 0)), constant_values=START_ID)
+    logits_BxTxV = model.apply(
+      variables, None, encoder_input_tokens, inputs_BxT, method='decode'
+    )
+    gained_BxT = token_log_probs(logits_BxTxV, targets_BxT)
+    real_BxT = _up_to_padding(targets_BxT)
+    total_B = jnp.sum(gained_BxT, axis=-1, where=real_BxT)
+    return jnp.where(real_BxT[:, 0], total_B, -jnp.inf)
+
+  scores_KxB = jax.lax.map(score, jnp.moveaxis(jnp.asarray(targets), 1, 0))
+  return scores_KxB.T
+
+
+def _up_to_padding(tokens_BxT):
+  """True up to a row's last token that is not padding; only what follows it is padding."""
+  is_token_BxT = (tokens_BxT != PAD_ID).astype(jnp.int32)
+  return jax.lax.cummax(is_token_BxT, axis=1, reverse=True) > 0

@@ -1,0 +1,1 @@
+"""Rows as the student sees them, and a page about a set of records."""

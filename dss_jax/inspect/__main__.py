@@ -1,0 +1,160 @@
+"""`python -m dss_jax.inspect`: rows of a task as the student sees them, or a page about all.
+
+For each row: the record, the text of each task, its tokens, and where packing puts it; then
+the packed row decoded back. With --html, one page about every record set of the folder: lengths
+and what would be cut, labels, failures, duplicates, train inputs in test, the teacher's accuracy.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dss_jax import cli, errors, objective
+
+_EPILOG = """\
+examples:
+  python -m dss_jax.inspect --task=dss_cqa --records_dir=records --vocabulary=cqa.model --rows=2
+  python -m dss_jax.inspect --html=records.html --records_dir=records --vocabulary=cqa.model
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prints the rows."""
+  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  cli.import_quietly('dss_jax.tasks', *args.modules)
+  from dss_jax import data
+  chosen = {'vocabulary': args.vocabulary} if args.vocabulary else {}
+  data.configure(records_dir=args.records_dir or '', **chosen)
+  lengths = {'inputs': args.inputs_length, 'targets': args.targets_length}
+  if args.html:
+    return _page(args, lengths)
+  if not args.task:
+    raise errors.UserError('give --task, such as --task=dss_cqa, or --html=FILE')
+  for line in show(args.task, args.split, args.rows, lengths):
+    print(line)
+  return 0
+
+
+def _page(args: argparse.Namespace, lengths: dict[str, int]) -> int:
+  from dss_jax.data import settings
+  from dss_jax.inspect import page
+  problems = page.write(args.html, settings.records_dir(), lengths, args.vocabulary or '')
+  print('\n'.join([*problems, f'page: {args.html}']))
+  return 0
+
+
+def show(task: str, split: str, rows: int, lengths: dict[str, int]) -> Iterator[str]:
+  """The lines to print.
+
+  Args:
+    task: a registered task or mixture.
+    split: 'train', 'validation' or 'test'.
+    rows: how many records, and how many packed rows.
+    lengths: {'inputs': ..., 'targets': ...} of a packed row.
+
+  Raises:
+    UserError: an unknown task, no records, or an empty split.
+  """
+  from dss_jax.data import checks, pipeline
+  provider = pipeline.get_mixture_or_task(task)
+  vocabulary = provider.output_features['inputs'].vocabulary
+  raw = _records(task, split, rows)
+  examples = list(_examples(provider, split, rows))
+  if not examples:
+    checks.measure(task, split, sample=1)  # Says why.
+  for record in raw:
+    yield _heading(f'record {record.id}  ({record.dataset}-{record.split})')
+    for field in ('input', 'label', 'teacher_label', 'rationale', 'parse_status'):
+      yield f'{field:>13}: {getattr(record, field)!r}'
+    for name, example in examples:
+      if example['id'] == record.id.encode():
+        yield f'  {name}'
+        for side in ('inputs', 'targets'):
+          yield f'{side:>13}: {_pieces(vocabulary, example[side])}'
+  yield from _packed(task, split, rows, lengths, vocabulary)
+
+
+def _records(task: str, split: str, rows: int) -> list[Any]:
+  import itertools
+
+  from dss_jax import records
+  from dss_jax.data import pipeline, settings
+  found: list[Any] = []
+  for one in pipeline.record_sets(task, split, verify=True):
+    dataset, _, _ = one.name.rpartition('-')
+    found += itertools.islice(
+        records.read_records(settings.records_dir(), dataset, split), rows - len(found))
+  return found
+
+
+def _examples(provider, split: str, rows: int) -> Iterator[tuple[str, dict[str, Any]]]:
+  import seqio
+  for task in seqio.get_subtasks(provider):
+    ds = task.get_dataset(None, split=split, shuffle=False, num_epochs=1)
+    for example in ds.take(rows + 8).as_numpy_iterator():  # A few records may be left out.
+      yield task.name, example
+
+
+def _packed(task, split, rows, lengths, vocabulary) -> Iterator[str]:
+  from dss_jax.data import pipeline
+  packed = pipeline.make_dataset(
+      task, split, lengths, pack=True, shuffle=False, seed=0, num_epochs=1).take(rows)
+  for number, row in enumerate(packed.as_numpy_iterator()):
+    segments = int(row['decoder_segment_ids'].max())
+    filled = {side: int((row[key] > 0).sum()) for side, key in (
+        ('inputs', 'encoder_segment_ids'), ('targets', 'decoder_segment_ids'))}
+    yield _heading(f'packed row {number}: {segments} examples, ' + ', '.join(
+        f'{side} {count}/{lengths[side]} tokens' for side, count in filled.items()))
+    for segment in range(1, segments + 1):
+      inside = row['decoder_segment_ids'] == segment
+      task_id = int(row['decoder_objective'][inside][0])
+      source = row['encoder_input_tokens'][row['encoder_segment_ids'] == segment]
+      target = row['decoder_target_tokens'][inside]
+      yield (f'{segment:>5} {_OBJECTIVES[task_id]:<9} {vocabulary.decode(source.tolist())!r} -> '
+             f'{vocabulary.decode(target.tolist())!r}')
+
+
+_OBJECTIVES = {objective.LABEL: 'label', objective.RATIONALE: 'rationale'}
+
+
+def _pieces(vocabulary, ids) -> str:
+  """'12▁a 57▁bird 1</s>': ids with their pieces, where the vocabulary has pieces."""
+  tokenizer = getattr(vocabulary.loaded, 'tokenizer', None)
+  if tokenizer is None:
+    return ' '.join(str(i) for i in ids)
+  return ' '.join(f'{i}{tokenizer.id_to_piece(int(i))}' for i in ids)
+
+
+def _heading(text: str) -> str:
+  return f'\n=== {text} ' + '=' * max(0, 90 - len(text))
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog=cli.program('inspect'), description=__doc__.partition(': ')[2], epilog=_EPILOG,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  add = parser.add_argument
+  add('--task', help='a task or mixture, e.g. dss_cqa or cqa_finetune')
+  add('--html', metavar='FILE', help='write a page about all record sets instead')
+  add('--split', default='train', help='train (default), validation or test')
+  add('--rows', type=_count, default=3, help='records and packed rows to show (default: 3)')
+  add('--records_dir', default=os.environ.get('DSS_DATA_DIR'), metavar='DIR',
+      help='folder of the records (default: $DSS_DATA_DIR)')
+  add('--vocabulary', metavar='PATH', help="a SentencePiece model or 'bytes' (default: T5's)")
+  add('--inputs_length', type=_count, default=1024, help='of a packed row (default: 1024)')
+  add('--targets_length', type=_count, default=256, help='of a packed row (default: 256)')
+  add('--import', dest='modules', action='append', default=[], metavar='MODULE',
+      help='a module that registers tasks of your own; may be repeated')
+  return parser
+
+
+def _count(text: str) -> int:
+  if not text.isdigit() or int(text) < 1:
+    raise errors.UserError(f'{text!r} is not a whole number of at least 1')
+  return int(text)
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,201 @@
+"""The client that asks a live teacher: journal first, then requests for what is missing."""
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dss_jax import datasets
+from dss_jax.teacher import protocol
+from dss_jax.teacher.ask import endpoint as endpoint_lib
+from dss_jax.teacher.ask import journal as journal_lib
+from dss_jax.teacher.ask import limits, progress, prompts, sender
+from dss_jax.teacher.read import parsing
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How a teacher is asked.
+
+  Attributes:
+    samples: completions of every input.
+    decoding: of the first attempt.
+    retry_decoding: of further attempts at what did not parse.
+    in_flight: requests at a time.
+    max_retries: of one request, after failures other than "too many requests".
+    max_fatal: consecutive fatal errors after which the job stops.
+    patience: seconds of "too many requests" without one answer after which it stops.
+  """
+
+  samples: int = 1
+  decoding: endpoint_lib.Decoding = endpoint_lib.Decoding()
+  retry_decoding: endpoint_lib.Decoding = endpoint_lib.Decoding(max_tokens=512, temperature=0.7)
+  in_flight: int = 64
+  max_retries: int = 8
+  max_fatal: int = 5
+  patience: float = 3600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """One request to be: an input, and the how-manieth sample and attempt."""
+
+  example: datasets.Example
+  sample: int
+  attempt: int
+
+
+class AskingClient(protocol.Client):
+  """Completions from an `Endpoint`, each paid for once.
+
+  The key of a request is the SHA-256 of all that decides its answer: the request itself (exact
+  prompt, model, decoding parameters), the sample and the attempt.
+  """
+
+  def __init__(
+      self,
+      endpoint: endpoint_lib.Endpoint,
+      prompt: prompts.Prompt,
+      journal: journal_lib.Journal,
+      options: Options,
+      pace: limits.Pace | None = None,
+      budget: limits.Budget | None = None,
+  ):
+    self.name = endpoint.name
+    self.model = endpoint.model
+    self.folders = (journal.folder,)
+    self.prompt = prompt
+    self.endpoint = endpoint
+    self.options = options
+    self.journal = journal
+    self.budget = budget or limits.Budget()
+    self._prompt_sha256 = prompt.sha256()
+    self._sender = sender.Sender(endpoint, journal, options, pace or limits.Pace(), self.budget)
+    self._progress = progress.Progress(self._sender)
+    self._sender.say = self._progress.say
+    self._catching = False
+
+  def prepare(self, ids: Sequence[str]) -> None:
+    """Reads the journal, so that a run that cannot go on fails before it writes anything."""
+    self.journal.refresh()
+    used = self.journal.usage()
+    self.budget.spent = self.budget.cost(used.prompt_tokens, used.completion_tokens)
+    self._sender.learn(used)
+    self._progress.begin(len(ids) * self.options.samples)
+    for line in journal_notes(self.journal):
+      self._progress.say(line)
+
+  async def complete(
+      self, examples: Sequence[datasets.Example], attempt: int = 0
+  ) -> list[tuple[protocol.Completion, ...]]:
+    self._catch_signals()
+    self.journal.refresh()  # Another worker may have been at this shard before.
+    # In a thread, as other shards' answers come in meanwhile.
+    keys = await asyncio.to_thread(
+        lambda: [[self.key(question) for question in self._questions(example, attempt)]
+                 for example in examples])
+    answered = self.journal.has(key for row in keys for key in row)
+    self._progress.known(len(answered), extra=attempt > 0)
+    await self._ask(examples, keys, answered, attempt)
+    await self.journal.settle()
+    entries = await asyncio.to_thread(self.journal.read, [key for row in keys for key in row])
+    missing = sum(key not in entries for row in keys for key in row)
+    if missing:
+      raise protocol.Unfinished(self._sender.why_unfinished())
+    return [tuple(self._completion(key, entries[key]) for key in row) for row in keys]
+
+  def key(self, question: Question) -> str:
+    """Of the request; 64 hexadecimal digits."""
+    content = [self.request(question), question.sample, question.attempt]
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, ensure_ascii=False).encode(
+            'utf-8', 'surrogatepass')).hexdigest()
+
+  def request(self, question: Question) -> dict[str, Any]:
+    decoding = self.options.retry_decoding if question.attempt else self.options.decoding
+    return self.endpoint.request(self.prompt, question.example.input, decoding)
+
+  def provenance(self) -> Mapping[str, Any]:
+    chosen = self.options
+    return {**self.endpoint.provenance(), 'samples': chosen.samples,
+            'decoding': dataclasses.asdict(chosen.decoding),
+            'retry_decoding': dataclasses.asdict(chosen.retry_decoding)}
+
+  def stop(self, why: str) -> None:
+    """Sends nothing more; what is in flight is waited for."""
+    self._sender.stop(why)
+
+  async def close(self) -> None:
+    self._progress.close()
+    try:
+      await self.journal.close()
+    finally:
+      await self.endpoint.close()
+
+  def _questions(self, example: datasets.Example, attempt: int) -> list[Question]:
+    return [Question(example, sample, attempt) for sample in range(self.options.samples)]
+
+  async def _ask(self, examples, keys, answered: set[str], attempt: int) -> None:
+    """Sends what the journal does not have, a bounded number at a time."""
+    def missing() -> Iterator[tuple[str, Question]]:
+      for example, row in zip(examples, keys, strict=True):
+        for key, question in zip(row, self._questions(example, attempt), strict=True):
+          if key not in answered:
+            yield key, question
+    todo = missing()
+    count = sum(len(row) for row in keys) - len(answered)
+
+    async def work() -> None:
+      for key, question in todo:
+        if not await self._sender.send(key, question.example.id, self.request(question)):
+          return
+
+    self._progress.more(count, extra=attempt > 0)
+    workers = [asyncio.ensure_future(work())
+               for _ in range(min(self.options.in_flight, count))]
+    try:
+      await asyncio.gather(*workers)
+    finally:
+      for worker in workers:
+        worker.cancel()
+    await self._sender.accept_rejections()
+
+  def _catch_signals(self) -> None:
+    """The first Ctrl-C or SIGTERM lets what is in flight, and paid for, come in; the next kills."""
+    if self._catching or threading.current_thread() is not threading.main_thread():
+      return
+    self._catching = True
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+      loop.add_signal_handler(number, self._interrupted, number)
+
+  def _interrupted(self, number: int) -> None:
+    asyncio.get_running_loop().remove_signal_handler(number)
+    self._progress.say(f'{signal.Signals(number).name}: waiting for the requests in flight; '
+                       'once more to kill')
+    self.stop(f'interrupted by {signal.Signals(number).name}')
+
+  def _completion(self, key: str, entry: Mapping[str, Any]) -> protocol.Completion:
+    if 'rejected' in entry:
+      return protocol.Completion('', parsing.REJECTED, self._prompt_sha256, key)
+    answer = self.endpoint.read(entry['response'])
+    text = protocol.clean(answer.text).strip()
+    lead_in = self.prompt.lead_in  # A chat teacher copies it from the demonstrations.
+    return protocol.Completion(
+        text.removeprefix(lead_in).lstrip() if lead_in else text, answer.finish_reason,
+        self._prompt_sha256, key, answer.prompt_tokens, answer.completion_tokens)
+
+
+def journal_notes(journal: journal_lib.Journal) -> list[str]:
+  """What a user should know of a journal's state."""
+  notes = [f'{place}: cut off by a kill or a power cut; that answer is asked for again'
+           for place in journal.torn]
+  if journal.damaged:
+    shown = '; '.join(journal.damaged[:3]) + ('; ...' if len(journal.damaged) > 3 else '')
+    notes.append(f'{len(journal.damaged)} damaged line(s) in the journal are passed over and '
+                 f'their answers asked for again: {shown}')
+  return notes

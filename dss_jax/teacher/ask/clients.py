@@ -1,0 +1,141 @@
+"""The teachers that can be asked; `--client` names one of CLIENTS."""
+
+import argparse
+import importlib
+import json
+import os
+from collections.abc import Callable, Sequence
+
+import tqdm
+
+from dss_jax import datasets, errors
+from dss_jax.teacher import protocol
+from dss_jax.teacher.ask import asking, endpoint, limits, prompts, recorded, secrets
+from dss_jax.teacher.ask import journal as journal_lib
+
+
+class NoTeacher(protocol.Client):
+  """Gold labels only: standard fine-tuning needs no completions."""
+
+  name = 'none'
+
+  @classmethod
+  def from_flags(cls, flags: argparse.Namespace) -> 'NoTeacher':
+    if flags.completions:
+      raise errors.UserError('--client=none asks no teacher; drop --completions, or '
+                             'use --client=recorded')
+    return cls()
+
+  async def complete(
+      self, examples: Sequence[datasets.Example], attempt: int = 0
+  ) -> list[tuple[protocol.Completion, ...]]:
+    return [()] * len(examples)
+
+
+class ScriptedClient(protocol.Client):
+  """A teacher that is a Python function, for toy data and tests of a format.
+
+  >>> ScriptedClient(lambda example: f'It says {example.input}. So the answer is (a) yes.')
+  """
+
+  name = 'scripted'
+
+  def __init__(self, fn: Callable[[datasets.Example], str], model: str = 'scripted'):
+    self.model = model
+    self._fn = fn
+
+  async def complete(
+      self, examples: Sequence[datasets.Example], attempt: int = 0
+  ) -> list[tuple[protocol.Completion, ...]]:
+    progress = tqdm.tqdm(examples, desc='teacher', unit='row', delay=3, disable=None)
+    return [(protocol.Completion(protocol.clean(self._fn(example))),) for example in progress]
+
+
+CLIENTS = {client.name: client for client in (recorded.RecordedClient, NoTeacher)}
+ENDPOINTS = {  # name: (module, class); imported when used, so that `--help` waits for none
+    'openai': ('dss_jax.teacher.ask.openai_client', 'OpenAIEndpoint'),
+    't5': ('dss_jax.teacher.ask.t5_client', 'T5Endpoint'),
+}
+
+
+def names() -> list[str]:
+  return [*CLIENTS, *ENDPOINTS]
+
+
+def check(flags: argparse.Namespace) -> None:
+  """UserError with the nearest name if `--client` names none, or a flag is not its own."""
+  if flags.client not in names():
+    raise errors.UserError(
+        f'unknown --client={flags.client}: {errors.did_you_mean(flags.client, names())}')
+  for flag, least in (('samples', 1), ('in_flight', 1), ('max_fatal', 1), ('max_tokens', 1),
+                      ('workers', 1), ('batch_size', 1), ('max_retries', 0), ('rpm', 0),
+                      ('tpm', 0), ('budget_usd', 0), ('max_requests', 0)):
+    if getattr(flags, flag) < least:
+      raise errors.UserError(f'--{flag}={getattr(flags, flag)}: use {least} or more')
+  for flag in ('model', 'teacher_model', 'params'):  # They go into records or requests.
+    try:
+      (getattr(flags, flag) or '').encode('utf-8')
+    except UnicodeEncodeError:
+      raise errors.UserError(f'--{flag}={getattr(flags, flag)!a}: not UTF-8') from None
+  if flags.budget_usd and not (flags.prompt_price or flags.completion_price):
+    raise errors.UserError('--budget_usd needs --prompt_price and --completion_price, USD for a '
+                           'million tokens')
+  if flags.client in ENDPOINTS and flags.completions:
+    raise errors.UserError(f'--client={flags.client} asks for completions; drop --completions, or '
+                           'use --client=recorded')
+  for flag in ('samples', 'retry_failed', 'budget_usd', 'max_requests'):
+    if flags.client in CLIENTS and getattr(flags, flag) > (flag == 'samples'):
+      raise errors.UserError(f'--{flag}: --client={flags.client} asks nobody; drop it, or use '
+                             f'--client={" or ".join(ENDPOINTS)}')
+
+
+def from_flags(flags: argparse.Namespace, records_dir: str, share: int = 1) -> protocol.Client:
+  """The client that `--client` names.
+
+  Args:
+    flags: see `flags.parser`.
+    records_dir: the journal's default place.
+    share: of how many workers this is one; they divide the limits.
+
+  Raises:
+    UserError: what that client lacks.
+  """
+  if flags.client in CLIENTS:
+    return CLIENTS[flags.client].from_flags(flags)
+  secrets.provide(flags)
+  module, name = ENDPOINTS[flags.client]
+  in_flight = max(1, flags.in_flight // share)
+  if flags.client == 't5':  # One batch is decoded while the next one fills.
+    in_flight = max(in_flight, 2 * flags.batch_size)
+  flags = argparse.Namespace(**{**vars(flags), 'in_flight': in_flight})
+  prompt = prompts.load(flags.prompt or prompts.path_of(flags.dataset))
+  if prompt.dataset != flags.dataset:
+    raise errors.UserError(f'--prompt={flags.prompt} is for dataset {prompt.dataset!r}, not for '
+                           f'--dataset={flags.dataset}')
+  return asking.AskingClient(
+      getattr(importlib.import_module(module), name).from_flags(flags), prompt,
+      journal_lib.Journal(flags.journal or os.path.join(records_dir, 'journal')),
+      _options(flags), limits.Pace(flags.rpm / share, flags.tpm / share),
+      limits.Budget(flags.max_requests, flags.budget_usd, flags.prompt_price,
+                    flags.completion_price))
+
+
+def _options(flags: argparse.Namespace) -> asking.Options:
+  try:
+    extra = json.loads(flags.params)
+  except ValueError as error:
+    raise errors.UserError(f'--params={flags.params}: not JSON ({error})') from error
+  if not isinstance(extra, dict):
+    raise errors.UserError(f'--params={flags.params}: give an object, {{"top_p": 0.9}}')
+  for name in ('max_tokens', 'max_completion_tokens'):
+    if (value := extra.get(name)) is not None and (type(value) is not int or value < 1):
+      raise errors.UserError(f'--params: {name}={value!r}: use a whole number above 0, or null')
+  more = {name: 2 * value if name == 'max_completion_tokens' and value else value
+          for name, value in extra.items()}
+  several = flags.samples > 1
+  temperature = flags.temperature if flags.temperature is not None else 0.7 * several
+  return asking.Options(
+      samples=flags.samples,
+      decoding=endpoint.Decoding(flags.max_tokens, temperature, extra),
+      retry_decoding=endpoint.Decoding(2 * flags.max_tokens, max(temperature, 0.7), more),
+      in_flight=flags.in_flight, max_retries=flags.max_retries, max_fatal=flags.max_fatal)

@@ -1,0 +1,118 @@
+"""Inputs of the teacher job: a JSON file, row by row, as checked `Example`s."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import tqdm
+
+from dss_jax import datasets, equations, errors
+from dss_jax.teacher.inputs import json_files
+
+
+class Inputs(Sequence[datasets.Example]):
+  """A file's examples, in its order, read when they are asked for.
+
+  Attributes:
+    path, sha256: of the file.
+    ids: of all examples.
+  """
+
+  def __init__(self, file: json_files.JsonFile, dataset: datasets.Dataset):
+    """Reads every row once and checks it; see `read_inputs`."""
+    self.path, self.sha256 = file.path, file.sha256
+    self._file, self._dataset = file, dataset
+    rows = tqdm.tqdm(range(len(file)), desc='checking inputs', unit='row', delay=3, disable=None)
+    self.ids = check_examples((self[i] for i in rows), dataset, file.where)
+
+  def __len__(self) -> int:
+    return len(self._file)
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return tuple(self[i] for i in range(*index.indices(len(self))))
+    if not 0 <= index < len(self):  # Sequence iterates until IndexError.
+      raise IndexError(index)
+    return _read_row(self._file[index], index, self._file.where(index), self._dataset)
+
+
+def read_inputs(path: str, dataset: datasets.Dataset) -> Inputs:
+  """JSON lines, or one JSON list of objects, through `dataset.read_row`.
+
+  Raises:
+    UserError: an unreadable or empty file, bad JSON, a missing or unusable field, and what
+      `check_examples` finds; the message names the file and the line.
+  """
+  return Inputs(json_files.JsonFile(path, '--inputs'), dataset)
+
+
+def check_examples(
+    examples: Iterable[datasets.Example],
+    dataset: datasets.Dataset,
+    where: Callable[[int], str],
+) -> list[str]:
+  """Refuses examples that records cannot hold; `where(i)` names row i in the message.
+
+  Returns: the ids.
+
+  Raises:
+    UserError: no examples, an empty id or input, an id that occurs twice, text that is not
+      Unicode, a gold label that is blank, outside the row's choices or the dataset's label set,
+      or an equation without value.
+  """
+  seen: dict[str, int] = {}
+  for i, example in enumerate(examples):
+    try:
+      datasets.as_example(example)
+    except errors.UserError as error:
+      raise errors.UserError(f'{where(i)}: {error}') from error
+    if not example.id.strip():
+      raise errors.UserError(f'{where(i)}: the id is empty; every row needs one of its own')
+    if example.id in seen:
+      raise errors.UserError(
+          f'{where(i)}: id {example.id!r} occurs also in {where(seen[example.id])}; '
+          'ids must be unique, since rationales are joined by id')
+    seen[example.id] = i
+    if not example.input.strip():
+      raise errors.UserError(f'{where(i)}: the input is empty; fill it in or remove the row')
+    _check_label(example, dataset, where, i)
+  if not seen:
+    raise errors.UserError(f'{dataset.name}: no examples; check --inputs')
+  return list(seen)
+
+
+def _read_row(
+    row: object, row_number: int, where: str, dataset: datasets.Dataset
+) -> datasets.Example:
+  if not isinstance(row, dict):
+    raise errors.UserError(f'{where}: {type(row).__name__} instead of an object with fields')
+  try:
+    return datasets.as_example(dataset.read_row(row, row_number))
+  except KeyError as error:
+    known = ', '.join(map(str, row)) or 'none'
+    raise errors.UserError(
+        f'{where}: no field {str(error.args[0])!r}, which dataset {dataset.name!r} needs '
+        f'(the row has: {known})') from error
+  except errors.UserError as error:
+    raise errors.UserError(f'{where}: {error}') from error
+  except (TypeError, ValueError, IndexError, AttributeError) as error:
+    raise errors.UserError(
+        f'{where}: not a row of dataset {dataset.name!r} ({error})') from error
+
+
+def _check_label(
+    example: datasets.Example, dataset: datasets.Dataset, where: Callable[[int], str], i: int
+) -> None:
+  if example.label and not example.label.strip():
+    raise errors.UserError(f'{where(i)}: the gold label is blank; fill it in, or leave it out')
+  if example.label and dataset.metric == 'equation':
+    try:
+      equations.evaluate(example.label)
+    except ValueError as error:
+      raise errors.UserError(f'{where(i)}: gold equation {example.label[:80]!r} has no value '
+                             f'({error}); mend it, or leave it out') from error
+  allowed = example.choices or dataset.labels
+  if not example.label or allowed is None or example.label in allowed:
+    return  # No gold label is fine: the teacher's will do.
+  of = 'the choices of this row' if example.choices else f'the labels of {dataset.name!r}'
+  raise errors.UserError(
+      f'{where(i)}: gold label {example.label!r} is not among {of}: '
+      f'{errors.did_you_mean(example.label, allowed)}')

@@ -1,0 +1,128 @@
+"""Where a job's inputs come from: a file, TFDS, or a dataset's own function.
+
+What is not a file is written to `<records_dir>/inputs/<dataset>-<split>.jsonl` first, once: a
+restarted job reads the same rows in the same order, and you can look at them.
+"""
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tqdm
+from etils import epath
+
+from dss_jax import datasets, errors, fields, files
+from dss_jax.teacher.inputs import reading
+
+
+def find(
+    dataset: datasets.Dataset, split: str, path: str | None, records_dir: str | None,
+    tfds_data_dir: str | None = None,
+) -> reading.Inputs:
+  """The examples of a split, checked.
+
+  Args:
+    dataset: names its TFDS dataset or its `load` function, if it has one.
+    split: 'train', 'validation' or 'test'.
+    path: --inputs, which comes before both.
+    records_dir: where rows that are in no file yet are written.
+    tfds_data_dir: where TFDS keeps prepared data; by default its own place.
+
+  Raises:
+    UserError: no source, rows that cannot be read, and what `inputs.read_inputs` finds.
+  """
+  if path:
+    return reading.read_inputs(path, dataset)
+  if not dataset.load and not dataset.tfds:
+    raise errors.UserError(
+        f'dataset {dataset.name!r} is in neither TFDS nor a function load= of register(...): give '
+        f'its rows with --inputs=FILE ({dataset.source or "JSON lines with id and input"})')
+  if not records_dir:
+    raise errors.UserError('give --records_dir=DIR: the rows are written to a file there first')
+  there = dataset.tfds_splits.get(split, split)
+  if taken := [ours for ours, name in dataset.tfds_splits.items()
+               if name == there and ours != split]:
+    raise errors.UserError(
+        f"--split={split}: TFDS {dataset.tfds} has it as {there!r}, which is this dataset's "
+        f'{taken[0]} split; give other rows with --inputs=FILE')
+  file = epath.Path(records_dir) / 'inputs' / f'{dataset.name}-{split}.jsonl'
+  if not file.exists():
+    if dataset.load:
+      _write(file, dataset.load(split))
+    else:  # In a process of its own, which gives TensorFlow's memory back.
+      with concurrent.futures.ProcessPoolExecutor(
+          1, multiprocessing.get_context('spawn')) as process:
+        process.submit(_write_tfds, str(file), dataset.tfds, there, tfds_data_dir).result()
+  return reading.read_inputs(str(file), dataset)
+
+
+def _write_tfds(path: str, name: str, split: str, data_dir: str | None) -> None:
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  import tensorflow_datasets as tfds
+  try:
+    builder = tfds.builder(name, data_dir=data_dir)
+    builder.download_and_prepare()  # Nothing, if it is prepared already.
+    if split not in builder.info.splits:
+      raise errors.UserError(
+          f'TFDS {name} has no split {split!r}: {errors.did_you_mean(split, builder.info.splits)}')
+    rows = builder.as_dataset(split=split, shuffle_files=False)
+  except errors.UserError:
+    raise
+  except Exception as error:
+    raise errors.UserError(
+        f'TFDS {name} cannot be prepared here ({type(error).__name__}: {str(error)[:200]}); '
+        'prepare it elsewhere and name its folder with --tfds_data_dir, or give the rows as '
+        '--inputs=FILE') from None
+  _write(epath.Path(path), tfds.as_numpy(rows), builder.info.splits[split].num_examples)
+
+
+def _write(
+    file: epath.Path, rows: Iterable[Mapping[str, Any]], total: int | None = None
+) -> None:
+  """Writes rows as JSON lines; the file is whole or absent."""
+  file.parent.mkdir(parents=True, exist_ok=True)
+  bar = tqdm.tqdm(rows, total=total, desc=f'writing {file}', unit='row', delay=3, disable=None)
+  with files.whole(file) as aside:
+    with aside.open('wb') as f:
+      for line in _lines(bar):
+        f.write(line.encode())
+      rows_there = f.tell() > 0
+    if not rows_there:  # A file without rows would be read again for ever.
+      raise errors.UserError(f'{file.stem}: its source has no rows; mend load= of register(...), '
+                             'or give --inputs=FILE')
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+  for number, row in enumerate(rows, 1):
+    if not isinstance(row, Mapping):
+      raise errors.UserError(f'row {number} of the source is {fields.describe(row)}: give a dict '
+                             'with fields')
+    line = {}
+    for key, value in row.items():
+      try:
+        line[key] = json.dumps(_plain(value))
+      except (TypeError, ValueError) as error:  # Also of the decoding.
+        raise errors.UserError(f'row {number} of the source, field {key!r}: cannot be written as '
+                               f'JSON ({error}); make it a text') from error
+    yield '{' + ', '.join(f'{json.dumps(str(key))}: {line[key]}' for key in line) + '}\n'
+
+
+def _plain(value: Any) -> Any:
+  """bytes, NumPy scalars and arrays as JSON values."""
+  if isinstance(value, bytes):
+    return value.decode('utf-8')
+  if isinstance(value, np.floating):
+    return float(str(value))  # 0.1 in 32 bits is 0.1, not 0.10000000149011612.
+  if isinstance(value, np.ndarray):
+    return [_plain(one) for one in value] if value.ndim else _plain(value[()])
+  if isinstance(value, np.generic):
+    return value.item()
+  if isinstance(value, Mapping):
+    return {key: _plain(one) for key, one in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(one) for one in value]
+  return value

@@ -1,0 +1,1 @@
+"""How a completion becomes a rationale and a label, or a reason why not."""

@@ -1,0 +1,33 @@
+"""Self-consistency (Wang et al. 2023): of several samples, the label that most of them reach."""
+
+from collections.abc import Sequence
+
+from dss_jax import datasets, equations
+from dss_jax.teacher.read import parsed
+
+
+def choose(samples: Sequence[parsed.Parsed], dataset: datasets.Dataset) -> tuple[int, int]:
+  """The first sample with the most frequent label.
+
+  Labels are compared as the dataset's metric does: equations by their value. Samples that did not
+  parse have no vote; of equally frequent labels the one that came first wins.
+
+  Returns: (its index, how many samples share its label); (0, 0) if none parsed.
+  """
+  votes: dict[object, list[int]] = {}
+  for index, sample in enumerate(samples):
+    if sample.ok:
+      votes.setdefault(_same(sample.label, dataset), []).append(index)
+  if not votes:
+    return 0, 0
+  winners = max(votes.values(), key=len)  # The first of equals: a dict keeps its order.
+  return winners[0], len(winners)
+
+
+def _same(label: str, dataset: datasets.Dataset) -> object:
+  if dataset.metric != 'equation':
+    return label
+  try:
+    return round(equations.evaluate(label), 6)
+  except ValueError:  # A 'text' label that the equation parser did not check.
+    return label
