@@ -41,13 +41,24 @@ class Transformer(transformer.Transformer):
     """T5X asks, to find the rows of the cache."""
     return self.config.scan_layers
 
-  def __call__(self, *args, decode: bool = False, enable_dropout: bool = False, **kwargs):
-    """See `models.Transformer`; decoding goes through `new_cache` and `next_logits`."""
-    del decode
-    return super().__call__(*args, deterministic=not enable_dropout, **kwargs)
+  def __call__(
+      self, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens=None,
+      encoder_segment_ids=None, decoder_segment_ids=None, encoder_positions=None,
+      decoder_positions=None, *, decode: bool = False, enable_dropout: bool = False):
+    """See `models.Transformer`; decoding goes through `new_cache` and `next_logits`.
 
-  def encode(self, *args, deterministic: bool = True, enable_dropout: bool = False, **kwargs):
-    return super().encode(*args, deterministic=deterministic and not enable_dropout, **kwargs)
+    Targets are not needed, since their padding never influences a real position, nor positions.
+    """
+    del decoder_target_tokens, encoder_positions, decoder_positions, decode
+    return super().__call__(
+        encoder_input_tokens, decoder_input_tokens, encoder_segment_ids, decoder_segment_ids,
+        deterministic=not enable_dropout)
+
+  def encode(
+      self, encoder_input_tokens, encoder_segment_ids=None, *, deterministic: bool = True,
+      enable_dropout: bool = False):
+    return super().encode(encoder_input_tokens, encoder_segment_ids,
+                          deterministic=deterministic and not enable_dropout)
 
 
 def split_axes(variables: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,8 +22,8 @@ class Transformer(nn.Module):
 
   Shapes: B batch, S encoder length, T decoder length, D emb_dim, V vocab_size. Tokens and
   segment ids are int32. Token 0 is padding. Segment ids number the packed examples of a row
-  from 1; 0 is padding. Positions are accepted and not used: T5's are relative, and differences
-  of indices are exact inside a packed example.
+  from 1; 0 is padding. There are no positions: T5's are relative, and differences of indices are
+  exact inside a packed example.
   """
 
   config: T5Config
@@ -34,49 +34,40 @@ class Transformer(nn.Module):
     self.decoder = Decoder(self.config)
 
   def __call__(
-      self, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens=None,
-      encoder_segment_ids=None, decoder_segment_ids=None, encoder_positions=None,
-      decoder_positions=None, *, deterministic=True):
+      self, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids=None,
+      decoder_segment_ids=None, *, deterministic=True):
     """[B, S] and [B, T] -> float32 logits [B, T, V].
 
     Args:
       encoder_input_tokens: [B, S], padded with 0.
       decoder_input_tokens: [B, T], targets shifted right with start token 0 (per example).
-      decoder_target_tokens: not used, accepted for T5X's calling convention: padding of the
-        targets never influences a real position.
       encoder_segment_ids: [B, S] for packed rows.
       decoder_segment_ids: [B, T] for packed rows.
-      encoder_positions: not used.
-      decoder_positions: not used.
       deterministic: False needs an rng named 'dropout'.
 
     Raises:
       ValueError: if shapes disagree, or segment ids come for one side only.
     """
     hidden_BxTxD = self.hidden_states(
-      encoder_input_tokens, decoder_input_tokens, decoder_target_tokens, encoder_segment_ids,
-      decoder_segment_ids, encoder_positions, decoder_positions, deterministic=deterministic,
+      encoder_input_tokens, decoder_input_tokens, encoder_segment_ids, decoder_segment_ids,
+      deterministic=deterministic,
     )
     return self.logits_from_hidden(hidden_BxTxD)
 
   def hidden_states(
-      self, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens=None,
-      encoder_segment_ids=None, decoder_segment_ids=None, encoder_positions=None,
-      decoder_positions=None, *, deterministic=True):
+      self, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids=None,
+      decoder_segment_ids=None, *, deterministic=True):
     """`__call__` without the head: config.dtype [B, T, D], for `logits_from_hidden`."""
     encoded_BxSxD = self.encode(
-      encoder_input_tokens, encoder_segment_ids, encoder_positions, deterministic=deterministic
+      encoder_input_tokens, encoder_segment_ids, deterministic=deterministic
     )
     return self.decode_hidden(
-      encoded_BxSxD, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens,
-      encoder_segment_ids, decoder_segment_ids, decoder_positions, deterministic=deterministic,
+      encoded_BxSxD, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids,
+      decoder_segment_ids, deterministic=deterministic,
     )
 
-  def encode(
-      self, encoder_input_tokens, encoder_segment_ids=None, encoder_positions=None, *,
-      deterministic=True):
+  def encode(self, encoder_input_tokens, encoder_segment_ids=None, *, deterministic=True):
     """[B, S] -> config.dtype [B, S, D]."""
-    del encoder_positions
     _check_rank('encoder_input_tokens', encoder_input_tokens)
     _check_same('encoder', encoder_input_tokens, encoder_segment_ids)
     mask = masks.encoder_mask(encoder_input_tokens, encoder_segment_ids)
@@ -85,25 +76,22 @@ class Transformer(nn.Module):
     )
 
   def decode(
-      self, encoded, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens=None,
-      encoder_segment_ids=None, decoder_segment_ids=None, decoder_positions=None, *,
-      deterministic=True):
+      self, encoded, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids=None,
+      decoder_segment_ids=None, *, deterministic=True):
     """Encoded inputs [B, S, D] and decoder inputs [B, T] -> float32 logits [B, T, V].
 
     `encoded` may be None if `fill_cache` has filled the cross cache.
     """
     hidden_BxTxD = self.decode_hidden(
-      encoded, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens,
-      encoder_segment_ids, decoder_segment_ids, decoder_positions, deterministic=deterministic,
+      encoded, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids,
+      decoder_segment_ids, deterministic=deterministic,
     )
     return self.logits_from_hidden(hidden_BxTxD)
 
   def decode_hidden(
-      self, encoded, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens=None,
-      encoder_segment_ids=None, decoder_segment_ids=None, decoder_positions=None, *,
-      deterministic=True):
+      self, encoded, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids=None,
+      decoder_segment_ids=None, *, deterministic=True):
     """`decode` without the head: config.dtype [B, T, D]. `encoder_input_tokens` is for masks."""
-    del decoder_target_tokens, decoder_positions
     _check_rank('decoder_input_tokens', decoder_input_tokens)
     _check_same('decoder', decoder_input_tokens, decoder_segment_ids)
     if (encoder_segment_ids is None) != (decoder_segment_ids is None):
@@ -127,12 +115,12 @@ class Transformer(nn.Module):
     return nn.with_logical_constraint(logits_BxTxV, ('batch', 'length', 'vocab'))
 
   def fill_cache(self, encoder_input_tokens, max_decode_length: int):
-    """Encodes [B, S] and fills the cache; `decoding.init_cache` is the way to call it."""
+    """Encodes [B, S] and fills the cache; `decode.init_cache` is the way to call it."""
     encoded_BxSxD = self.encode(encoder_input_tokens)
     self.decoder.fill_cache(encoded_BxSxD, max_decode_length)
 
   def decode_step(self, tokens_B, cross_mask, index, max_decode_length: int):
-    """One token per row over the cache -> float32 logits [B, V]; see `decoding.decode_step`."""
+    """One token per row over the cache -> float32 logits [B, V]; see `decode.decode_step`."""
     x_Bx1xD = self.token_embedder(tokens_B[:, None])
     hidden_Bx1xD = self.decoder.step(x_Bx1xD, cross_mask, index, max_decode_length)
     return self.logits_from_hidden(hidden_Bx1xD)[:, 0]

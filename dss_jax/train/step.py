@@ -13,8 +13,8 @@ from dss_jax.train import state as state_lib
 Batch = Mapping[str, jax.Array]  # model features of data.DssFeatureConverter, int32 [B, length]
 Metrics = dict[str, jax.Array]
 
-_MODEL_INPUTS = ('encoder_input_tokens', 'decoder_input_tokens', 'encoder_segment_ids',
-                 'decoder_segment_ids', 'encoder_positions', 'decoder_positions')
+_MODEL_INPUTS = (
+    'encoder_input_tokens', 'decoder_input_tokens', 'encoder_segment_ids', 'decoder_segment_ids')
 
 
 def batch_loss(
@@ -31,7 +31,7 @@ def batch_loss(
   Args:
     model: the student.
     params: its parameters, unboxed.
-    batch: model features; segment ids and positions only where it is packed.
+    batch: model features; segment ids only where it is packed.
     counts: |L|, |R| of the global batch, float32 [2].
     alpha: weight of the label loss.
     dropout_key: for dropout, or None.
