@@ -9,10 +9,11 @@ from dss_jax.models.layout import is_stacked, stack_layers, unstack_layers
 from dss_jax.models.relative_position import relative_position_bucket
 from dss_jax.models.sampling import SampleResult, sample
 from dss_jax.models.scoring import score_targets
-from dss_jax.models.sizes import SIZES, t5_config
+from dss_jax.models.sizes import NAMED, SIZES, t5_config
 from dss_jax.models.transformer import Transformer
 
 __all__ = [
+  'NAMED',
   'SIZES',
   'BeamResult',
   'Cache',

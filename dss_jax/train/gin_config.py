@@ -4,6 +4,7 @@ import ast
 import logging
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import gin
 from dss_jax import data, errors, gin_files, models
@@ -43,13 +44,19 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> config_lib.TrainConf
 
 def read(files: Sequence[str], bindings: Sequence[str]) -> None:
   """Fills gin afresh with the files and then the bindings; see `parse`."""
-  gin_files.register()
+  given = [binding for binding in bindings if binding.startswith('DATASET=')]
+  dataset = given[-1].partition('=')[2].strip('\'"') if given else ''
+  gin_files.register(dataset)
   gin.clear_config()
   for path in files:
     _parse_file(path)
   known = _macros()
+  if (of := _macro('DATASET')) and dataset not in ('', of):
+    raise errors.UserError(f'--gin.DATASET={dataset}: the gin files given are of {of}')
   for binding in bindings:
     _bind(binding, known)
+  if of and '{DATASET}' in str(task := _macro('MIXTURE_OR_TASK_NAME')):
+    _bind(f"MIXTURE_OR_TASK_NAME={task.replace('{DATASET}', of)!r}", known)
 
 
 def resolved() -> str:
@@ -59,8 +66,8 @@ def resolved() -> str:
 
 def _parse_file(path: str) -> None:
   if gin_files.is_for_t5x(path):
-    ours = f'gin/native/{path.rpartition("/")[2]}'
-    there = f': this engine has {ours}' if ours in gin_files.known_files() else ''
+    both = gin_files.method_and_dataset(f'gin/native/{path.rpartition("/")[2]}')
+    there = f': this engine has gin/native/{both[0]}.gin --gin.DATASET={both[1]}' if both else ''
     raise errors.UserError(f'--gin_file={path} is for t5x/train.py{there}')
   logging.disable(logging.ERROR)  # gin logs an error for every place it looks in vain.
   try:
@@ -71,6 +78,8 @@ def _parse_file(path: str) -> None:
     raise errors.UserError(
         f'--gin_file={path}: {name} does not exist; '
         f'{errors.did_you_mean(name, gin_files.known_files())}') from error
+  except errors.UserError as error:  # gin appends where it was.
+    raise errors.UserError(f'--gin_file={path}: {str(error).partition(chr(10))[0]}') from error
   except (SyntaxError, ValueError, ImportError) as error:
     raise errors.UserError(f'--gin_file={path}: {explain(error)}') from error
   finally:
@@ -79,6 +88,10 @@ def _parse_file(path: str) -> None:
 
 def _macros() -> set[str]:
   return {scope for scope, selector in gin.config._CONFIG if selector == 'gin.macro'}
+
+
+def _macro(name: str) -> Any:
+  return gin.query_parameter(f'%{name}') if name in _macros() else None
 
 
 def _bind(binding: str, known: set[str]) -> None:
@@ -112,7 +125,7 @@ def explain(error: Exception) -> str:
   if isinstance(error, RecursionError):
     text = 'a macro that stands for itself'
   elif "'model_dir'" in text:  # No file binds the configurables.
-    text = 'these gin files make no run: give one such as gin/native/dss_cqa.gin'
+    text = 'these gin files make no run: give one such as gin/native/dss.gin'
   elif text.startswith('macro()'):
     text = 'a %NAME that no gin file defines'
   return ' '.join(_MODEL_FIELD.sub(_with_macro, text).split())

@@ -191,8 +191,8 @@ def test_a_size_that_libtpu_refuses_is_an_outcome_with_its_reason():
 @pytest.mark.slow
 def test_the_command(capsys):
   assert command.main([
-      '--gin_file=gin/native/dss_toy.gin', '--topology=v5e:2x2', '--mesh=-1x1x1',
-      '--gin.VOCAB_SIZE=128']) == 0
+      '--gin_file=gin/native/dss.gin', '--gin.DATASET=toy', '--topology=v5e:2x2',
+      '--mesh=-1x1x1', '--gin.VOCAB_SIZE=128']) == 0
   assert ' yes ' in capsys.readouterr().out
 
 
