@@ -97,8 +97,9 @@ def _made(path: str) -> str | None:
     return f"DATASET = {both[1]!r}\ninclude 'gin/native/{both[0]}.gin'\n"
   if found := re.fullmatch(r'gin/recipes/single_task_(\w+)\.gin', path):
     return f"include 'gin/recipes/{found[1]}.gin'\ninclude 'gin/recipes/single_task.gin'\n"
-  fields = _models().get(path.removeprefix(_MODELS).removesuffix('.gin'))
-  return fields and ''.join(f'T5Config.{name} = {value!r}\n' for name, value in fields.items())
+  if fields := _models().get(path.removeprefix(_MODELS).removesuffix('.gin')):
+    return ''.join(f'T5Config.{name} = {value!r}\n' for name, value in fields.items())
+  return None
 
 
 def _recipe() -> str:

@@ -34,7 +34,7 @@ class Sweep:
     methods: of METHODS.
     labels: 'gold', 'teacher' or both.
     fractions: of the training inputs, in (0, 1].
-    models: files of gin/native/models/ without ending, or paths of gin files; 'recipe' for the
+    models: published sizes such as 't5_1_1_xl', or paths of gin files; 'recipe' for the
       size in the dataset's own file.
     alphas: DSS_ALPHA of the methods that have one.
     seeds: of parameters, data order and choice of the fraction.
