@@ -1,22 +1,30 @@
 """gin files and `--gin.NAME=VALUE` -> a TrainConfig."""
 
 import ast
+import dataclasses
 import logging
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import gin
-from dss_jax import data, errors, gin_files, models
+from dss_jax import errors, gin_files, models
 from dss_jax.train import config as config_lib
 
-_TrainConfig = gin.external_configurable(config_lib.TrainConfig, module='dss_jax.train')
-for _configurable in (
-    config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.MeshConfig,
-    config_lib.EvalConfig, config_lib.CheckpointConfig):
-  gin.external_configurable(_configurable, module='dss_jax.train')
-gin.external_configurable(models.T5Config, module='dss_jax.models')
-gin.external_configurable(data.DataSettings, module='dss_jax.data')
+_CLASSES: dict[str, Any] = {}  # Dataclasses, by the names that gin has for them.
+
+
+def configurable(cls: Any, module: str) -> Any:
+  """Lets gin files bind the fields of a dataclass; makes one from what they bind."""
+  _CLASSES[f'{module}.{cls.__name__}'] = cls
+  return gin.external_configurable(cls, module=module)
+
+
+_TrainConfig = configurable(config_lib.TrainConfig, 'dss_jax.train')
+for _cls in (config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.MeshConfig,
+             config_lib.EvalConfig, config_lib.CheckpointConfig):
+  configurable(_cls, 'dss_jax.train')
+configurable(models.T5Config, 'dss_jax.models')
 
 _MODEL = f'dss_jax.models.{models.T5Config.__name__}'
 _MODEL_FIELD = re.compile(r'T5Config\.(\w+) is (.*?):(?= use )')
@@ -50,6 +58,7 @@ def read(files: Sequence[str], bindings: Sequence[str]) -> None:
   gin.clear_config()
   for path in files:
     _parse_file(path)
+  _bind_defaults()
   known = _macros()
   if (of := _macro('DATASET')) and dataset not in ('', of):
     raise errors.UserError(f'--gin.DATASET={dataset}: the gin files given are of {of}')
@@ -88,6 +97,18 @@ def _parse_file(path: str) -> None:
 
 def _macros() -> set[str]:
   return {scope for scope, selector in gin.config._CONFIG if selector == 'gin.macro'}
+
+
+def _bind_defaults() -> None:
+  """Gives a macro that no file sets the default of the field that it is bound to."""
+  bound = [(selector, name, repr(value)) for (_, selector), values in gin.config._CONFIG.items()
+           for name, value in values.items() if selector in _CLASSES]
+  for selector, name, value in bound:
+    field = _CLASSES[selector].__dataclass_fields__[name]
+    default = field.default_factory() if callable(field.default_factory) else field.default
+    macro = value.removeprefix('%')
+    if macro not in {value, *_macros()} and default is not dataclasses.MISSING:
+      gin.bind_parameter((macro, 'gin.macro', 'value'), default)
 
 
 def _macro(name: str) -> Any:
