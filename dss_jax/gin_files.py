@@ -110,7 +110,7 @@ def _recipe() -> str:
   """
   name = _given
   with contextlib.suppress(ValueError):  # Of a file that was read before this one.
-    name = gin.query_parameter('%DATASET')
+    name = str(gin.query_parameter('%DATASET'))
   own = f'gin/recipes/{name}.gin'
   recipes = {path.stem for path in (configs_dir() / 'recipes').glob('*.gin')}
   known = recipes - {'paper', 'single_task', 'unpacked'} | set(datasets.names())
@@ -118,8 +118,8 @@ def _recipe() -> str:
     raise errors.UserError(f'give --gin.DATASET=NAME; known: {", ".join(sorted(known))}')
   if name not in known and not (os.path.isfile(own) and name not in recipes):
     raise errors.UserError(
-        f'DATASET={name}: {errors.did_you_mean(str(name), known)} A data set of your own is '
-        'registered in a module that --import=MODULE names')
+        f'DATASET={name}: {errors.did_you_mean(name, known)}; one of your own is registered '
+        'in a module that --import=MODULE names')
   recipe = own if exists(own) else 'gin/recipes/paper.gin'
   model = f"include '{_MODELS}{name}.gin'\n" if name in _models() else ''
   return f"DATASET = {name!r}\ninclude '{recipe}'\n{model}"

@@ -28,6 +28,9 @@ examples:
   python -m dss_jax.train --gin_file=gin/native/finetune.gin --gin.DATASET=cqa ...
   python -m dss_jax.train --gin_file=gin/native/distill.gin --gin.DATASET=cqa ...
 
+  # Another published size, of dss_jax/models/sizes.py (the default is T5 v1.1 base):
+  python -m dss_jax.train ... --gin_file=gin/native/models/t5_1_1_large.gin
+
 settings (--gin.NAME=VALUE; --print_config shows all with their values):
   MODEL_DIR, RECORDS_DIR, VOCABULARY   folders and the SentencePiece model (or bytes)
   INITIAL_CHECKPOINT_PATH              pretrained T5 to start from: Hugging Face, T5X or native
