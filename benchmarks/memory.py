@@ -63,7 +63,9 @@ def _ours(args: argparse.Namespace, remat: str, chunk: int) -> dict[str, Any]:
   config = config_lib.TrainConfig(
       model_dir='unused', loss_chunk=chunk, microbatches=args.microbatches,
       model=flags.model_config(args, remat=remat, dropout_rate=0.1),
-      data=config_lib.DataConfig('dss_cqa', 'bytes', args.lengths, args.batch_size))
+      data=config_lib.DataConfig(
+          mixture_or_task='dss_cqa', vocabulary='bytes', feature_lengths=args.lengths,
+          batch_size=args.batch_size))
   if args.chip == 'cpu':
     return _totals(compiled.run(compiled.TRAIN, config, jax.devices('cpu')[:1], sys.maxsize))
   outcome = jobs.run(jobs.Job(compiled.TRAIN, args.chip, config), timeout=args.timeout)

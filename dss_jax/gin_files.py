@@ -3,11 +3,29 @@
 `gin/` installs as `dss_jax/configs`. Files name each other as in a checkout
 (`include 'gin/recipes/paper.gin'`), and so do command lines; after `register()` such a path
 is also found from any other directory, in the package.
+
+Some names are no files, and what stands in them is made when they are read:
+
+  gin/recipes/{DATASET}.gin          the recipe of the run's dataset, or the paper's if it has none
+  gin/native/dss_cqa.gin             gin/native/dss.gin with DATASET = 'cqa'
+  gin/recipes/single_task_cqa.gin    gin/recipes/cqa.gin and gin/recipes/single_task.gin
+  gin/native/models/t5_1_1_xl.gin    a size of `models.NAMED`
 """
 
+import contextlib
+import io
+import os
 import pathlib
+import re
+from typing import Any
 
 import gin
+from dss_jax import datasets, errors
+
+_RECIPE = 'gin/recipes/{DATASET}.gin'
+_MODELS = 'gin/native/models/'
+_METHODS = 'dss_teacher|dss_shuffled|dss|finetune|distill|rationale_then_label'
+_given = ''  # The dataset of the command line, which is read before the files that it is for.
 
 
 def configs_dir() -> pathlib.Path:
@@ -17,30 +35,96 @@ def configs_dir() -> pathlib.Path:
   return installed if installed.is_dir() else package.parent / 'gin'
 
 
-def _packaged(path: str) -> pathlib.Path:
-  return configs_dir() / pathlib.PurePosixPath(path).relative_to('gin')
+def register(dataset: str = '') -> None:
+  """Makes gin find `gin/...` wherever the program was started.
 
-
-def _exists(path: str) -> bool:
-  return path.startswith('gin/') and _packaged(path).is_file()
-
-
-def _open(path: str):
-  return open(_packaged(path), encoding='utf-8')
-
-
-def register() -> None:
-  """Makes gin find `gin/...` wherever the program was started."""
+  Args:
+    dataset: what files are read for that leave it open, and set no DATASET before.
+  """
+  global _given
+  _given = dataset
   gin.config.register_file_reader(_open, _exists)
 
 
+def exists(path: str) -> bool:
+  """Whether gin can read `path`: a file, one of ours, or a name that is made into one."""
+  return os.path.isfile(path) or _exists(path)
+
+
 def known_files() -> list[str]:
-  """['gin/dss_cqa.gin', 'gin/native/dss_cqa.gin', ...]"""
+  """['gin/dss_cqa.gin', 'gin/native/dss.gin', 'gin/native/models/t5_1_1_xl.gin', ...]"""
   root = configs_dir()
-  return sorted('gin/' + str(path.relative_to(root).as_posix()) for path in root.rglob('*.gin'))
+  files = ['gin/' + str(path.relative_to(root).as_posix()) for path in root.rglob('*.gin')]
+  return sorted([*files, *(f'{_MODELS}{name}.gin' for name in _models())])
+
+
+def takes_dataset(path: str) -> bool:
+  """Whether `path` is a method of ours, which makes a run of any DATASET: 'gin/native/dss.gin'."""
+  return re.fullmatch(rf'gin/native/({_METHODS})\.gin', path) is not None
+
+
+def method_and_dataset(path: str) -> tuple[str, str] | None:
+  """'gin/native/dss_teacher_cqa.gin' -> ('dss_teacher', 'cqa')."""
+  found = re.fullmatch(rf'gin/native/({_METHODS})_([^/]+)\.gin', path)
+  return (found[1], found[2]) if found else None
 
 
 def is_for_t5x(path: str) -> bool:
   """Whether a file of ours is for T5X's programs: 'gin/dss_cqa.gin', 'gin/t5x/run.gin'."""
   return path in known_files() and not path.startswith(
       ('gin/native/', 'gin/recipes/', 'gin/sweeps/'))
+
+
+def _packaged(path: str) -> pathlib.Path:
+  return configs_dir() / pathlib.PurePosixPath(path).relative_to('gin')
+
+
+def _exists(path: str) -> bool:
+  return path.startswith('gin/') and (_packaged(path).is_file() or _made(path) is not None)
+
+
+def _open(path: str):
+  if _packaged(path).is_file():
+    return open(_packaged(path), encoding='utf-8')
+  return io.StringIO(_made(path))
+
+
+def _made(path: str) -> str | None:
+  """The text of a name that is no file."""
+  if path == _RECIPE:
+    return _recipe()
+  if both := method_and_dataset(path):
+    return f"DATASET = {both[1]!r}\ninclude 'gin/native/{both[0]}.gin'\n"
+  if found := re.fullmatch(r'gin/recipes/single_task_(\w+)\.gin', path):
+    return f"include 'gin/recipes/{found[1]}.gin'\ninclude 'gin/recipes/single_task.gin'\n"
+  if fields := _models().get(path.removeprefix(_MODELS).removesuffix('.gin')):
+    return ''.join(f'T5Config.{name} = {value!r}\n' for name, value in fields.items())
+  return None
+
+
+def _recipe() -> str:
+  """What DATASET changes; a size of its name is its model.
+
+  Raises:
+    UserError: no DATASET, or one that nobody knows.
+  """
+  name = _given
+  with contextlib.suppress(ValueError):  # Of a file that was read before this one.
+    name = str(gin.query_parameter('%DATASET'))
+  own = f'gin/recipes/{name}.gin'
+  recipes = {path.stem for path in (configs_dir() / 'recipes').glob('*.gin')}
+  known = recipes - {'paper', 'single_task', 'unpacked'} | set(datasets.names())
+  if not name:
+    raise errors.UserError(f'give --gin.DATASET=NAME; known: {", ".join(sorted(known))}')
+  if name not in known and not (os.path.isfile(own) and name not in recipes):
+    raise errors.UserError(
+        f'DATASET={name}: {errors.did_you_mean(name, known)}; one of your own is registered '
+        'in a module that --import=MODULE names')
+  recipe = own if exists(own) else 'gin/recipes/paper.gin'
+  model = f"include '{_MODELS}{name}.gin'\n" if name in _models() else ''
+  return f"DATASET = {name!r}\ninclude '{recipe}'\n{model}"
+
+
+def _models() -> dict[str, dict[str, Any]]:
+  from dss_jax import models  # Late: it loads jax and flax.
+  return models.NAMED

@@ -19,10 +19,7 @@ import tqdm
 
 from dss_jax import cli, valid
 
-METHODS = {  # gin file of each method
-    'standard': 'gin/native/finetune_toy.gin',
-    'DSS': 'gin/native/dss_toy.gin',
-}
+METHODS = {'standard': 'gin/native/finetune.gin', 'DSS': 'gin/native/dss.gin'}
 NUM_FACTS = 20
 TRAIN_INPUTS = 800
 FRACTIONS = (0.25, 0.5, 1.0)
@@ -122,9 +119,9 @@ def train_cell(
   import dss_jax.tasks  # noqa: F401, registers the toy tasks
   from dss_jax.train import gin_config, loop
   config = gin_config.parse([METHODS[cell.method]], [
-      f'MODEL_DIR={model_dir}', f'RECORDS_DIR={records_dir}', f'VOCABULARY={vocabulary}',
-      f'TRAIN_STEPS={steps}', f'WARMUP_STEPS={min(50, steps)}', f'TRAIN_FRACTION={cell.fraction}',
-      f'TRAIN_FRACTION_SEED={cell.seed}', f'SEED={cell.seed}'])
+      'DATASET=toy', f'MODEL_DIR={model_dir}', f'RECORDS_DIR={records_dir}',
+      f'VOCABULARY={vocabulary}', f'TRAIN_STEPS={steps}', f'WARMUP_STEPS={min(50, steps)}',
+      f'TRAIN_FRACTION={cell.fraction}', f'TRAIN_FRACTION_SEED={cell.seed}', f'SEED={cell.seed}'])
   return loop.train(config, gin_config.resolved()).test['accuracy']
 
 

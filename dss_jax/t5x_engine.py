@@ -207,22 +207,15 @@ def adamw(
   return optimizers.OptaxWrapper(optimizer_lib.make_optimizer(config, rates))
 
 
-def data(
-    vocabulary: str, records_dir: str = '', label_prefix: str = '[label] ',
-    rationale_prefix: str = '[rationale] ', train_fraction: float = 1.0,
-    train_fraction_seed: int = 0, mixture_or_task: str = '',
-) -> seqio.Vocabulary:
-  """Says what the tasks read (see `DataSettings`) and returns their vocabulary.
+def data(mixture_or_task: str = '', **settings_of_all: Any) -> seqio.Vocabulary:
+  """Says what the tasks read, by fields of `DataSettings`, and returns their vocabulary.
 
   T5X makes the model, which needs the vocabulary, before it opens any data set.
 
   Raises:
     UserError: labels or answer phrase of `mixture_or_task` that the vocabulary cannot write.
   """
-  chosen = settings.configure(
-      records_dir=records_dir, vocabulary=vocabulary, label_prefix=label_prefix,
-      rationale_prefix=rationale_prefix, train_fraction=train_fraction,
-      train_fraction_seed=train_fraction_seed)
+  chosen = settings.configure(**settings_of_all)
   if mixture_or_task:
     checks.check_answers(mixture_or_task)
   return vocabularies.load(chosen.vocabulary)

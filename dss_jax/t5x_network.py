@@ -41,7 +41,7 @@ class Transformer(transformer.Transformer):
     """T5X asks, to find the rows of the cache."""
     return self.config.scan_layers
 
-  def __call__(
+  def __call__(  # type: ignore[override]  # T5X's order
       self, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens=None,
       encoder_segment_ids=None, decoder_segment_ids=None, encoder_positions=None,
       decoder_positions=None, *, decode: bool = False, enable_dropout: bool = False):

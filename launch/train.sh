@@ -8,9 +8,9 @@
 # SIGTERM or Ctrl-C to this script goes to the trainer and is final.
 #
 # Examples, one machine with GPUs, and one TPU VM host:
-#   launch/train.sh --accelerator=gpu --restarts=5 -- --gin_file=gin/native/dss_cqa.gin \
+#   launch/train.sh --accelerator=gpu --restarts=5 -- --gin_file=gin/native/dss.gin --gin.DATASET=cqa \
 #       --gin.RECORDS_DIR=records --gin.MODEL_DIR=runs/cqa
-#   launch/train.sh --accelerator=tpu -- --gin_file=gin/native/dss_cqa.gin \
+#   launch/train.sh --accelerator=tpu -- --gin_file=gin/native/dss.gin --gin.DATASET=cqa \
 #       --gin.RECORDS_DIR=gs://my-bucket/records --gin.MODEL_DIR=gs://my-bucket/runs/cqa
 # For TPU slices see launch/tpu_vm.sh, for GPUs of several machines launch/slurm.sh.
 set -euo pipefail

@@ -95,7 +95,7 @@ def test_only_googles_store_is_read(path, local, taken):
 @pytest.mark.parametrize('words', [
     ['predict', '--model_dir=m', '--input=s3://b/x', '--output=y'],
     ['predict', '--model_dir=m', '--input', 's3://b/x', '--output=y'],
-    ['train', '--gin_file=gin/native/dss_toy.gin', "--gin.RECORDS_DIR='s3://b/x'"],
+    ['train', '--gin_file=gin/native/dss.gin', "--gin.RECORDS_DIR='s3://b/x'"],
     ['report', 's3://b/x'],
 ])
 def test_every_verb_refuses_other_stores(words):

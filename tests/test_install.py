@@ -18,10 +18,10 @@ assert seqio.get_mixture_or_task('dss_anli').tasks
 from dss_jax import gin_files
 from dss_jax.train import gin_config
 assert str(gin_files.configs_dir()).startswith(sys.argv[1])
-config = gin_config.parse(['gin/native/dss_anli.gin'], ['MODEL_DIR=run'])
+config = gin_config.parse(['gin/native/dss.gin'], ['DATASET=anli', 'MODEL_DIR=run'])
 assert config.data.mixture_or_task == 'dss_anli'
 assert not os.listdir('.'), os.listdir('.')
-print(len(gin_files.known_files()), 'gin files')
+print(len(list(gin_files.configs_dir().rglob('*.gin'))), 'gin files')
 """
 
 

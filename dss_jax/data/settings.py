@@ -1,14 +1,14 @@
 """Where the SeqIO tasks read from: settings that are looked up when a task is *used*.
 
 Tasks are registered at import and must not touch a file then, so they hold no path. The
-native trainer calls `configure(...)`; under T5X, gin binds the arguments of `DataSettings`.
+native trainer and `t5x_engine.data` call `configure(...)`.
 """
 
 import dataclasses
 import os
 from typing import Any
 
-from dss_jax import errors, files
+from dss_jax import errors, files, valid
 
 # The public SentencePiece model of T5 v1.0 and v1.1 (32,000 pieces; 100 sentinels are extra ids).
 T5_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
@@ -30,7 +30,7 @@ class DataSettings:
     train_fraction_seed: which subset.
   """
 
-  records_dir: str = ''
+  records_dir: str = dataclasses.field(default='', metadata={'free': True})  # see train/config.py
   vocabulary: str = T5_VOCABULARY
   label_prefix: str = '[label] '
   rationale_prefix: str = '[rationale] '
@@ -38,9 +38,10 @@ class DataSettings:
   train_fraction_seed: int = 0
 
   def __post_init__(self):
-    if not 0.0 < self.train_fraction <= 1.0:
-      raise errors.UserError(
-          f'TRAIN_FRACTION={self.train_fraction}: use a share of the training inputs in (0, 1]')
+    valid.path(VOCABULARY=self.vocabulary, RECORDS_DIR=self.records_dir)
+    valid.text(LABEL_PREFIX=self.label_prefix, RATIONALE_PREFIX=self.rationale_prefix)
+    valid.share(TRAIN_FRACTION=self.train_fraction)
+    valid.whole(0, TRAIN_FRACTION_SEED=self.train_fraction_seed)
 
 
 _configured: DataSettings | None = None
@@ -59,7 +60,7 @@ def is_configured() -> bool:
 
 
 def current() -> DataSettings:
-  """What `configure` set, else a fresh `DataSettings()` (which gin may have bound)."""
+  """What `configure` set, else the defaults."""
   return _configured or DataSettings()
 
 

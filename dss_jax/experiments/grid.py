@@ -10,7 +10,7 @@ from typing import Any
 
 from dss_jax import errors, gin_files, valid
 
-METHODS = {  # method: {label source: what its gin files begin with}
+METHODS = {  # method: {label source: its gin file}
     'dss': {'gold': 'dss', 'teacher': 'dss_teacher'},
     'dss_shuffled': {'gold': 'dss_shuffled'},
     'finetune': {'gold': 'finetune'},
@@ -34,11 +34,12 @@ class Sweep:
     methods: of METHODS.
     labels: 'gold', 'teacher' or both.
     fractions: of the training inputs, in (0, 1].
-    models: files of gin/native/models/ without ending, or paths of gin files; 'recipe' for the
+    models: published sizes such as 't5_1_1_xl', or paths of gin files; 'recipe' for the
       size in the dataset's own file.
     alphas: DSS_ALPHA of the methods that have one.
     seeds: of parameters, data order and choice of the fraction.
-    run_file: where a run's settings are; {method} and {dataset} are replaced.
+    run_file: where a run's settings are; {method} and {dataset} are replaced. Files of
+      gin/native get the DATASET; your own that want it: `settings={'DATASET': '{dataset}'}`.
     overlays: gin files that follow in every run.
     settings: {'TRAIN_STEPS': 500, ...} of every run; {dataset}, {method} and {model} in a text
       are replaced: {'INITIAL_CHECKPOINT_PATH': 'weights/{model}'}.
@@ -53,7 +54,7 @@ class Sweep:
   models: Sequence[str] = (AS_IN_RECIPE,)
   alphas: Sequence[float] = (0.5,)
   seeds: Sequence[int] = (0, 1, 2)
-  run_file: str = 'gin/native/{method}_{dataset}.gin'
+  run_file: str = 'gin/native/{method}.gin'
   overlays: Sequence[str] = ()
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   settings_for: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -142,7 +143,7 @@ def files(sweep: Sweep, cell: Cell) -> list[str]:
   Raises:
     UserError: there is none for the model, or for the method and dataset.
   """
-  run = sweep.run_file.format(method=METHODS[cell.method][cell.labels], dataset=cell.dataset)
+  run = _run_file(sweep, cell)
   _check_file(run, f'RUN_FILE: no gin file of {cell.method} on {cell.dataset}')
   if cell.model == AS_IN_RECIPE:
     return [run, *sweep.overlays]
@@ -151,8 +152,12 @@ def files(sweep: Sweep, cell: Cell) -> list[str]:
   return [run, *sweep.overlays, model]
 
 
+def _run_file(sweep: Sweep, cell: Cell) -> str:
+  return sweep.run_file.format(method=METHODS[cell.method][cell.labels], dataset=cell.dataset)
+
+
 def _check_file(path: str, what: str) -> None:
-  if not os.path.exists(path) and path not in gin_files.known_files():
+  if not gin_files.exists(path):
     raise errors.UserError(
         f'{what}: {path} does not exist; {errors.did_you_mean(path, gin_files.known_files())}')
 
@@ -164,6 +169,8 @@ def bindings(sweep: Sweep, cell: Cell, out: str) -> list[str]:
     chosen |= sweep.settings_for.get(name, {})
   chosen |= {'MODEL_DIR': os.path.join(out, 'runs', cell.key), 'TRAIN_FRACTION': cell.fraction,
              'TRAIN_FRACTION_SEED': cell.seed, 'SEED': cell.seed}
+  if gin_files.takes_dataset(_run_file(sweep, cell)):
+    chosen['DATASET'] = cell.dataset
   if cell.alpha is not None:
     chosen['DSS_ALPHA'] = cell.alpha
   names = {'{dataset}': cell.dataset, '{method}': cell.method, '{model}': short(cell.model)}

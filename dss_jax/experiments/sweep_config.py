@@ -8,7 +8,7 @@ from dss_jax import errors
 from dss_jax.experiments import grid
 from dss_jax.train import gin_config
 
-_Sweep = gin.external_configurable(grid.Sweep, module='dss_jax.experiments')
+_Sweep = gin_config.configurable(grid.Sweep, 'dss_jax.experiments')
 
 
 def parse(files: Sequence[str], bindings: Sequence[str]) -> grid.Sweep:

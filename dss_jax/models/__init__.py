@@ -3,10 +3,11 @@
 from dss_jax.models.config import T5Config
 from dss_jax.models.layout import is_stacked, stack_layers, unstack_layers
 from dss_jax.models.relative_position import relative_position_bucket
-from dss_jax.models.sizes import SIZES, t5_config
+from dss_jax.models.sizes import NAMED, SIZES, t5_config
 from dss_jax.models.transformer import Transformer, init_params
 
 __all__ = [
+  'NAMED',
   'SIZES',
   'T5Config',
   'Transformer',

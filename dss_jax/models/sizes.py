@@ -33,6 +33,14 @@ _FAMILY = {
   '1.0': {'mlp_activations': ('relu',), 'logits_via_embedding': True},
   '1.1': {'mlp_activations': ('gelu', 'linear'), 'logits_via_embedding': False},
 }
+# What `gin/native/models/NAME.gin` sets, by NAME: 't5_1_1_base', ...
+NAMED = {
+  f't5_{version.replace(".", "_")}_{size}': {**dims, **_FAMILY[version]}
+  for version, sizes in SIZES.items() for size, dims in sizes.items()
+}
+# Big enough to learn the toy set's rationales, small enough for seconds on a CPU.
+NAMED['toy'] = {**_dims(32, 2, 16, 2, 64), **_FAMILY['1.1'],
+                'num_decoder_layers': 1, 'mlp_activations': ('relu',)}
 # One model has two names: 3 and 11 billion parameters in v1.0, xl and xxl in v1.1.
 _TWINS = {'xl': '3b', 'xxl': '11b', '3b': 'xl', '11b': 'xxl'}
 

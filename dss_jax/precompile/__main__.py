@@ -17,13 +17,14 @@ names its records, they are looked at as before a training: lengths, and what th
 _EPILOG = """\
 examples:
   # Does the paper's batch of T5 v1.1 large fit on eight v5e chips, and in how many parts?
-  python -m dss_jax.precompile --gin_file=gin/native/dss_anli.gin \\
+  python -m dss_jax.precompile --gin_file=gin/native/dss.gin --gin.DATASET=anli \\
       --gin_file=gin/recipes/unpacked.gin --models=t5_1_1_large --gin.REMAT=full \\
       --topology=v5e:2x4 --mesh=1x-1x1
 
   # One table over slices, models and meshes; the same command again goes on where it stopped.
-  python -m dss_jax.precompile --gin_file=gin/native/dss_anli.gin --models=t5_1_1_xl,t5_1_1_xxl \\
-      --topology=v5e:4x4,v6e:4x4 --sweep --output=plan.jsonl --format=markdown
+  python -m dss_jax.precompile --gin_file=gin/native/dss.gin --gin.DATASET=anli \\
+      --models=t5_1_1_xl,t5_1_1_xxl --topology=v5e:4x4,v6e:4x4 --sweep \\
+      --output=plan.jsonl --format=markdown
 
 A compilation takes minutes, in a process of its own. docs/tpu_plan.md says what the figures mean.
 """
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--import', dest='modules', action='append', default=[], metavar='MODULE',
       help='a module that registers tasks of your own; may be repeated')
   add('--models', default='', metavar='NAME,...',
-      help='gin/native/models/NAME.gin, one after the other (default: of the gin files)')
+      help='published sizes such as t5_1_1_xl, one after the other (default: of the gin files)')
   add('--topology', action='append', required=True, metavar='NAME,...',
       help='slices such as v5e:4x4 or v4:2x2x4 (chips), h100:8 (GPUs of a host); may be '
            'repeated')
@@ -68,11 +69,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, compiles cell by cell, prints the table."""
   os.environ['JAX_PLATFORMS'] = 'cpu'  # Where libtpu is installed, JAX would look for a TPU.
-  cli.import_quietly('dss_jax.train.gin_config')
-  from dss_jax.precompile import cells, journal, sweep, table, topologies
   from dss_jax.train import __main__ as train_main
   rest, bindings = train_main.split_bindings(sys.argv[1:] if argv is None else argv)
   args = _parser().parse_args(rest)
+  own = ['dss_jax.tasks', *args.modules] if args.modules else []  # Data sets to be named.
+  cli.import_quietly('dss_jax.train.gin_config', *own)
+  from dss_jax.precompile import cells, journal, sweep, table, topologies
   valid.number(lambda x: x > 0, 'above 0, of minutes', **{'--timeout': args.timeout})
   valid.whole(1, **{'--max_compiles': args.max_compiles})
   runs = _runs(args.gin_file, bindings, _split(args.models))
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   for topology in {cell.topology.name: cell.topology for cell in wanted}.values():
     if not args.known_only and (problem := topologies.missing(topology)):
       raise errors.UserError(f'--topology={topology.name}: {problem}')
-  for line in _look_at_data(runs[0][1], args.modules):
+  for line in _look_at_data(runs[0][1]):
     print(f'warning: {line}', file=sys.stderr)
   settings = cells.Settings(
       search=args.microbatches == 'auto', decode=args.decode, timeout=60 * args.timeout,
@@ -90,11 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _look_at_data(config, modules: Sequence[str]) -> list[str]:
+def _look_at_data(config) -> list[str]:
   """What training would warn of; UserError for what it refuses. A plan does not need the data."""
   if not (config.data.records_dir or os.environ.get('DSS_DATA_DIR')):
     return []
-  cli.import_quietly('dss_jax.tasks', *modules)
+  cli.import_quietly('dss_jax.tasks')
   from dss_jax.train import loop
   return loop.look_at_data(config)
 

@@ -13,24 +13,29 @@ Train a student T5 on rationale records. Starting the same command again resumes
 _EPILOG = """\
 examples:
   # Distilling Step-by-Step on CommonsenseQA, the paper's settings:
-  python -m dss_jax.train --gin_file=gin/native/dss_cqa.gin \\
+  python -m dss_jax.train --gin_file=gin/native/dss.gin --gin.DATASET=cqa \\
       --gin.RECORDS_DIR=records --gin.MODEL_DIR=runs/dss_cqa
 
   # A small student from scratch with a vocabulary of its own, on a CPU:
-  python -m dss_jax.train --gin_file=gin/native/dss_cqa.gin --gin_file=gin/native/tiny.gin \\
-      --gin.RECORDS_DIR=records --gin.VOCABULARY=cqa.model --gin.MODEL_DIR=runs/tiny
+  python -m dss_jax.train --gin_file=gin/native/dss.gin --gin.DATASET=cqa \\
+      --gin_file=gin/native/tiny.gin --gin.RECORDS_DIR=records \\
+      --gin.VOCABULARY=cqa.model --gin.MODEL_DIR=runs/tiny
 
   # From public weights that you downloaded (also a T5X checkpoint, or gs://):
   python -m dss_jax.train ... --gin.INITIAL_CHECKPOINT_PATH=t5-v1_1-base
 
   # The baselines: standard fine-tuning, standard distillation.
-  python -m dss_jax.train --gin_file=gin/native/finetune_cqa.gin ...
-  python -m dss_jax.train --gin_file=gin/native/distill_cqa.gin ...
+  python -m dss_jax.train --gin_file=gin/native/finetune.gin --gin.DATASET=cqa ...
+  python -m dss_jax.train --gin_file=gin/native/distill.gin --gin.DATASET=cqa ...
+
+  # Another published size, of dss_jax/models/sizes.py (the default is T5 v1.1 base):
+  python -m dss_jax.train ... --gin_file=gin/native/models/t5_1_1_large.gin
 
 settings (--gin.NAME=VALUE; --print_config shows all with their values):
   MODEL_DIR, RECORDS_DIR, VOCABULARY   folders and the SentencePiece model (or bytes)
   INITIAL_CHECKPOINT_PATH              pretrained T5 to start from: Hugging Face, T5X or native
-  MIXTURE_OR_TASK_NAME                 what to train on: dss_cqa, dss_cqa_teacher, cqa_finetune, ...
+  DATASET                              cqa, svamp, ... or one of your own, see --import
+  MIXTURE_OR_TASK_NAME                 what to train on, if not what file and DATASET say
   TRAIN_STEPS, BATCH_SIZE, TASK_FEATURE_LENGTHS, PACK, MICROBATCHES
   DSS_ALPHA                            weight of the label loss, 0.5 in the paper
   TRAIN_FRACTION                       nested subset of the training inputs

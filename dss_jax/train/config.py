@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dss_jax import data as data_lib
 from dss_jax import errors, models, valid
 from dss_jax.sharding import MeshConfig
 
@@ -23,9 +24,9 @@ def _free(default):
   return dataclasses.field(default=default, metadata=_FREE)
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """What the student reads.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(data_lib.DataSettings):
+  """What the student reads: what every task does, see `DataSettings`, and what one run does.
 
   Attributes:
     mixture_or_task: a registered SeqIO name, e.g. 'dss_cqa' or 'cqa_finetune'.
@@ -34,31 +35,20 @@ class DataConfig:
     batch_size: rows of a global batch; with packing a row holds several examples.
     pack: several examples per row. Exact without dropout, whose masks are a row's: only padding
       is saved.
-    records_dir: folder of the records; default `$DSS_DATA_DIR`.
-    vocabulary: path of a SentencePiece model, or 'bytes'.
-    label_prefix, rationale_prefix: '[label] ' and '[rationale] ' in the paper.
-    train_fraction, train_fraction_seed: a nested subset of the training inputs.
     seed: order of the examples.
     verify_records: compare the shards' checksums with the manifest before training.
   """
 
   mixture_or_task: str
-  vocabulary: str
   feature_lengths: Mapping[str, int]
   batch_size: int
   pack: bool = True
-  records_dir: str = _free('')
-  label_prefix: str = '[label] '
-  rationale_prefix: str = '[rationale] '
-  train_fraction: float = 1.0
-  train_fraction_seed: int = 0
   seed: int = 0
   verify_records: bool = _free(True)
 
   def __post_init__(self):
-    valid.text(MIXTURE_OR_TASK_NAME=self.mixture_or_task, LABEL_PREFIX=self.label_prefix,
-               RATIONALE_PREFIX=self.rationale_prefix)
-    valid.path(VOCABULARY=self.vocabulary, RECORDS_DIR=self.records_dir)
+    super().__post_init__()
+    valid.text(MIXTURE_OR_TASK_NAME=self.mixture_or_task)
     lengths = self.feature_lengths
     if not isinstance(lengths, Mapping) or set(lengths) != {'inputs', 'targets'}:
       raise errors.UserError(
@@ -66,8 +56,7 @@ class DataConfig:
     valid.whole(1, BATCH_SIZE=self.batch_size, **{
         f"TASK_FEATURE_LENGTHS['{side}']": length for side, length in lengths.items()})
     valid.flag(PACK=self.pack, VERIFY_RECORDS=self.verify_records)
-    valid.share(TRAIN_FRACTION=self.train_fraction)
-    valid.whole(0, TRAIN_FRACTION_SEED=self.train_fraction_seed, SEED=self.seed)
+    valid.whole(0, SEED=self.seed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,21 +1,30 @@
 """gin files and `--gin.NAME=VALUE` -> a TrainConfig."""
 
 import ast
+import dataclasses
 import logging
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import gin
-from dss_jax import data, errors, gin_files, models
+from dss_jax import errors, gin_files, models
 from dss_jax.train import config as config_lib
 
-_TrainConfig = gin.external_configurable(config_lib.TrainConfig, module='dss_jax.train')
-for _configurable in (
-    config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.MeshConfig,
-    config_lib.EvalConfig, config_lib.CheckpointConfig):
-  gin.external_configurable(_configurable, module='dss_jax.train')
-gin.external_configurable(models.T5Config, module='dss_jax.models')
-gin.external_configurable(data.DataSettings, module='dss_jax.data')
+_CLASSES: dict[str, Any] = {}  # Dataclasses, by the names that gin has for them.
+
+
+def configurable(cls: Any, module: str) -> Any:
+  """Lets gin files bind the fields of a dataclass; makes one from what they bind."""
+  _CLASSES[f'{module}.{cls.__name__}'] = cls
+  return gin.external_configurable(cls, module=module)
+
+
+_TrainConfig = configurable(config_lib.TrainConfig, 'dss_jax.train')
+for _cls in (config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.MeshConfig,
+             config_lib.EvalConfig, config_lib.CheckpointConfig):
+  configurable(_cls, 'dss_jax.train')
+configurable(models.T5Config, 'dss_jax.models')
 
 _MODEL = f'dss_jax.models.{models.T5Config.__name__}'
 _MODEL_FIELD = re.compile(r'T5Config\.(\w+) is (.*?):(?= use )')
@@ -43,13 +52,20 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> config_lib.TrainConf
 
 def read(files: Sequence[str], bindings: Sequence[str]) -> None:
   """Fills gin afresh with the files and then the bindings; see `parse`."""
-  gin_files.register()
+  given = [binding for binding in bindings if binding.startswith('DATASET=')]
+  dataset = given[-1].partition('=')[2].strip('\'"') if given else ''
+  gin_files.register(dataset)
   gin.clear_config()
   for path in files:
     _parse_file(path)
+  _bind_defaults()
   known = _macros()
+  if (of := _macro('DATASET')) and dataset not in ('', of):
+    raise errors.UserError(f'--gin.DATASET={dataset}: the gin files given are of {of}')
   for binding in bindings:
     _bind(binding, known)
+  if of and '{DATASET}' in str(task := _macro('MIXTURE_OR_TASK_NAME')):
+    _bind(f"MIXTURE_OR_TASK_NAME={task.replace('{DATASET}', of)!r}", known)
 
 
 def resolved() -> str:
@@ -59,8 +75,8 @@ def resolved() -> str:
 
 def _parse_file(path: str) -> None:
   if gin_files.is_for_t5x(path):
-    ours = f'gin/native/{path.rpartition("/")[2]}'
-    there = f': this engine has {ours}' if ours in gin_files.known_files() else ''
+    both = gin_files.method_and_dataset(f'gin/native/{path.rpartition("/")[2]}')
+    there = f': this engine has gin/native/{both[0]}.gin --gin.DATASET={both[1]}' if both else ''
     raise errors.UserError(f'--gin_file={path} is for t5x/train.py{there}')
   logging.disable(logging.ERROR)  # gin logs an error for every place it looks in vain.
   try:
@@ -71,6 +87,8 @@ def _parse_file(path: str) -> None:
     raise errors.UserError(
         f'--gin_file={path}: {name} does not exist; '
         f'{errors.did_you_mean(name, gin_files.known_files())}') from error
+  except errors.UserError as error:  # gin appends where it was.
+    raise errors.UserError(f'--gin_file={path}: {str(error).partition(chr(10))[0]}') from error
   except (SyntaxError, ValueError, ImportError) as error:
     raise errors.UserError(f'--gin_file={path}: {explain(error)}') from error
   finally:
@@ -79,6 +97,22 @@ def _parse_file(path: str) -> None:
 
 def _macros() -> set[str]:
   return {scope for scope, selector in gin.config._CONFIG if selector == 'gin.macro'}
+
+
+def _bind_defaults() -> None:
+  """Gives a macro that no file sets the default of the field that it is bound to."""
+  bound = [(selector, name, repr(value)) for (_, selector), values in gin.config._CONFIG.items()
+           for name, value in values.items() if selector in _CLASSES]
+  for selector, name, value in bound:
+    field = _CLASSES[selector].__dataclass_fields__[name]
+    default = field.default_factory() if callable(field.default_factory) else field.default
+    macro = value.removeprefix('%')
+    if macro not in {value, *_macros()} and default is not dataclasses.MISSING:
+      gin.bind_parameter((macro, 'gin.macro', 'value'), default)
+
+
+def _macro(name: str) -> Any:
+  return gin.query_parameter(f'%{name}') if name in _macros() else None
 
 
 def _bind(binding: str, known: set[str]) -> None:
@@ -112,7 +146,7 @@ def explain(error: Exception) -> str:
   if isinstance(error, RecursionError):
     text = 'a macro that stands for itself'
   elif "'model_dir'" in text:  # No file binds the configurables.
-    text = 'these gin files make no run: give one such as gin/native/dss_cqa.gin'
+    text = 'these gin files make no run: give one such as gin/native/dss.gin'
   elif text.startswith('macro()'):
     text = 'a %NAME that no gin file defines'
   return ' '.join(_MODEL_FIELD.sub(_with_macro, text).split())

@@ -64,7 +64,7 @@ def test_what_is_no_grid_is_refused(changes, message):
 
 @pytest.mark.parametrize('changes, message', [
     ({'models': ('t5_1_1_huge',)}, 'MODELS: gin/native/models/t5_1_1_huge.gin does not exist'),
-    ({'datasets': ('tickets',)}, 'RUN_FILE: no gin file of dss on tickets'),
+    ({'run_file': 'mine/{dataset}.gin'}, 'RUN_FILE: no gin file of dss on cqa: mine/cqa.gin'),
 ])
 def test_a_file_that_is_not_there_is_named(changes, message):
   sweep = grid.Sweep(**{'datasets': ('cqa',), **changes})

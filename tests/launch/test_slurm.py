@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-FLAGS = ('--', '--gin_file=gin/native/dss_cqa.gin', '--gin.MODEL_DIR=runs/x',
+FLAGS = ('--', '--gin_file=gin/native/dss.gin', '--gin.MODEL_DIR=runs/x',
          """--gin.TASK_FEATURE_LENGTHS={'inputs': 64, "targets": $HOME & \\ * ;}""")
 
 

@@ -12,7 +12,7 @@ import pytest
 WHERE = ('--name=dss', '--zone=us-west4-a', '--project=my-project')
 TYPE = '--accelerator_type=v5litepod-16'
 ODD = """--gin.TASK_FEATURE_LENGTHS={'inputs': 64, "targets": $HOME & \\ * ;}"""
-FLAGS = ('--', '--gin_file=gin/native/dss_cqa.gin', '--gin.MODEL_DIR=gs://b/runs/x', ODD)
+FLAGS = ('--', '--gin_file=gin/native/dss.gin', '--gin.MODEL_DIR=gs://b/runs/x', ODD)
 UP = ('tpu_vm.sh', 'up', *WHERE, TYPE, '--spot', *FLAGS)
 FIRST_TIME = ['queued-resources describe', 'queued-resources create', 'queued-resources describe',
               'tpu-vm ssh', 'tpu-vm scp', 'tpu-vm ssh']

@@ -27,7 +27,7 @@ def trained(toy_records, tmp_path_factory):
   vocab.train(str(toy_records), str(folder / 'toy.model'), vocab_size=90, model_type='unigram')
   chosen = {**SETTINGS, 'MODEL_DIR': folder / 'run', 'RECORDS_DIR': toy_records,
             'VOCABULARY': folder / 'toy.model'}
-  assert train_main.main(['--gin_file=gin/native/dss_toy.gin',
+  assert train_main.main(['--gin_file=gin/native/dss.gin', '--gin.DATASET=toy',
                           *(f'--gin.{name}={value}' for name, value in chosen.items())]) == 0
   assert convert_main.main([f'--input={folder / "run"}', f'--output={folder / "hf"}',
                             '--to=hf']) == 0

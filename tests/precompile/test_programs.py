@@ -31,7 +31,9 @@ needs_cuda = pytest.mark.skipif(
 
 
 def config(pack=True, **overrides):
-  data = config_lib.DataConfig('dss_toy', 'bytes', {'inputs': 64, 'targets': 32}, 8, pack)
+  data = config_lib.DataConfig(
+      mixture_or_task='dss_toy', vocabulary='bytes', feature_lengths={'inputs': 64, 'targets': 32},
+      batch_size=8, pack=pack)
   return config_lib.TrainConfig('unused', data, model=NETWORK, mesh=MESH, **overrides)
 
 
@@ -172,7 +174,9 @@ def test_compiling_for_gpus(kind, topology):
 @pytest.mark.slow
 def test_what_libtpu_says_of_too_much_is_understood():
   model = models.T5Config(**{**vars(NETWORK), 'vocab_size': 2**17, 'scan_layers': True})
-  data = config_lib.DataConfig('dss_toy', 'bytes', {'inputs': 8, 'targets': 2048}, 512, False)
+  data = config_lib.DataConfig(
+      mixture_or_task='dss_toy', vocabulary='bytes', feature_lengths={'inputs': 8, 'targets': 2048},
+      batch_size=512, pack=False)
   settings = dataclasses.replace(on_slice(), model=model, data=data)
   outcome = jobs.run(jobs.Job('train', 'v5e:2x2', settings), 300)
   assert outcome.status == jobs.NO_ROOM
@@ -191,8 +195,8 @@ def test_a_size_that_libtpu_refuses_is_an_outcome_with_its_reason():
 @pytest.mark.slow
 def test_the_command(capsys):
   assert command.main([
-      '--gin_file=gin/native/dss_toy.gin', '--topology=v5e:2x2', '--mesh=-1x1x1',
-      '--gin.VOCAB_SIZE=128']) == 0
+      '--gin_file=gin/native/dss.gin', '--gin.DATASET=toy', '--topology=v5e:2x2',
+      '--mesh=-1x1x1', '--gin.VOCAB_SIZE=128']) == 0
   assert ' yes ' in capsys.readouterr().out
 
 

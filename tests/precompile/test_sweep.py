@@ -12,8 +12,8 @@ from dss_jax.precompile import __main__ as command
 from dss_jax.precompile import jobs, shapes, topologies
 from dss_jax.train import config as config_lib
 
-FLAGS = ['--gin_file=gin/native/dss_cqa.gin', '--gin_file=gin/recipes/unpacked.gin',
-         '--models=t5_1_1_base']
+FLAGS = ['--gin_file=gin/native/dss.gin', '--gin.DATASET=cqa',
+         '--gin_file=gin/recipes/unpacked.gin', '--models=t5_1_1_base']
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ SETTINGS = {
 
 
 def words(model_dir, records, vocabulary, *flags, **settings):
-  chosen = {**SETTINGS, 'MODEL_DIR': model_dir, 'RECORDS_DIR': records, 'VOCABULARY': vocabulary,
-            **settings}
-  return [sys.executable, '-m', 'dss_jax.train', '--gin_file=gin/native/dss_toy.gin',
+  chosen = {**SETTINGS, 'DATASET': 'toy', 'MODEL_DIR': model_dir, 'RECORDS_DIR': records,
+            'VOCABULARY': vocabulary, **settings}
+  return [sys.executable, '-m', 'dss_jax.train', '--gin_file=gin/native/dss.gin',
           *(f'--gin.{name}={value}' for name, value in chosen.items()), *flags]
 
 

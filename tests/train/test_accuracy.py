@@ -57,13 +57,14 @@ def train(folder, make_vocabulary, labels, steps, task='odd_finetune', closed=Tr
   write_records(folder / 'records', labels)
   targets = 16 if task == 'odd_finetune' else 48  # With a rationale before the label.
   bindings = {
-      'MIXTURE_OR_TASK_NAME': task, 'RECORDS_DIR': folder / 'records', 'TRAIN_STEPS': steps,
+      'DATASET': 'toy', 'MIXTURE_OR_TASK_NAME': task, 'RECORDS_DIR': folder / 'records',
+      'TRAIN_STEPS': steps,
       'VOCABULARY': make_vocabulary(folder), 'VOCAB_SIZE': 384, 'MODEL_DIR': folder / 'run',
       'TASK_FEATURE_LENGTHS': f"{{'inputs': 32, 'targets': {targets}}}", 'BATCH_SIZE': 8,
       'EVAL_PERIOD': steps, 'CHECKPOINT_PERIOD': steps, 'LEARNING_RATE': 1e-2,
       'WARMUP_STEPS': min(50, steps - 1)}
   return loop.train(gin_config.parse(
-      ['gin/native/finetune_toy.gin'], [f'{k}={v}' for k, v in bindings.items()]))
+      ['gin/native/finetune.gin'], [f'{k}={v}' for k, v in bindings.items()]))
 
 
 def by_predict(folder, capsys, *flags):

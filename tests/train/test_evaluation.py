@@ -14,10 +14,11 @@ from dss_jax.train import evaluation, gin_config, loop, student_files
 
 
 def make_config(toy_records, toy_vocabulary, tmp_path, task='dss_toy', **settings):
-  chosen = {'MODEL_DIR': tmp_path, 'RECORDS_DIR': toy_records, 'VOCABULARY': toy_vocabulary,
+  chosen = {'DATASET': 'toy', 'MODEL_DIR': tmp_path, 'RECORDS_DIR': toy_records,
+            'VOCABULARY': toy_vocabulary,
             'MIXTURE_OR_TASK_NAME': task, 'BATCH_SIZE': 8, 'EVAL_BATCH_SIZE': 5,
             'TASK_FEATURE_LENGTHS': "{'inputs': 64, 'targets': 24}", **settings}
-  config = gin_config.parse(['gin/native/dss_toy.gin'], [f'{k}={v}' for k, v in chosen.items()])
+  config = gin_config.parse(['gin/native/dss.gin'], [f'{k}={v}' for k, v in chosen.items()])
   loop.configure_data(config.data)
   return config
 

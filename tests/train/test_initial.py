@@ -30,7 +30,7 @@ def train(toy_records, toy_vocabulary):
     chosen = {**SETTINGS, 'MODEL_DIR': model_dir, 'RECORDS_DIR': toy_records,
               'VOCABULARY': toy_vocabulary, **settings}
     flags = [f'--gin.{name}={value}' for name, value in chosen.items()]
-    return train_main.main(['--gin_file=gin/native/dss_toy.gin', *flags])
+    return train_main.main(['--gin_file=gin/native/dss.gin', '--gin.DATASET=toy', *flags])
   return run
 
 
@@ -39,7 +39,8 @@ def pretrained(random_weights, tmp_path_factory):
   """The same weights in a folder of each format."""
   folder = tmp_path_factory.mktemp('pretrained')
   config = gin_config.parse(
-      ['gin/native/dss_toy.gin'], ['MODEL_DIR=x', 'RECORDS_DIR=x', 'VOCABULARY=bytes']).model
+      ['gin/native/dss.gin'],
+      ['DATASET=toy', 'MODEL_DIR=x', 'RECORDS_DIR=x', 'VOCABULARY=bytes']).model
   for to in ('hf', 'native', 't5x'):
     convert_main.convert(random_weights(config, seed=7), str(folder / to), to,
                          info=student_info.StudentInfo(model=config))
@@ -110,12 +111,12 @@ def test_another_vocabulary_than_the_checkpoints_is_refused(
   other = str(tmp_path / 'other.model')
   vocab.train(str(toy_records), other, vocab_size=60, model_type='unigram')
   for given, message in ((other, f'VOCABULARY={other} is another'), ('bytes', 'VOCABULARY=bytes')):
-    settings = {'INITIAL_CHECKPOINT_PATH': tmp_path / 'hf', 'VOCAB_SIZE': 128}
+    settings = {'DATASET': 'toy', 'INITIAL_CHECKPOINT_PATH': tmp_path / 'hf', 'VOCAB_SIZE': 128}
     with pytest.raises(errors.UserError) as caught:
-      initial.check(gin_config.parse(['gin/native/dss_toy.gin'], [
+      initial.check(gin_config.parse(['gin/native/dss.gin'], [
           f'{name}={value}' for name, value in {
               **settings, 'MODEL_DIR': 'x', 'RECORDS_DIR': 'x', 'VOCABULARY': given}.items()]))
     assert message in str(caught.value) and str(tmp_path / 'hf/spiece.model') in str(caught.value)
-  initial.check(gin_config.parse(['gin/native/dss_toy.gin'], [
-      'MODEL_DIR=x', 'RECORDS_DIR=x', f'VOCABULARY={toy_vocabulary}',
+  initial.check(gin_config.parse(['gin/native/dss.gin'], [
+      'DATASET=toy', 'MODEL_DIR=x', 'RECORDS_DIR=x', f'VOCABULARY={toy_vocabulary}',
       f'INITIAL_CHECKPOINT_PATH={tmp_path / "hf"}']))

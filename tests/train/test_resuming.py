@@ -23,9 +23,9 @@ def claim(toy_data, tmp_path):
   The folder's own path is `claim.folder`.
   """
   def claimed(**settings):
-    chosen = {'MODEL_DIR': claimed.folder, 'VOCABULARY': toy_data.vocabulary, 'WARMUP_STEPS': 0,
-              'TRAIN_STEPS': 6, **settings}
-    run = gin_config.parse(['gin/native/dss_toy.gin'], [f'{k}={v}' for k, v in chosen.items()])
+    chosen = {'DATASET': 'toy', 'MODEL_DIR': claimed.folder, 'VOCABULARY': toy_data.vocabulary,
+              'WARMUP_STEPS': 0, 'TRAIN_STEPS': 6, **settings}
+    run = gin_config.parse(['gin/native/dss.gin'], [f'{k}={v}' for k, v in chosen.items()])
     return run_info.claim(run.model_dir, run_info.describe(run))
   claimed.folder = tmp_path / 'claimed'
   return claimed
@@ -43,7 +43,8 @@ def run_json(claim, change=None):
 @pytest.fixture
 def weights(random_weights, tmp_path):
   """Writes a checkpoint of the toy network in some format; returns its folder."""
-  model = gin_config.parse(['gin/native/dss_toy.gin'], ['MODEL_DIR=x', 'VOCABULARY=bytes']).model
+  model = gin_config.parse(
+      ['gin/native/dss.gin'], ['DATASET=toy', 'MODEL_DIR=x', 'VOCABULARY=bytes']).model
 
   def write(name, to='native', seed=1):
     convert_main.convert(random_weights(model, seed=seed), str(tmp_path / name), to,

@@ -41,8 +41,8 @@ FIELDS = (('OptimizerConfig.beta1', '1'), ('OptimizerConfig.epsilon', '0'),
 
 
 def parse(*bindings):
-  return gin_config.parse(['gin/native/dss_toy.gin'],
-                          ['MODEL_DIR=run', 'VOCABULARY=bytes', *bindings])
+  return gin_config.parse(['gin/native/dss.gin'],
+                          ['DATASET=toy', 'MODEL_DIR=run', 'VOCABULARY=bytes', *bindings])
 
 
 @pytest.mark.parametrize(('name', 'value'), [*WRONG, *FIELDS])

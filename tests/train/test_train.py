@@ -20,9 +20,9 @@ SETTINGS = {
 }
 
 
-def arguments(model_dir, records, vocabulary, gin_file='gin/native/dss_toy.gin', **settings):
-  chosen = {**SETTINGS, 'MODEL_DIR': model_dir, 'RECORDS_DIR': records, 'VOCABULARY': vocabulary,
-            **settings}
+def arguments(model_dir, records, vocabulary, gin_file='gin/native/dss.gin', **settings):
+  chosen = {**SETTINGS, 'DATASET': 'toy', 'MODEL_DIR': model_dir, 'RECORDS_DIR': records,
+            'VOCABULARY': vocabulary, **settings}
   return [f'--gin_file={gin_file}', *(f'--gin.{name}={value}' for name, value in chosen.items())]
 
 
@@ -173,8 +173,8 @@ def test_bad_settings_get_one_line(finished, toy_records, toy_vocabulary, settin
 
 
 def test_a_missing_gin_file_suggests_the_nearest():
-  with pytest.raises(errors.UserError, match="did you mean 'gin/native/dss_toy.gin'"):
-    train_main.main(['--gin_file=gin/native/dss_tyo.gin'])
+  with pytest.raises(errors.UserError, match="did you mean 'gin/native/dss.gin'"):
+    train_main.main(['--gin_file=gin/native/ds.gin'])
 
 
 def damage(folder, how):
@@ -227,7 +227,7 @@ def test_help_teaches(capsys):
   with pytest.raises(SystemExit):
     train_main.main(['--help'])
   said = capsys.readouterr().out
-  assert 'gin/native/dss_cqa.gin' in said and 'DSS_ALPHA' in said
+  assert 'gin/native/dss.gin --gin.DATASET=cqa' in said and 'DSS_ALPHA' in said
 
 
 def test_the_console_command_dispatches(capsys):
