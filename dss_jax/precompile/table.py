@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 
 from dss_jax.precompile import collectives
-from dss_jax.precompile.cells import Row
-from dss_jax.precompile.memory import gib
+from dss_jax.precompile.compiled import gib
+from dss_jax.precompile.plan import Row
 
 FORMATS = ('text', 'markdown', 'json')
 _KINDS = {kind: kind.replace('collective-', '') for kind in collectives.KINDS}
