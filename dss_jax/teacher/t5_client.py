@@ -191,11 +191,11 @@ class T5Endpoint:
 def _look(folder: str, mesh: 'meshes.MeshConfig') -> str:
   """Where a checkpoint's parameters lie, after a look at its network and its vocabulary."""
   from dss_jax import student_info
-  from dss_jax.convert import open as open_lib
+  from dss_jax.convert import formats
   from dss_jax.predict import meshes
-  weights = open_lib.open_weights(folder)
-  info = open_lib.find_info(folder, weights)
-  if info.vocabulary != student_info.BYTES and open_lib.find_vocabulary(folder, info) is None:
+  weights = formats.open_weights(folder)
+  info = formats.find_info(folder, weights)
+  if info.vocabulary != student_info.BYTES and formats.find_vocabulary(folder, info) is None:
     raise errors.UserError(
         f'--model={folder} has no vocabulary (vocabulary.model or spiece.model): copy the '
         'SentencePiece model of its training there')
