@@ -31,7 +31,7 @@ ENVIRONMENT = {  # of a process that compiles
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # No chip is touched, so nobody is disturbed.
     'TF_CPP_MIN_LOG_LEVEL': '2',
 }
-_MARK = 'RESULT '  # of the child's line with what it found
+_MARK = 'RESULT '  # of the child's line with what came of it
 _BEGINNING = '{"key": '  # of every line of a journal
 # Fields that change no compiled program; all others, also new ones, are in the key.
 _IRRELEVANT = ('model_dir', 'initial_checkpoint_path', 'log_every', 'checkpoints')
@@ -115,10 +115,7 @@ def run(job: Job, timeout: float) -> Outcome:
   wall = time.monotonic() - began
   for line in done.stdout.decode(errors='replace').splitlines():
     if line.startswith(_MARK):
-      facts = json.loads(line.removeprefix(_MARK))
-      if 'refused' in facts:
-        return Outcome(REFUSED, wall, facts['refused'])
-      return Outcome(COMPILED if 'memory' in facts else NO_ROOM, wall, facts=facts)
+      return Outcome(wall=wall, **json.loads(line.removeprefix(_MARK)))
   return Outcome(CRASHED, wall, _last_words(done.returncode, done.stderr.decode(errors='replace')))
 
 
@@ -129,9 +126,10 @@ def main() -> None:
   try:
     topology = topologies.parse(job.topology)
     facts = compiled.run(job.kind, job.config, topologies.devices(topology), topology.chip.hbm)
+    answer = {'status': COMPILED if 'memory' in facts else NO_ROOM, 'facts': facts}
   except errors.UserError as error:
-    facts = {'refused': str(error)}
-  print(f'{_MARK}{json.dumps(facts)}', flush=True)
+    answer = {'status': REFUSED, 'reason': str(error)}
+  print(f'{_MARK}{json.dumps(answer)}', flush=True)
 
 
 @contextlib.contextmanager
