@@ -25,7 +25,6 @@ import jax
 
 from dss_jax import cli, errors
 from dss_jax.precompile import compiled, jobs, topologies
-from dss_jax.precompile import memory as memory_lib
 from dss_jax.train import config as config_lib
 
 REMATS = ('none', 'dots', 'full')
@@ -101,7 +100,7 @@ def _cells(found: dict[str, Any], first: dict[str, Any]) -> list[str]:
   if 'total' not in found:
     return ['-'] * (len(PARTS) + 1)
   ratio = f'{found["total"] / first["total"]:.0%}' if 'total' in first else '-'
-  return [*(memory_lib.gib(found[part]) for part in PARTS), ratio]
+  return [*(compiled.gib(found[part]) for part in PARTS), ratio]
 
 
 def _line(cells: list[str]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dss_jax import data, models, objective, records, tokenizer
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats
 from dss_jax.convert import weights as weights_lib
 from dss_jax.data import pipeline
 from dss_jax.teacher import __main__ as teacher_main
@@ -37,7 +37,7 @@ def golden():
 
 def load_student(folder, scanned=False):
   """The initial weights through the converter."""
-  weights = open_lib.open_weights(str(folder / 't5-v1_1-tiny'))
+  weights = formats.open_weights(str(folder / 't5-v1_1-tiny'))
   config = dataclasses.replace(weights.config, scan_layers=scanned, dropout_rate=0.0)
   return models.Transformer(config), weights_lib.load_params(weights, config)
 

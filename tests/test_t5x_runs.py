@@ -22,7 +22,7 @@ t5x = pytest.importorskip(
 
 from dss_jax import gin_files, records  # noqa: E402
 from dss_jax.convert import __main__ as convert  # noqa: E402
-from dss_jax.convert import open as open_lib  # noqa: E402
+from dss_jax.convert import formats  # noqa: E402
 from dss_jax.predict import student as student_lib  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -178,7 +178,7 @@ def test_trains_evaluates_checkpoints_and_resumes(trained):
 
 def test_a_resumed_run_is_the_uninterrupted_one(folder, runs, trained):
   runs['whole'].result()
-  ours, theirs = (open_lib.open_weights(str(folder / name / 'checkpoint_8'))
+  ours, theirs = (formats.open_weights(str(folder / name / 'checkpoint_8'))
                   for name in ('run', 'whole'))
   assert set(ours.specs) == set(theirs.specs)
   for name in ours.specs:

@@ -10,16 +10,13 @@ import tqdm
 from etils import epath
 
 from dss_jax import cli, errors, files, student_info, valid
-from dss_jax.convert import hugging_face, model_card, native, t5x, tokenizer_files
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats, hugging_face, model_card, tokenizer_files
 from dss_jax.convert import weights as weights_lib
 
 _DESCRIPTION = """\
 Convert a T5 checkpoint. The input's format is found out; --to says the output's:
 
-  native   params/ in Orbax, student.json, vocabulary.model
-  hf       config.json, safetensors, tokenizer and model card, for transformers
-  t5x      checkpoint_<step>/ for T5X
+{formats}
 
 Tensors are converted one at a time, so a model larger than half of the memory fits.
 """
@@ -42,12 +39,13 @@ _DTYPES = ('float32', 'bfloat16')
 
 
 def _parser() -> argparse.ArgumentParser:
+  listed = '\n'.join(f'  {name:8} {one.writes}' for name, one in formats.FORMATS.items())
   parser = argparse.ArgumentParser(
-      prog=cli.program('convert'), description=_DESCRIPTION, epilog=_EPILOG,
+      prog=cli.program('convert'), description=_DESCRIPTION.format(formats=listed), epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--input', required=True, metavar='DIR', help='the checkpoint to read')
   parser.add_argument('--output', required=True, metavar='DIR', help='a new folder')
-  parser.add_argument('--to', required=True, choices=list(open_lib.FORMATS))
+  parser.add_argument('--to', required=True, choices=list(formats.FORMATS))
   parser.add_argument('--dtype', choices=_DTYPES, help="of the output (default: the input's)")
   parser.add_argument('--scan_layers', action=argparse.BooleanOptionalAction,
                       help='native and t5x: store all layers of a stack in one tensor (default: '
@@ -63,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line and converts."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
   valid.whole(0, **{'--step': args.step})
-  weights = open_lib.open_weights(args.input)
-  info = open_lib.find_info(args.input, weights)
+  weights = formats.open_weights(args.input)
+  info = formats.find_info(args.input, weights)
   info = dataclasses.replace(info, training=model_card.describe_run(weights.path) or info.training)
   info, vocabulary = _vocabulary(args, info)
   convert(weights, args.output, args.to, info=info, vocabulary=vocabulary, dtype=args.dtype,
@@ -72,9 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not info.vocabulary:
     print(f'warning: no vocabulary in {args.input}; give --vocabulary=FILE to put one beside the '
           'weights', file=sys.stderr)
-  if args.to == 'hf' and vocabulary and tokenizer_files.why_not(vocabulary):
-    print("warning: no tokenizer for transformers, whose T5Tokenizer cannot read the vocabulary: "
-          f'{tokenizer_files.why_not(vocabulary)}', file=sys.stderr)
+  is_for_transformers = formats.FORMATS[args.to].library == 'transformers'
+  if is_for_transformers and vocabulary and (why := tokenizer_files.why_not(vocabulary)):
+    print('warning: no tokenizer for transformers, whose T5Tokenizer cannot read the vocabulary: '
+          f'{why}', file=sys.stderr)
   count = sum(int(np.prod(spec.shape)) for spec in weights.specs.values())
   print(f'{args.output}: {count / 1e6:,.1f}M parameters from {weights.path} as {args.to}')
   return 0
@@ -82,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _vocabulary(args, info: student_info.StudentInfo):
   """What goes beside the weights: the info with its vocabulary, and the model's bytes."""
-  data = open_lib.find_vocabulary(args.input, info, args.vocabulary)
+  data = formats.find_vocabulary(args.input, info, args.vocabulary)
   if args.vocabulary == student_info.BYTES:
     return dataclasses.replace(info, vocabulary=student_info.BYTES), None
   if data is not None:
@@ -106,12 +105,12 @@ def convert(
   Args:
     weights: open for reading.
     output: the folder; must not exist.
-    to: a key of `open.FORMATS`.
+    to: a key of `formats.FORMATS`.
     info: what is known of the student; its network becomes that of the weights.
     vocabulary: contents of the SentencePiece model, if there is one.
     dtype: 'float32', 'bfloat16', or None for the weights' own.
-    scan_layers: how native and T5X store layers; None for as the weights have them (native)
-      or unrolled (T5X).
+    scan_layers: how native and T5X store layers; None for as the weights have them where the
+      format `keeps_scan`, else one by one.
     step: for T5X's folder name.
 
   Raises:
@@ -120,22 +119,18 @@ def convert(
   folder = epath.Path(output)
   if folder.exists():
     raise errors.UserError(f'--output={output} exists: give a new folder, or remove it')
-  as_before = weights.config.scan_layers and to == 'native'
+  wanted = formats.FORMATS[to]
+  as_before = weights.config.scan_layers and wanted.keeps_scan
   scanned = as_before if scan_layers is None else scan_layers
   info = dataclasses.replace(info, model=dataclasses.replace(info.model, scan_layers=scanned))
-  numpy_dtype = None if dtype is None else weights_lib.to_dtype(dtype)
+  settings = formats.Output(
+      info, vocabulary, None if dtype is None else weights_lib.to_dtype(dtype), scanned, step)
   with files.whole_folder(output) as aside:
     with WithProgress(weights, f'writing {output}') as read:
-      if to == 'hf':
-        hugging_face.write_hugging_face(str(aside), read, dtype=numpy_dtype)
-        tokenizer_files.write(str(aside), info, vocabulary)
-      elif to == 't5x':
-        t5x.write_t5x(str(aside), read, step=step, dtype=numpy_dtype, scan_layers=scanned)
-      else:
-        native.write_params(str(aside), read, scan_layers=scanned, dtype=numpy_dtype)
+      wanted.write(str(aside), read, settings)
     if vocabulary is not None and not (aside / hugging_face.TOKENIZER_FILE).exists():
       (aside / student_info.VOCABULARY_FILE).write_bytes(vocabulary)
-    (aside / model_card.FILE).write_text(model_card.text(info, to, vocabulary))
+    (aside / model_card.FILE).write_text(model_card.text(info, wanted.library, vocabulary))
     (aside / student_info.FILE).write_text(info.as_json())  # Last: it marks a whole folder.
 
 

@@ -57,19 +57,19 @@ def _metrics(run_dir: epath.Path, step: str | None) -> dict[str, Any]:
   return found
 
 
-def text(info: student_info.StudentInfo, to: str, vocabulary: bytes | None = None) -> str:
+def text(info: student_info.StudentInfo, library: str, vocabulary: bytes | None = None) -> str:
   """The card, Markdown with the front matter that model hubs read.
 
   Args:
     info: of the student.
-    to: the folder's format, 'hf' for transformers.
+    library: that loads the folder: 'jax' or 'transformers'.
     vocabulary: contents of its SentencePiece model, for how it writes the labels.
   """
-  front = ['---', f"library_name: {'transformers' if to == 'hf' else 'jax'}",
+  front = ['---', f'library_name: {library}',
            'pipeline_tag: text2text-generation', 'tags:', '- t5',
            *(['- distilling-step-by-step'] if info.training else []), '---']
   sections = [_title(info), _task(info), _spelling(info, vocabulary), _metrics_table(info),
-              _training(info), _use(info, to)]
+              _training(info), _use(info, library)]
   return '\n'.join(front) + '\n\n' + '\n\n'.join(filter(None, sections)) + '\n'
 
 
@@ -166,8 +166,8 @@ print(student.predict(['your input']))
 ```"""
 
 
-def _use(info: student_info.StudentInfo, to: str) -> str:
+def _use(info: student_info.StudentInfo, library: str) -> str:
   how = _WITH_DSS_JAX
-  if to == 'hf':
+  if library == 'transformers':
     how = _WITH_TRANSFORMERS.format(prefix=info.label_prefix, length=info.target_length)
   return '## Use\n\n' + how

@@ -14,7 +14,7 @@ from flax import traverse_util
 from jax import export as jax_export
 
 from dss_jax import cli, decode, errors, files, models, student_info, valid
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats
 from dss_jax.export import loader
 
 _DESCRIPTION = """\
@@ -112,7 +112,7 @@ def _write(folder: epath.Path, student, exported: jax_export.Exported, args, len
     arrays = {name: x.view(np.uint16) for name, x in arrays.items()}
   with (folder / PARAMS_FILE).open('wb') as f:
     np.savez(f, allow_pickle=False, **arrays)
-  vocabulary = open_lib.find_vocabulary(args.model_dir, student.info, args.vocabulary)
+  vocabulary = formats.find_vocabulary(args.model_dir, student.info, args.vocabulary)
   if vocabulary is not None:
     (folder / student_info.VOCABULARY_FILE).write_bytes(vocabulary)
   info = student.info

@@ -74,20 +74,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(rest)
   own = ['dss_jax.tasks', *args.modules] if args.modules else []  # Data sets to be named.
   cli.import_quietly('dss_jax.train.gin_config', *own)
-  from dss_jax.precompile import cells, journal, sweep, table, topologies
+  from dss_jax.precompile import jobs, plan, table, topologies
   valid.number(lambda x: x > 0, 'above 0, of minutes', **{'--timeout': args.timeout})
   valid.whole(1, **{'--max_compiles': args.max_compiles})
-  runs = _runs(args.gin_file, bindings, _split(args.models))
-  wanted = _cells(args, runs)
-  for topology in {cell.topology.name: cell.topology for cell in wanted}.values():
+  runs = _runs(args, bindings)
+  cells = _cells(args, runs)
+  for topology in {cell.topology.name: cell.topology for cell in cells}.values():
     if not args.known_only and (problem := topologies.missing(topology)):
       raise errors.UserError(f'--topology={topology.name}: {problem}')
   for line in _look_at_data(runs[0][1]):
     print(f'warning: {line}', file=sys.stderr)
-  settings = cells.Settings(
+  settings = plan.Settings(
       search=args.microbatches == 'auto', decode=args.decode, timeout=60 * args.timeout,
       most=args.max_compiles, known_only=args.known_only)
-  rows = list(sweep.run(wanted, settings, journal.Journal(args.output)))
+  rows = list(plan.run(cells, settings, jobs.Journal(args.output)))
   print(table.render(rows, args.format))
   return 0
 
@@ -101,35 +101,32 @@ def _look_at_data(config) -> list[str]:
   return loop.look_at_data(config)
 
 
-def _cells(args: argparse.Namespace, given):
-  """All cells of the table, checked before anything is compiled."""
-  from dss_jax.precompile import cells, shapes, topologies
-  slices = [topologies.parse(name) for one in args.topology for name in _split(one) or ['']]
-  runs = [(label, _microbatches(config, args.microbatches)) for label, config in given]
-  wanted = [shapes.parse(text) for text in _split(args.mesh)] or [runs[0][1].mesh]
-  found = cells.every(runs, slices, None if args.sweep else wanted)
-  if not args.sweep and len(found) == 1 and found[0].shape.problem:
-    raise errors.UserError(found[0].shape.problem)
-  return found
-
-
-def _runs(files: Sequence[str], bindings: Sequence[str], models: Sequence[str]):
+def _runs(args: argparse.Namespace, bindings: Sequence[str]):
   """(label, TrainConfig) of each model, or of the gin files as they are."""
   from dss_jax.train import gin_config
+  models = [(name, [f'gin/native/models/{name}.gin']) for name in _split(args.models)]
+  models = models or [(pathlib.Path(args.gin_file[-1]).stem, [])]
   given = ['MODEL_DIR=unused', *bindings]  # A plan writes no run.
-  if not models:
-    return [(pathlib.Path(files[-1]).stem, gin_config.parse(files, given))]
-  return [(name, gin_config.parse([*files, f'gin/native/models/{name}.gin'], given))
-          for name in models]
-
-
-def _microbatches(config, text: str):
-  if text == 'auto':
-    return dataclasses.replace(config, microbatches=1)
   try:
-    return dataclasses.replace(config, microbatches=int(text))
+    parts = 1 if args.microbatches == 'auto' else int(args.microbatches)
   except ValueError as error:
-    raise errors.UserError(f'--microbatches={text}: give a number, or auto') from error
+    raise errors.UserError(
+        f'--microbatches={args.microbatches}: give a number, or auto') from error
+  return [(name, dataclasses.replace(
+      gin_config.parse([*args.gin_file, *files], given), microbatches=parts))
+          for name, files in models]
+
+
+def _cells(args: argparse.Namespace, runs):
+  """All cells of the table, checked before anything is compiled."""
+  from dss_jax import sharding
+  from dss_jax.precompile import plan, topologies
+  slices = [topologies.parse(name) for one in args.topology for name in _split(one) or ['']]
+  meshes = [sharding.parse_mesh(text) for text in _split(args.mesh)] or [runs[0][1].mesh]
+  found = plan.cells(runs, slices, None if args.sweep else meshes)
+  if not args.sweep and len(found) == 1 and found[0].problem:
+    raise errors.UserError(found[0].problem)
+  return found
 
 
 def _split(text: str) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import jax
 
 from dss_jax import sharding as sharding_lib
-from dss_jax.precompile import compiled, memory, search
+from dss_jax.precompile import compiled, shapes
 from dss_jax.train import config as config_lib
 
 # The first three are no part of what a run is: the same MODEL_DIR takes them.
@@ -28,7 +28,7 @@ def out_of_memory(config: config_lib.TrainConfig) -> str:
   room = _room()
   mesh = sharding_lib.make_mesh(config.mesh)
   shards = math.prod(mesh.shape[axis] for axis in ('data', 'fsdp'))
-  numbers = [k for k in search.candidates(config.data.batch_size, shards)
+  numbers = [k for k in shapes.divisors(config.data.batch_size // shards)
              if k >= config.microbatches]
   lines = [f'the train step does not fit into the memory of a device, {_mib(room)} MiB.',
            'MICROBATCHES  arguments  temporaries  total MiB']
@@ -38,10 +38,11 @@ def out_of_memory(config: config_lib.TrainConfig) -> str:
     if 'memory' not in facts:
       lines.append(f'{k:12}  too many temporaries to compile')
       continue
-    needed = memory.Memory(**facts['memory'])
-    lines.append(f'{k:12}  {_mib(needed.arguments):>9}  {_mib(needed.temporaries):>11}  '
-                 f'{_mib(needed.total):>9}')
-    if needed.total <= room:
+    needed = facts['memory']
+    total = sum(needed.values())
+    lines.append(f'{k:12}  {_mib(needed["arguments"]):>9}  {_mib(needed["temporaries"]):>11}  '
+                 f'{_mib(total):>9}')
+    if total <= room:
       but = ', but for what dropout draws' if config.model.dropout_rate else ''
       lines.append(f'--gin.MICROBATCHES={k} fits, with the same result{but}.')
       break

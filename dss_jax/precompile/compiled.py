@@ -2,9 +2,16 @@
 
 Both are built by what the trainer uses: `train.compute.build` makes the step, `models` the
 decoding that `train.evaluation` runs. Only shapes go in; no record or weight is read.
+
+Memory is everything that lies in HBM while the program runs, in bytes per device: `arguments` (the
+train state and the batch, or the parameters and the tokens), `temporaries` (what XLA's plan needs
+besides at its worst moment, gaps included), `results` that reuse no argument, and the `program`.
+The train state is donated: its new value takes the place of the old one.
 """
 
 import dataclasses
+import math
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +22,14 @@ from jax.sharding import NamedSharding
 
 from dss_jax import decode, models
 from dss_jax import sharding as sharding_lib
-from dss_jax.precompile import collectives, memory
+from dss_jax.precompile import collectives
 from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
 
 TRAIN, DECODE = 'train', 'decode'
 _SIDES = {'encoder': 'inputs', 'decoder': 'targets'}
+_UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+_NEEDED = re.compile(r'(?:HLO temporaries \(|Used )([\d.]+)([KMGT]?)')
 
 
 def features(data: config_lib.DataConfig) -> dict[str, tuple[int, int]]:
@@ -80,17 +89,17 @@ def run(
     devices: of the slice.
     room: bytes of one of them.
 
-  Returns: `seconds` of compiling (`cpu_seconds`: of all threads), `memory` (bytes per device,
-    see `memory.Memory`), `collectives` (see `collectives.Traffic`). Where the arguments alone
-    exceed the device, `arguments`, their bytes, without compiling; where the compiler finds that
-    temporaries alone do, `temporaries`.
+  Returns: `seconds` of compiling (`cpu_seconds`: of all threads), `memory` (see the module),
+    `collectives` (see `collectives.Traffic`). Where the arguments alone exceed the device,
+    `arguments`, their bytes, without compiling; where the compiler finds that temporaries alone
+    do, `temporaries`.
 
   Raises:
     UserError: the mesh does not fit the devices, or the batch does not fit the mesh.
   """
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config.mesh, devices))
   program = (train_program if kind == TRAIN else decode_program)(config, sharding)
-  arguments = memory.of_arguments(program.arguments)
+  arguments = bytes_of_arguments(program.arguments)
   if arguments > room:
     return {'seconds': 0.0, 'arguments': arguments}
   lowered = program.lower()
@@ -98,13 +107,46 @@ def run(
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    needed = memory.temporaries_of_error(str(error))
+    needed = temporaries_of_error(str(error))
     if needed is None:
       raise
     return {'seconds': time.monotonic() - began, 'temporaries': needed}
   spent = {'seconds': time.monotonic() - began, 'cpu_seconds': time.process_time() - worked}
-  stats, traffic = memory.of(compiled), collectives.count(compiled.as_text() or '')
-  return spent | {'memory': vars(stats), 'collectives': vars(traffic)}
+  traffic = collectives.count(compiled.as_text() or '')
+  return spent | {'memory': memory_of(compiled), 'collectives': vars(traffic)}
+
+
+def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
+  """Bytes per device by part, see the module; from XLA's own accounting."""
+  stats: Any = compiled.memory_analysis()
+  return {'arguments': stats.argument_size_in_bytes,
+          'temporaries': stats.temp_size_in_bytes,
+          'results': stats.output_size_in_bytes - stats.alias_size_in_bytes,
+          'program': stats.generated_code_size_in_bytes}
+
+
+def bytes_of_arguments(arguments: Any) -> int:
+  """Bytes on one device of a tree of sharded shapes, without what their layout will add."""
+  shapes = [one for one in jax.tree.leaves(arguments) if isinstance(one, jax.ShapeDtypeStruct)]
+  return sum(
+      math.prod(one.sharding.shard_shape(one.shape)) * one.dtype.itemsize for one in shapes)
+
+
+def temporaries_of_error(message: str) -> int | None:
+  """What the compiler says it would have needed; None if the error is another one.
+
+  >>> temporaries_of_error('RESOURCE_EXHAUSTED: ... HLO temporaries (1.50G) exceeds available HBM')
+  1610612736
+  """
+  if 'RESOURCE_EXHAUSTED' not in message and 'Ran out of memory' not in message:
+    return None
+  found = _NEEDED.search(message)
+  return int(float(found[1]) * _UNITS[found[2]]) if found else 0
+
+
+def gib(size: float) -> str:
+  """Bytes -> '12.34', in GiB; one place from 100."""
+  return f'{size / 2**30:.{2 if size < 100 * 2**30 else 1}f}'
 
 
 def num_parameters(model: models.T5Config) -> int:

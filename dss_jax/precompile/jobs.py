@@ -1,4 +1,4 @@
-"""One compilation in a process of its own, and what came of it.
+"""Compilations, each in a process of its own, and what came of them, kept in a file.
 
 libtpu allows one user per process, keeps its memory, and ends the process where it fails badly:
 none of that may end a plan. JAX there has the CPU as its backend, whatever the machine has.
@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import pathlib
 import pickle
 import resource
 import signal
@@ -19,17 +20,19 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from dss_jax.precompile import topologies
+from dss_jax import child, errors
+from dss_jax.precompile import compiled, topologies
 from dss_jax.train import config as config_lib
 
 COMPILED, NO_ROOM, CRASHED = 'compiled', 'no room', 'crashed'
 TIMEOUT, REFUSED, MISSING = 'timeout', 'refused', 'not compiled yet'
-MARK = 'RESULT '
 ENVIRONMENT = {  # of a process that compiles
     'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost',
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # No chip is touched, so nobody is disturbed.
     'TF_CPP_MIN_LOG_LEVEL': '2',
 }
+_MARK = 'RESULT '  # of the child's line with what came of it
+_BEGINNING = '{"key": '  # of every line of a journal
 # Fields that change no compiled program; all others, also new ones, are in the key.
 _IRRELEVANT = ('model_dir', 'initial_checkpoint_path', 'log_every', 'checkpoints')
 _IRRELEVANT_DATA = (
@@ -56,7 +59,7 @@ class Job:
     for name in _IRRELEVANT_DATA:
       settings['data'].pop(name, None)
     settings['evaluation'] = self.config.evaluation.batch_size
-    if self.kind == 'decode':
+    if self.kind == compiled.DECODE:
       settings.pop('microbatches')
     compiler = 'jax-cuda13-plugin' if topologies.parse(self.topology).chip.gpu else 'libtpu'
     versions = [_version(name) for name in ('jax', 'jaxlib', 'flax', compiler, 'dss_jax')]
@@ -80,6 +83,24 @@ class Outcome:
   reason: str = ''
   facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+  @property
+  def total(self) -> int:
+    """Bytes per device; 0 of what did not compile."""
+    return sum(self.facts.get('memory', {}).values())
+
+  def fits(self, room: int) -> bool:
+    """Whether it compiled, and all of it has room. A crash counts as no."""
+    return self.status == COMPILED and self.total <= room
+
+  def verdict(self, room: int) -> str:
+    """'18.10 GiB, too much', or why there is no such figure."""
+    if self.status == COMPILED:
+      return f'{compiled.gib(self.total)} GiB, {"fits" if self.fits(room) else "too much"}'
+    if self.status == NO_ROOM:
+      what = 'arguments' if 'arguments' in self.facts else 'temporaries'
+      return f'too much: {compiled.gib(self.facts[what])} GiB of {what} alone'
+    return f'{self.status}: {self.reason}' if self.reason else self.status
+
 
 def run(job: Job, timeout: float) -> Outcome:
   """Compiles in a new process; kills it after `timeout` seconds."""
@@ -87,21 +108,28 @@ def run(job: Job, timeout: float) -> Outcome:
   try:
     with deep_stack():
       done = subprocess.run(
-          [sys.executable, '-m', 'dss_jax.precompile.child'], input=pickle.dumps(job),
+          [sys.executable, '-m', 'dss_jax.precompile.jobs'], input=pickle.dumps(job),
           capture_output=True, timeout=timeout, env={**os.environ, **ENVIRONMENT})
   except subprocess.TimeoutExpired:
     return Outcome(TIMEOUT, time.monotonic() - began, f'over {timeout / 60:.3g} min')
   wall = time.monotonic() - began
   for line in done.stdout.decode(errors='replace').splitlines():
-    if line.startswith(MARK):
-      return _outcome(json.loads(line.removeprefix(MARK)), wall)
+    if line.startswith(_MARK):
+      return Outcome(wall=wall, **json.loads(line.removeprefix(_MARK)))
   return Outcome(CRASHED, wall, _last_words(done.returncode, done.stderr.decode(errors='replace')))
 
 
-def _outcome(answer: dict[str, Any], wall: float) -> Outcome:
-  if 'refused' in answer:
-    return Outcome(REFUSED, wall, answer['refused'])
-  return Outcome(COMPILED if 'memory' in answer else NO_ROOM, wall, facts=answer)
+def main() -> None:
+  """The process that compiles: a pickled job on stdin, a line of JSON on stdout."""
+  child.end_with_parent()
+  job: Job = pickle.load(sys.stdin.buffer)
+  try:
+    topology = topologies.parse(job.topology)
+    facts = compiled.run(job.kind, job.config, topologies.devices(topology), topology.chip.hbm)
+    answer = {'status': COMPILED if 'memory' in facts else NO_ROOM, 'facts': facts}
+  except errors.UserError as error:
+    answer = {'status': REFUSED, 'reason': str(error)}
+  print(f'{_MARK}{json.dumps(answer)}', flush=True)
 
 
 @contextlib.contextmanager
@@ -128,3 +156,56 @@ def _version(name: str) -> str:
     return importlib.metadata.version(name)
   except importlib.metadata.PackageNotFoundError:
     return ''
+
+
+class Journal:
+  """Outcomes by job, a JSON line each, so that a killed plan goes on; in memory without a path."""
+
+  def __init__(self, path: str = ''):
+    """Reads what is there. A torn last line, of a killed program, is cut off.
+
+    Raises:
+      UserError: the file holds something else.
+    """
+    self._path = pathlib.Path(path) if path else None
+    self._outcomes: dict[str, Outcome] = {}
+    if not self._path or not self._path.exists():
+      return
+    try:
+      text = self._path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+      raise errors.UserError(f'--output={path} cannot be read ({error}); give a file') from error
+    whole = text[:text.rfind('\n') + 1]
+    if text != whole and _BEGINNING.startswith(text[len(whole):][:len(_BEGINNING)]):
+      os.truncate(path, len(whole.encode()))
+      text = whole  # Else it is no file of ours, and left as it is.
+    for number, line in enumerate(text.splitlines(), 1):
+      try:
+        row = json.loads(line)
+        self._outcomes[row['key']] = Outcome(**row['outcome'])
+      except (ValueError, KeyError, TypeError) as error:
+        raise errors.UserError(
+            f'--output={path}: line {number} is not of a plan; give another file') from error
+
+  def get(self, job: Job) -> Outcome | None:
+    return self._outcomes.get(job.key())
+
+  def add(self, job: Job, outcome: Outcome) -> None:
+    """Remembers it; on disk when this returns."""
+    self._outcomes[job.key()] = outcome
+    if not self._path:
+      return
+    mesh = job.config.mesh
+    line = json.dumps({
+        'key': job.key(), 'kind': job.kind, 'topology': job.topology,
+        'mesh': f'{mesh.data}x{mesh.fsdp}x{mesh.model}', 'microbatches': job.config.microbatches,
+        'outcome': dataclasses.asdict(outcome)})
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    with self._path.open('a') as f:
+      f.write(line + '\n')
+      f.flush()
+      os.fsync(f.fileno())
+
+
+if __name__ == '__main__':
+  main()

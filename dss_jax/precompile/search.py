@@ -8,7 +8,7 @@ two are neighbours: then the answer and the one that is too large were both comp
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from dss_jax.precompile import jobs, memory
+from dss_jax.precompile import jobs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +25,6 @@ class Found:
   microbatches: int | None
   proven: bool
   tried: dict[int, jobs.Outcome]
-
-
-def candidates(rows: int, shards: int) -> list[int]:
-  """Numbers of microbatches that give every device whole rows: [1, 2, 4, 8] for 128, 16."""
-  share = rows // shards
-  return [k for k in range(1, share + 1) if share % k == 0]
 
 
 def smallest_fit(
@@ -56,7 +50,7 @@ def smallest_fit(
       break
     if outcome.status == jobs.NO_ROOM and 'arguments' in outcome.facts:
       return Found(None, True, tried)  # They are the same for all.
-    if fits(outcome, room):
+    if outcome.fits(room):
       above = position
     else:
       below = position
@@ -65,30 +59,15 @@ def smallest_fit(
   return Found(found, above - below == 1 and not crashed, tried)
 
 
-def fits(outcome: jobs.Outcome, room: int) -> bool:
-  """Whether it compiled, and all of it has room. A crash counts as no."""
-  return outcome.status == jobs.COMPILED and total(outcome) <= room
-
-
-def total(outcome: jobs.Outcome) -> int:
-  """Bytes per device of a compiled program."""
-  return memory.Memory(**outcome.facts['memory']).total
-
-
 def _guess(numbers: Sequence[int], tried: dict[int, jobs.Outcome], room: int, fixed: int) -> int:
   """Position of the least number that should fit, if activations shrink as 1 / number."""
-  known = [(k, _temporaries(outcome)) for k, outcome in tried.items() if _temporaries(outcome)]
+  known = [(k, needed) for k, one in tried.items()
+           if (needed := one.facts.get('memory', one.facts).get('temporaries', 0))]
   if not known:
     return len(numbers) // 2
   k, temporaries = known[-1]
-  others = max((sum(o.facts['memory'].values()) - o.facts['memory']['temporaries']
-                for o in tried.values() if o.status == jobs.COMPILED), default=2 * fixed)
+  others = max((one.total - one.facts['memory']['temporaries']
+                for one in tried.values() if one.status == jobs.COMPILED), default=2 * fixed)
   activations = max(temporaries - fixed, 1) * k
   left = room - others - fixed
   return next((i for i, n in enumerate(numbers) if activations / n <= left), len(numbers) - 1)
-
-
-def _temporaries(outcome: jobs.Outcome) -> int:
-  if outcome.status == jobs.NO_ROOM:
-    return outcome.facts.get('temporaries', 0)
-  return outcome.facts['memory']['temporaries'] if outcome.status == jobs.COMPILED else 0

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 from dss_jax import errors
-from dss_jax.precompile import gpus
 
 GIB = 2**30
 _2D = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
@@ -28,7 +27,8 @@ class Chip:
     peak: bfloat16 operations per second of one device, from the chip's page.
     devices: JAX devices per chip.
     sizes: the usual slices.
-    options: for `get_topology_desc`, so that devices are counted as on the real slice.
+    options: for `get_topology_desc`, so that devices are counted as on the real slice; of a GPU,
+      what it is.
     gpu: whether it is one, and compiled for by JAX's CUDA plugin.
   """
 
@@ -40,19 +40,60 @@ class Chip:
   gpu: bool = False
 
 
+def _gpu(description: str, memory: int, peak: float, facts: dict[str, Any]) -> Chip:
+  """With what XLA must know of an NVIDIA GPU to compile for one that is not there.
+
+  JAX takes three quarters of its memory (XLA_PYTHON_CLIENT_MEM_FRACTION).
+  """
+  target = {  # XLA's GpuTargetConfigProto
+      'gpu_device_info': _LIMITS | facts | {'device_memory_size': memory},
+      'platform_name': 'CUDA', 'dnn_version_info': {'major': 9, 'minor': 10},
+      'runtime_version': {'major': 13}, 'device_description_str': description}
+  return Chip(memory * 3 // 4, peak, 1, ('1', '8', '2x8'), {'target_config': _proto(target)}, True)
+
+
+def _proto(message: dict[str, Any]) -> str:
+  """{'a': {'b': 1}, 'c': 'x'} -> 'a { b: 1 } c: "x"'."""
+  return ' '.join(
+      f'{name} {{ {_proto(value)} }}' if isinstance(value, dict)
+      else f'{name}: "{value}"' if isinstance(value, str) else f'{name}: {value}'
+      for name, value in message.items())
+
+
+# Limits by compute capability: CUDA C++ programming guide, "compute capabilities". Cores, clock,
+# cache and bandwidth: NVIDIA's data sheets of the SXM modules. Bytes of memory: what the driver
+# reports of them.
+_LIMITS = {
+    'threads_per_block_limit': 1024, 'threads_per_warp': 32, 'threads_per_core_limit': 2048,
+    'thread_dim_limit_x': 1024, 'thread_dim_limit_y': 1024, 'thread_dim_limit_z': 64,
+    'block_dim_limit_x': 2**31 - 1, 'block_dim_limit_y': 2**16 - 1,
+    'block_dim_limit_z': 2**16 - 1, 'registers_per_core_limit': 2**16,
+    'registers_per_block_limit': 2**16, 'shared_memory_per_block': 48 * 1024,
+}
+_AMPERE = {
+    'cuda_compute_capability': {'major': 8}, 'core_count': 108, 'fpus_per_core': 64,
+    'clock_rate_ghz': 1.41, 'l2_cache_size': 40 * 2**20, 'shared_memory_per_core': 164 * 1024,
+    'shared_memory_per_block_optin': 163 * 1024, 'memory_bandwidth': 2_039_000_000_000,
+}
+_HOPPER = {
+    'cuda_compute_capability': {'major': 9}, 'core_count': 132, 'fpus_per_core': 128,
+    'clock_rate_ghz': 1.98, 'l2_cache_size': 50 * 2**20, 'shared_memory_per_core': 228 * 1024,
+    'shared_memory_per_block_optin': 227 * 1024, 'memory_bandwidth': 3_352_000_000_000,
+}
 # Peaks and capacities: cloud.google.com/tpu/docs/ v4, v5e, v5p, v6e and tpu7x, "key
 # specifications". Two TensorCores of a v4 or v5p chip are one device (megacore), those of a
-# tpu7x chip are two.
+# tpu7x chip are two. Peaks of GPUs: bfloat16, dense.
 CHIPS = {
     'v4': Chip(int(30.75 * GIB), 275e12, 1, _3D, {'chip_config_name': 'megacore'}),  # 32 GiB
     'v5e': Chip(int(15.75 * GIB), 197e12, 1, _2D),  # 16 GB
     'v5p': Chip(int(95.74 * GIB), 459e12, 1, _3D, {'chip_config_name': 'megacore'}),  # 95 GB
     'v6e': Chip(int(31.25 * GIB), 918e12, 1, _2D),  # 32 GB
     'tpu7x': Chip(int(94.75 * GIB), 2307e12 / 2, 2, _3D),  # 192 GB, two devices
+    'a100': _gpu('NVIDIA A100-SXM4-80GB', 85_100_068_864, 312e12, _AMPERE),
+    'h100': _gpu('NVIDIA H100 80GB HBM3', 84_942_979_072, 989.4e12, _HOPPER),
+    'h200': _gpu('NVIDIA H200', 151_397_597_184, 989.4e12,
+                 _HOPPER | {'memory_bandwidth': 4_800_000_000_000}),
 }
-# JAX takes three quarters of a GPU's memory (XLA_PYTHON_CLIENT_MEM_FRACTION).
-CHIPS |= {name: Chip(size * 3 // 4, gpus.PEAK[name], 1, ('1', '8', '2x8'), gpu=True)
-          for name, size in gpus.MEMORY.items()}
 _NAME = re.compile(r'([a-z0-9]+):(\d+(?:x\d+){0,2})')
 
 
@@ -75,25 +116,23 @@ def parse(name: str) -> Topology:
   if kind not in CHIPS:
     raise errors.UserError(f'--topology={name}: {errors.did_you_mean(kind, CHIPS)}; write '
                            'v5e:4x4, chips along each side, or h100:2x8, hosts x GPUs')
-  chip = CHIPS[kind]
-  if not _has(chip, sides(name)):
+  chip, size = CHIPS[kind], _sides(name)
+  if chip.gpu:
+    possible = len(size) in (1, 2) and all(size)
+  else:
+    possible = (len(size) == len(chip.sizes[0].split('x')) and all(size)
+                and not any(side > 1 and side % 2 for side in size[:2]))
+  if not possible:
     usual = ', '.join(f'{kind}:{one}' for one in chip.sizes)
     others = 'hosts x GPUs' if chip.gpu else 'others whose first two sides are even'
     raise errors.UserError(f'--topology={name}: {kind} has {usual} and {others}')
-  return Topology(name, chip, math.prod(sides(name)) * chip.devices)
+  return Topology(name, chip, math.prod(size) * chip.devices)
 
 
-def sides(name: str) -> list[int]:
+def _sides(name: str) -> list[int]:
   """'v5e:4x4' -> [4, 4]; [] if it has another form."""
   found = _NAME.fullmatch(name)
   return [int(side) for side in found[2].split('x')] if found else []
-
-
-def _has(chip: Chip, size: Sequence[int]) -> bool:
-  if chip.gpu:
-    return len(size) in (1, 2) and all(size)
-  whole = len(size) == len(chip.sizes[0].split('x')) and all(size)
-  return whole and not any(side > 1 and side % 2 for side in size[:2])
 
 
 def missing(topology: Topology) -> str:
@@ -113,13 +152,12 @@ def devices(topology: Topology) -> Sequence[jax.Device]:
     UserError: the compiler is not there, or refuses the size.
   """
   from jax.experimental import topologies
-  size = sides(topology.name)
+  size = _sides(topology.name)
   options: dict[str, Any]
   try:
     if topology.chip.gpu:
       jax.devices()  # Registers the plugin.
-      options = {'platform': 'cuda', 'topology': 'x'.join(map(str, [1, 1, *size][-3:])),
-                 'target_config': gpus.target_config(topology.name.partition(':')[0])}
+      options = {'platform': 'cuda', 'topology': 'x'.join(map(str, [1, 1, *size][-3:]))}
     else:  # v5e:1x1 is not divisible by the default host.
       options = {'platform': 'tpu', 'chips_per_host_bounds': [min(2, size[0]), min(2, size[1]), 1]}
     found = topologies.get_topology_desc(

@@ -18,7 +18,7 @@ from flax import traverse_util
 from dss_jax import answers, decode, errors, models, student_info
 from dss_jax import sharding as sharding_lib
 from dss_jax import tokenizer as tokenizer_lib
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats
 from dss_jax.convert import weights as weights_lib
 from dss_jax.predict.options import Continuation, Options, Prediction, Sample
 
@@ -48,13 +48,13 @@ def load(
     UserError: nothing there that can be read, no vocabulary or another than the checkpoint's own,
       labels that it cannot tell apart, an unknown field or dataset, a parameter with NaN.
   """
-  weights = open_lib.open_weights(path)
-  info = open_lib.find_info(path, weights).of(dataset)
+  weights = formats.open_weights(path)
+  info = formats.find_info(path, weights).of(dataset)
   unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(info)})
   if unknown:
     raise errors.UserError(f'StudentInfo has no field {unknown[0]!r}')
   info = dataclasses.replace(info, **changes)
-  model_bytes = open_lib.find_vocabulary(path, info, vocabulary)
+  model_bytes = formats.find_vocabulary(path, info, vocabulary)
   if vocabulary == student_info.BYTES:
     info = dataclasses.replace(info, vocabulary=student_info.BYTES)
   # Unrolled: a scan copies every layer's cache and weights at every token (measured: 10-15 %).

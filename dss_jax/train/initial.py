@@ -13,8 +13,7 @@ import tqdm
 from flax import traverse_util
 
 from dss_jax import errors, models, student_info
-from dss_jax.convert import open as open_lib
-from dss_jax.convert import own_vocabulary
+from dss_jax.convert import formats, own_vocabulary
 from dss_jax.convert import weights as weights_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import processes
@@ -32,8 +31,8 @@ def check(config: config_lib.TrainConfig) -> None:
   if not path:
     return
   with _named(path):
-    weights = open_lib.open_weights(path)
-    info = open_lib.find_info(path, weights)
+    weights = formats.open_weights(path)
+    info = formats.find_info(path, weights)
     weights_lib.check_network(weights, config.model)
     _check_vocabulary(path, info, config.data.vocabulary)
 
@@ -68,7 +67,7 @@ def fingerprint(path: str) -> str:
     UserError: see `open.open_weights`.
   """
   with _named(path):
-    weights = open_lib.open_weights(path)
+    weights = formats.open_weights(path)
   sizes = {name: math.prod(spec.shape) for name, spec in weights.specs.items()}
   large = [name for name in sizes if sizes[name] > _SMALL]
   left_out = set(large) - {min(large, key=lambda name: (sizes[name], name), default='')}
@@ -95,4 +94,4 @@ def load_params(path: str, config: models.T5Config, shardings: Any) -> Any:
     def place(name: str, array: np.ndarray) -> jax.Array:
       bar.update()
       return jax.make_array_from_callback(array.shape, flat[name], lambda index: array[index])
-    return weights_lib.load_params(open_lib.open_weights(path), config, place=place)
+    return weights_lib.load_params(formats.open_weights(path), config, place=place)

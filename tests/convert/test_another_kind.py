@@ -13,8 +13,7 @@ from t5x_weights import Given
 import dss_jax
 from dss_jax import errors, models, student_info
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.convert import hugging_face, own_vocabulary, safetensors_file, t5x
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats, hugging_face, own_vocabulary, safetensors_file, t5x
 from dss_jax.convert import weights as weights_lib
 from dss_jax.teacher.ask import t5_client
 
@@ -78,15 +77,15 @@ def make_vocabulary(words='apple brick cloud red old new green blue', **options)
 def test_a_config_of_another_kind_is_refused(hf, changes, message):
   edit(hf / 'config.json', **changes)
   with pytest.raises(errors.UserError, match=message):
-    open_lib.open_weights(str(hf))
+    formats.open_weights(str(hf))
 
 
 def test_ids_of_generation_config_count_too(hf):
   edit(hf / 'generation_config.json', eos_token_id=[1], decoder_start_token_id=None)
-  open_lib.open_weights(str(hf))
+  formats.open_weights(str(hf))
   edit(hf / 'generation_config.json', eos_token_id=3)
   with pytest.raises(errors.UserError, match='generation_config.json: eos_token_id is 3'):
-    open_lib.open_weights(str(hf))
+    formats.open_weights(str(hf))
 
 
 @pytest.mark.parametrize('tied', [True, None])
@@ -99,12 +98,12 @@ def test_a_missing_head_is_the_embedding_only_where_it_was_left_out(hf, tied):
   changes = {'tie_word_embeddings': True, 'scale_decoder_outputs': False} if tied else {}
   edit(hf / 'config.json', **changes)
   if tied:
-    found = open_lib.open_weights(str(hf))
+    found = formats.open_weights(str(hf))
     assert np.array_equal(found.read('decoder/logits_dense/kernel'),
                           weights.values['token_embedder/embedding'].T)
     edit(hf / 'config.json', architectures=['T5Model'])
   with pytest.raises(errors.UserError, match='decoder/logits_dense/kernel.*not found'):
-    open_lib.open_weights(str(hf))
+    formats.open_weights(str(hf))
 
 
 # Files ----------------------------------------------------------------------------------------
@@ -126,36 +125,36 @@ def write_shards(folder):
 def test_an_index_of_files_that_are_gone_says_nothing(hf):
   for file in set(write_shards(hf).values()):
     (hf / file).unlink()
-  assert open_lib.open_weights(str(hf)).read('encoder/encoder_norm/scale').shape == (16,)
+  assert formats.open_weights(str(hf)).read('encoder/encoder_norm/scale').shape == (16,)
 
 
 def test_two_checkpoints_in_one_folder_are_refused(hf):
   write_shards(hf)
   with pytest.raises(errors.UserError, match='holds two checkpoints, model.safetensors and the'):
-    open_lib.open_weights(str(hf))
+    formats.open_weights(str(hf))
 
 
 def test_an_index_of_other_shards_is_refused(hf):
   weight_map = write_shards(hf)
   (hf / 'model.safetensors').unlink()
-  open_lib.open_weights(str(hf))
+  formats.open_weights(str(hf))
   edit(hf / 'model.safetensors.index.json', weight_map={
       **weight_map, 'shared.weight': weight_map['decoder.final_layer_norm.weight']})
   with pytest.raises(errors.UserError, match='index.json is not of the files beside it.*shared'):
-    open_lib.open_weights(str(hf))
+    formats.open_weights(str(hf))
 
 
 def test_a_dtype_that_is_not_read_is_named(hf):
   data = (hf / 'model.safetensors').read_bytes()
   (hf / 'model.safetensors').write_bytes(data.replace(b'"F32"', b'"I8" ', 1))
   with pytest.raises(errors.UserError, match='a tensor of dtype I8, which is not read'):
-    open_lib.open_weights(str(hf))
+    formats.open_weights(str(hf))
 
 
 def test_an_adapter_is_not_left_out(hf):
   edit(hf / 'adapter_config.json', peft_type='LORA')
   with pytest.raises(errors.UserError, match='adapter_config.json: an adapter.*merge'):
-    open_lib.open_weights(str(hf))
+    formats.open_weights(str(hf))
 
 
 # T5X, and what shapes do not tell -----------------------------------------------------------------
@@ -170,24 +169,24 @@ def test_t5x_reads_the_activation_in_config_gin(tmp_path, gin, where):
   folder = write(tmp_path / 'ul2', 't5x', Given(mlp_activations=SILU))
   (folder / where / 'config.gin').write_text(f'A.max_distance = 64\n{gin}\nEPS = 1e-6\n')
   for path in (folder, folder / 'checkpoint_0'):
-    weights = open_lib.open_weights(str(path))
-    assert open_lib.find_info(str(path), weights).model.mlp_activations == SILU
+    weights = formats.open_weights(str(path))
+    assert formats.find_info(str(path), weights).model.mlp_activations == SILU
     assert weights.config.relpos_max_distance == 64
 
 
 def test_a_gate_of_unknown_activation_is_refused(tmp_path):
   for version in ('1.0', '1.1'):
     folder = write(tmp_path / version, 't5x', Given(version))
-    weights = open_lib.open_weights(str(folder))
+    weights = formats.open_weights(str(folder))
     if version == '1.0':
-      assert open_lib.find_info(str(folder), weights).model.mlp_activations == ('relu',)
+      assert formats.find_info(str(folder), weights).model.mlp_activations == ('relu',)
   with pytest.raises(errors.UserError, match='GELU .* or SiLU .*config.gin'):
-    open_lib.find_info(str(folder), weights)
+    formats.find_info(str(folder), weights)
   for gin, message in (("A.activations = @f\n", 'A.activations = @f is not understood'),
                        ("a.activations = ('relu',)\nb.activations = ('gelu',)", 'are both')):
     (folder / 'config.gin').write_text(gin)
     with pytest.raises(errors.UserError, match=message):
-      open_lib.open_weights(str(folder))
+      formats.open_weights(str(folder))
 
 
 def test_sizes_of_published_models_tell_the_activation():
@@ -205,8 +204,8 @@ def test_student_json_of_another_network_is_refused(tmp_path, to):
   folder = write(tmp_path / to, to, weights)
   info = student_info.StudentInfo(model=weights.config)
   (folder / 'student.json').write_text(info.as_json())
-  found = open_lib.open_weights(str(folder))
-  assert open_lib.find_info(str(folder), found).model.mlp_activations == SILU
+  found = formats.open_weights(str(folder))
+  assert formats.find_info(str(folder), found).model.mlp_activations == SILU
   with pytest.raises(errors.UserError, match=(
       r"mlp_activations=\('silu', 'linear'\), the network has \('gelu', 'linear'\)")):
     weights_lib.check_network(found, Given().config)
@@ -214,9 +213,9 @@ def test_student_json_of_another_network_is_refused(tmp_path, to):
     weights_lib.check_network(found, Given(relpos_max_distance=99, mlp_activations=SILU).config)
   if to == 'hf':
     edit(folder / 'config.json', relative_attention_max_distance=64)
-    found = open_lib.open_weights(str(folder))
+    found = formats.open_weights(str(folder))
     with pytest.raises(errors.UserError, match='relpos_max_distance=64, the network has 128'):
-      open_lib.find_info(str(folder), found)
+      formats.find_info(str(folder), found)
 
 
 # NaN ------------------------------------------------------------------------------------------
@@ -230,7 +229,7 @@ def test_a_tensor_without_numbers_is_named(tmp_path, to, value, kind):
   weights.values[name][3, 4:6] = value
   folder = write(tmp_path / 'a', to, weights)
   (folder / 'student.json').write_text(student_info.StudentInfo(weights.config).as_json())
-  found = open_lib.open_weights(str(folder))
+  found = formats.open_weights(str(folder))
   stored = hugging_face.their_name(name) if to == 'hf' else name
   message = rf'a.*: {stored} holds 2 values of 384 that are no numbers \({kind}\)'
   with pytest.raises(errors.UserError, match=message):
@@ -254,7 +253,7 @@ def student(hf):
   """(path, info, its spiece.model) of a folder with a vocabulary."""
   model = make_vocabulary()
   (hf / 'spiece.model').write_bytes(model)
-  return str(hf), open_lib.find_info(str(hf), open_lib.open_weights(str(hf))), model
+  return str(hf), formats.find_info(str(hf), formats.open_weights(str(hf))), model
 
 
 def check(student, model, **options):
@@ -268,22 +267,22 @@ def test_another_vocabulary_is_refused_with_both_paths(student, tmp_path):
   same = tmp_path / 'same.model'
   same.write_bytes(with_pieces(model, prefix='x'))  # Other bytes, the same pieces.
   assert same.read_bytes() != model
-  assert open_lib.find_vocabulary(path, info, str(same)) == same.read_bytes()
+  assert formats.find_vocabulary(path, info, str(same)) == same.read_bytes()
   (tmp_path / 'other.model').write_bytes(make_vocabulary('ten green bottles hang on the wall'))
   with pytest.raises(errors.UserError, match=r'--vocabulary=.*other.model is another.*spiece.mode'):
-    open_lib.find_vocabulary(path, info, str(tmp_path / 'other.model'))
+    formats.find_vocabulary(path, info, str(tmp_path / 'other.model'))
   with pytest.raises(errors.UserError, match='--vocabulary=bytes is another.*spiece.model'):
-    open_lib.find_vocabulary(path, info, 'bytes')
+    formats.find_vocabulary(path, info, 'bytes')
   with pytest.raises(errors.UserError, match='does not exist'):
-    open_lib.find_vocabulary(path, info, str(tmp_path / 'nowhere'))
+    formats.find_vocabulary(path, info, str(tmp_path / 'nowhere'))
 
 
 def test_two_vocabularies_in_one_folder_are_refused(student, tmp_path):
   (tmp_path / 'hf' / 'vocabulary.model').write_bytes(student[2])
-  assert open_lib.find_vocabulary(*student[:2]) == student[2]
+  assert formats.find_vocabulary(*student[:2]) == student[2]
   (tmp_path / 'hf' / 'vocabulary.model').write_bytes(make_vocabulary('ten green bottles'))
   with pytest.raises(errors.UserError, match='two vocabularies, vocabulary.model and spiece.model'):
-    open_lib.find_vocabulary(*student[:2])
+    formats.find_vocabulary(*student[:2])
 
 
 def with_pieces(model, *texts, prefix='', count=None):
@@ -311,25 +310,25 @@ def test_added_tokens_are_not_left_out(student, tmp_path, file):
   count = len(own_vocabulary.pieces(model, ''))
   tokens = {'<pad>': 0, '</s>': 1, '<extra_id_0>': 47}
   write_added(tmp_path / 'hf' / file, tokens)
-  assert open_lib.find_vocabulary(path, info) == model
+  assert formats.find_vocabulary(path, info) == model
   write_added(tmp_path / 'hf' / file, {**tokens, '{': count})
   with pytest.raises(errors.UserError, match=rf"{file}: '{{' is id {count}, which .*spiece.model"):
-    open_lib.find_vocabulary(path, info)
+    formats.find_vocabulary(path, info)
   with pytest.raises(errors.UserError, match=rf"'{{' is id {count}"):
     check(student, model, longer=True)
   longer = with_pieces(model, '{')
   (tmp_path / 'all.model').write_bytes(longer)
-  assert open_lib.find_vocabulary(path, info, str(tmp_path / 'all.model')) == longer
+  assert formats.find_vocabulary(path, info, str(tmp_path / 'all.model')) == longer
 
 
 @pytest.mark.parametrize('file', ['special_tokens_map.json', 'tokenizer_config.json'])
 def test_another_eos_token_is_refused(student, tmp_path, file):
   path, info, model = student
   edit(tmp_path / 'hf' / file, eos_token={'content': '</s>'}, pad_token='<pad>', unk_token=None)
-  assert open_lib.find_vocabulary(path, info) == model
+  assert formats.find_vocabulary(path, info) == model
   edit(tmp_path / 'hf' / file, eos_token='<end>')
   with pytest.raises(errors.UserError, match=f"{file}: '<end>' is id 1, which .*spiece.model"):
-    open_lib.find_vocabulary(path, info)
+    formats.find_vocabulary(path, info)
 
 
 def _convert(path, **options):
@@ -365,7 +364,7 @@ def write_added(file, tokens):
 
 def test_a_byt5_folder_reads_bytes(hf):
   edit(hf / 'tokenizer_config.json', tokenizer_class='ByT5Tokenizer')
-  info = open_lib.find_info(str(hf), open_lib.open_weights(str(hf)))
+  info = formats.find_info(str(hf), formats.open_weights(str(hf)))
   assert info.vocabulary == 'bytes'
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -14,8 +15,7 @@ from flax import traverse_util
 
 from dss_jax import errors, models, student_info
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.convert import hugging_face, hugging_face_config, model_card
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats, hugging_face, hugging_face_config, model_card
 from dss_jax.convert import weights as weights_lib
 
 TINY = {'vocab_size': 64, 'emb_dim': 16, 'num_heads': 2, 'head_dim': 6, 'mlp_dim': 20,
@@ -44,7 +44,7 @@ def write(folder, to, config, **options):
 
 
 def read_all(folder):
-  found = open_lib.open_weights(str(folder))
+  found = formats.open_weights(str(folder))
   return {name: found.read(name) for name in found.specs}
 
 
@@ -72,6 +72,26 @@ def test_every_format_to_every_other_to_the_bit(tmp_path, version, steps):
     assert_same(read_all(tmp_path / str(i)), expected)
 
 
+def test_another_format_is_one_entry(tmp_path, monkeypatch):
+  def save(path, weights, output):
+    np.savez(f'{path}/weights.npz', **{name: weights.read(name) for name in weights.specs})
+
+  def read(path):
+    tree = traverse_util.unflatten_dict(dict(np.load(f'{path}/weights.npz')), sep='/')
+    return weights_lib.ArrayWeights(tree, student_info.find(path).model)
+
+  monkeypatch.setitem(formats.FORMATS, 'npz', formats.Format(
+      'weights.npz', 'a folder with weights.npz',
+      lambda path: os.path.exists(f'{path}/weights.npz'), read, save))
+  expected = write(tmp_path / 'native', 'native', CONFIGS['1.1']).arrays
+  for given, to in (('native', 'npz'), ('npz', 'hf')):
+    assert convert_main.main(
+        [f'--input={tmp_path / given}', f'--output={tmp_path / to}', f'--to={to}']) == 0
+  assert_same(read_all(tmp_path / 'hf'), expected)
+  with pytest.raises(errors.UserError, match='or a folder with weights.npz'):
+    formats.open_weights(str(tmp_path))
+
+
 @pytest.mark.parametrize('to', ['hf', 'native', 't5x'])
 def test_bfloat16_rounds_once(tmp_path, to):
   weights = write(tmp_path / 'a', to, CONFIGS['1.1'], dtype='bfloat16')
@@ -86,7 +106,7 @@ def test_the_config_comes_back(tmp_path, version):
   for to in ('hf', 'native', 't5x'):
     write(tmp_path / to, to, config)
     (tmp_path / to / 'student.json').unlink()
-    assert open_lib.open_weights(str(tmp_path / to)).config == config
+    assert formats.open_weights(str(tmp_path / to)).config == config
 
 
 def test_every_parameter_has_a_name_at_hugging_face():
@@ -119,7 +139,7 @@ def test_another_models_config_is_refused(field, value, message):
 
 def test_a_mismatch_lists_parameters_expected_and_found(tmp_path):
   write(tmp_path / 'a', 'native', CONFIGS['1.1'])
-  weights = open_lib.open_weights(str(tmp_path / 'a'))
+  weights = formats.open_weights(str(tmp_path / 'a'))
   other = models.t5_config('1.1', 'small', **{**TINY, 'vocab_size': 80, 'num_decoder_layers': 3})
   with pytest.raises(errors.UserError) as caught:
     weights_lib.load_params(weights, other)
@@ -135,22 +155,22 @@ def test_unexpected_parameters_are_named(tmp_path):
   config['num_layers'] = 2
   (tmp_path / 'a/config.json').write_text(json.dumps(config))
   with pytest.raises(errors.UserError, match=r'encoder\.block\.2.*: not a parameter of'):
-    open_lib.open_weights(str(tmp_path / 'a'))
+    formats.open_weights(str(tmp_path / 'a'))
 
 
 def test_folders_that_hold_nothing_to_read(tmp_path):
   with pytest.raises(errors.UserError, match='does not exist'):
-    open_lib.open_weights(str(tmp_path / 'nowhere'))
+    formats.open_weights(str(tmp_path / 'nowhere'))
   (tmp_path / 'notes.txt').write_text('x')
-  with pytest.raises(errors.UserError, match=r'holds notes\.txt.*Hugging Face.*T5X'):
-    open_lib.open_weights(str(tmp_path))
+  with pytest.raises(errors.UserError, match=r'holds notes\.txt.*T5X.*Hugging Face'):
+    formats.open_weights(str(tmp_path))
 
 
 def test_a_folder_with_pytorch_pickles_alone_says_what_to_do(tmp_path):
   write(tmp_path / 'a', 'hf', CONFIGS['1.1'])
   (tmp_path / 'a/model.safetensors').rename(tmp_path / 'a/pytorch_model.bin')
   with pytest.raises(errors.UserError, match='save_pretrained'):
-    open_lib.open_weights(str(tmp_path / 'a'))
+    formats.open_weights(str(tmp_path / 'a'))
 
 
 @pytest.mark.parametrize('to', ['hf', 'native', 't5x'])
@@ -192,13 +212,13 @@ def test_a_scanned_tree_in_memory_is_written_unrolled(tmp_path):
 MEASURE = '''
 import sys, threading, time
 from dss_jax.convert import __main__ as main
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats
 
 def anonymous_bytes():
   with open('/proc/self/status') as f:
     return next(int(line.split()[1]) * 1024 for line in f if line.startswith('RssAnon'))
 
-open_lib.open_weights(sys.argv[1])  # Imports and caches are not what is measured.
+formats.open_weights(sys.argv[1])  # Imports and caches are not what is measured.
 base, peak, done = anonymous_bytes(), 0, False
 
 def watch():
@@ -256,31 +276,31 @@ def test_model_card_tells_task_data_metrics_and_training():
   info = student_info.StudentInfo(
       model=CONFIGS['1.1'], label_prefix='[label] ', rationale_prefix='[rationale] ',
       labels=('yes', 'no'), training=TRAINED)
-  card = model_card.text(info, 'hf')
+  card = model_card.text(info, 'transformers')
   for part in ('# dss_cqa', '`[label] `', '`[rationale] `', '`yes`', 'cqa-train (8,766 records)',
                '| test | accuracy | 70.5 |', '| alpha | 0.5 |', 'from_pretrained'):
     assert part in card
-  assert 'load' in model_card.text(info, 'native')
+  assert 'load' in model_card.text(info, 'jax')
 
 
 def test_model_card_tells_how_the_vocabulary_writes_labels(toy_vocabulary):
   info = student_info.StudentInfo(model=CONFIGS['1.1'], labels=('left  lane', 'right'))
   with open(toy_vocabulary, 'rb') as f:
-    card = model_card.text(info, 'hf', f.read())
+    card = model_card.text(info, 'transformers', f.read())
   assert '| `left  lane` | `left lane` |' in card and '| `right` |' not in card
-  assert 'otherwise' not in model_card.text(info, 'hf')
+  assert 'otherwise' not in model_card.text(info, 'transformers')
 
 
 def test_a_strangers_folder_inside_a_run_is_not_that_run(tmp_path):
   """Only a run's own steps take its student.json and vocabulary."""
   write(tmp_path / 'run', 'native', CONFIGS['1.1'], vocabulary=b'the run')
   info = student_info.find(str(tmp_path / 'run' / 'params'))
-  assert info and open_lib.find_vocabulary(str(tmp_path / 'run' / 'params'), info) == b'the run'
+  assert info and formats.find_vocabulary(str(tmp_path / 'run' / 'params'), info) == b'the run'
   write(tmp_path / 'run' / 'downloaded', 'hf', CONFIGS['1.0'])
   (tmp_path / 'run/downloaded/student.json').unlink()
   inside = str(tmp_path / 'run' / 'downloaded')
   assert student_info.find(inside) is None
-  assert open_lib.find_vocabulary(inside, student_info.StudentInfo(CONFIGS['1.0'])) is None
+  assert formats.find_vocabulary(inside, student_info.StudentInfo(CONFIGS['1.0'])) is None
 
 
 def test_student_json_comes_back():

@@ -11,7 +11,7 @@ from reference import make_batch, save_random_model, their_logits
 
 from dss_jax import errors, models
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats
 from dss_jax.convert import weights as weights_lib
 
 WHY = "parity with PyTorch: pip install -e '.[parity]'"
@@ -24,7 +24,7 @@ REAL = [('1.0', 'small'), ('1.1', 'small'), ('1.1', 'base')]
 
 
 def our_logits(folder, source, target, scanned=False):
-  weights = open_lib.open_weights(str(folder))
+  weights = formats.open_weights(str(folder))
   config = dataclasses.replace(weights.config, scan_layers=scanned)
   params = weights_lib.load_params(weights, config)
   decoder_inputs = np.pad(target, ((0, 0), (1, 0)))[:, :-1]
@@ -88,7 +88,7 @@ def test_an_encoder_with_an_embedding_of_its_own_is_refused(tmp_path):
   config.tie_word_embeddings = False
   transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
   with pytest.raises(errors.UserError, match='encoder.embed_tokens.weight differs from shared'):
-    open_lib.open_weights(str(tmp_path))
+    formats.open_weights(str(tmp_path))
 
 
 def test_sharded_folders(tmp_path):
@@ -102,7 +102,7 @@ def test_sharded_folders(tmp_path):
   np.testing.assert_allclose(our_logits(tmp_path / 'hf', source, target), expected, atol=1e-4)
   out = tmp_path / 'out'
   out.mkdir()
-  weights = open_lib.open_weights(str(tmp_path / 'hf'))
+  weights = formats.open_weights(str(tmp_path / 'hf'))
   hugging_face.write_hugging_face(str(out), weights, max_shard_bytes=20_000)
   assert len(list(out.glob('*.safetensors'))) > 2
   reloaded = transformers.T5ForConditionalGeneration.from_pretrained(out).eval()

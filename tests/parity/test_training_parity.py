@@ -11,7 +11,7 @@ import pytest
 from reference import save_random_model
 
 from dss_jax import models, objective
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats
 from dss_jax.convert import weights as weights_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
@@ -99,7 +99,7 @@ def our_loop(model, params, batches):
 def test_training_is_that_of_pytorch(version, tmp_path, capsys):
   """Losses and gradient norm of every step, and the loss after the last, to 1e-4 relative."""
   theirs = save_random_model(tmp_path, models.t5_config(version, 'small', **TINY))
-  weights = open_lib.open_weights(str(tmp_path))
+  weights = formats.open_weights(str(tmp_path))
   params = weights_lib.load_params(weights, weights.config)
   batches = make_batches()
   ours = our_loop(models.Transformer(weights.config), params, batches)

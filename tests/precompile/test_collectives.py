@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from dss_jax.precompile import collectives, hlo, loops
+from dss_jax.precompile import collectives
 
 ROW = 4 * 128  # bytes of a device's float32 [1, 128]
 
@@ -127,13 +127,12 @@ def test_a_loop_of_another_form_is_not_guessed(old, new):
 
 def test_scans_are_known_without_what_xla_adds_to_them():
   text = text_of(looped, 5).replace('known_trip_count', 'other')
-  module = hlo.parse(text)
-  entry = module.computations[module.entry]
-  found = [loops.trips(module, entry, one) for one in entry.instructions.values()
+  module, entry = collectives.parse(text)
+  found = [collectives.trips(module, module[entry], one) for one in module[entry].values()
            if one.operation == 'while']
   assert found == [5]
 
 
 def test_text_without_an_entry_is_refused():
   with pytest.raises(ValueError, match='no entry computation'):
-    hlo.parse('HloModule nothing\n')
+    collectives.parse('HloModule nothing\n')

@@ -12,7 +12,7 @@ from dss_jax import errors, models
 from dss_jax import sharding as sharding_lib
 from dss_jax.data import pipeline
 from dss_jax.precompile import __main__ as command
-from dss_jax.precompile import collectives, compiled, jobs, memory, topologies
+from dss_jax.precompile import collectives, compiled, jobs, topologies
 from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import evaluation
@@ -68,7 +68,7 @@ def test_the_new_state_takes_the_place_of_the_old_one(sharding, recwarn):
   """Every byte of parameters and optimizer is reused; only the metrics are new."""
   program = compiled.train_program(config(), sharding)
   stats = program.lower().compile().memory_analysis()
-  assert stats.alias_size_in_bytes == memory.of_arguments(program.arguments[:1]) > 0
+  assert stats.alias_size_in_bytes == compiled.bytes_of_arguments(program.arguments[:1]) > 0
   assert stats.output_size_in_bytes - stats.alias_size_in_bytes < 1024
   assert not [one for one in recwarn if 'donated' in str(one.message)]
 
@@ -87,12 +87,13 @@ def test_the_planned_decoding_is_that_of_evaluation(sharding, toy_data):
 def test_memory_is_what_xla_says(sharding):
   program = compiled.train_program(config(), sharding)
   built = program.lower().compile()
-  stats = memory.of(built)
-  assert stats.arguments == built.memory_analysis().argument_size_in_bytes
-  assert stats.results < 1000 < stats.temporaries  # The state is donated; metrics are left.
-  assert memory.of_arguments(program.arguments) == pytest.approx(stats.arguments, rel=0.02)
+  stats = compiled.memory_of(built)
+  arguments = stats['arguments']
+  assert arguments == built.memory_analysis().argument_size_in_bytes
+  assert stats['results'] < 1000 < stats['temporaries']  # The state is donated; metrics are left.
+  assert compiled.bytes_of_arguments(program.arguments) == pytest.approx(arguments, rel=0.02)
   found = compiled.run(compiled.TRAIN, config(), jax.devices(), 2**34)
-  assert found['memory'] == vars(stats) and sum(found['collectives']['whole'].values()) > 0
+  assert found['memory'] == stats and sum(found['collectives']['whole'].values()) > 0
   assert compiled.run(compiled.TRAIN, config(), jax.devices(), 1000).keys() == {
       'seconds', 'arguments'}
 
@@ -118,7 +119,7 @@ def test_gradients_of_copies_are_reduced_once_a_step():
     ('RESOURCE_EXHAUSTED: no figures', 0),
     ('INTERNAL: Mosaic failed', None)])
 def test_the_compilers_words_for_too_much(message, needed):
-  assert memory.temporaries_of_error(message) == needed
+  assert compiled.temporaries_of_error(message) == needed
 
 
 def test_a_job_travels_to_another_process():
@@ -147,8 +148,7 @@ def on_slice(**overrides):
 def check_a_slice(kind, topology):
   outcome = jobs.run(jobs.Job(kind, topology, on_slice(microbatches=2)), 300)
   assert outcome.status == jobs.COMPILED, outcome.reason
-  stats = memory.Memory(**outcome.facts['memory'])
-  assert 0 < stats.arguments < stats.total < 2**30
+  assert 0 < outcome.facts['memory']['arguments'] < outcome.total < 2**30
   assert sum(outcome.facts['collectives']['whole'].values()) > 0
   assert outcome.facts['collectives']['unknown_loops'] == (1 if kind == 'decode' else 0)
   assert set(outcome.facts['collectives']['whole']) == set(collectives.KINDS)

@@ -3,7 +3,7 @@
 import fakes
 import pytest
 
-from dss_jax.precompile import jobs, search
+from dss_jax.precompile import jobs, search, shapes
 
 GIB = 2**30
 
@@ -21,8 +21,8 @@ def find(numbers, gib_of, room=16, fixed=1, most=4):
 
 
 def test_numbers_of_microbatches_give_every_device_whole_rows():
-  assert search.candidates(128, 16) == [1, 2, 4, 8]
-  assert search.candidates(24, 2) == [1, 2, 3, 4, 6, 12]
+  assert shapes.divisors(128 // 16) == [1, 2, 4, 8]
+  assert shapes.divisors(24 // 2) == [1, 2, 3, 4, 6, 12]
 
 
 def test_one_compilation_is_enough_where_the_whole_batch_fits():

@@ -195,4 +195,4 @@ def test_devices_of_a_slice():
   assert counts == {'v5e:1x1': 1, 'v5e:4x4': 16, 'v4:2x2x4': 16, 'tpu7x:2x2x1': 8,
                     'h100:8': 8, 'a100:2x8': 16}
   mesh = shapes.resolve(config_lib.MeshConfig(2, -1, 2), topologies.parse('v5e:4x4'))
-  assert shapes.name(mesh) == '2x4x2'
+  assert mesh.name == '2x4x2'

@@ -11,7 +11,7 @@ from flax import traverse_util
 from dss_jax import errors, models, student_info, vocab
 from dss_jax import sharding as sharding_lib
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats
 from dss_jax.train import __main__ as train_main
 from dss_jax.train import config as config_lib
 from dss_jax.train import gin_config, initial
@@ -52,7 +52,7 @@ def pretrained(random_weights, tmp_path_factory):
     ('t5x', True, (4, 1, 2))])
 def test_parameters_are_laid_out_over_the_mesh(pretrained, source, scan_layers, mesh):
   """The same values from every format, in either layout, each where its sharding says."""
-  expected = open_lib.open_weights(str(pretrained / 'native'))
+  expected = formats.open_weights(str(pretrained / 'native'))
   config = dataclasses.replace(expected.config, scan_layers=scan_layers)
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(*mesh)))
   places = sharding.params(models.Transformer(config))
@@ -70,7 +70,7 @@ def test_a_run_starts_with_the_checkpoints_parameters(pretrained, train, tmp_pat
   shutil.copytree(pretrained / 'hf', tmp_path / 'hf')
   settings = {'INITIAL_CHECKPOINT_PATH': tmp_path / 'hf', 'LEARNING_RATE': 0.0, 'SEED': 5}
   assert train(tmp_path / 'run', **settings) == 0
-  expected, found = (open_lib.open_weights(str(p)) for p in (pretrained / 'hf', tmp_path / 'run'))
+  expected, found = (formats.open_weights(str(p)) for p in (pretrained / 'hf', tmp_path / 'run'))
   for name in expected.specs:
     assert np.array_equal(found.read(name), expected.read(name)), name
   shutil.rmtree(tmp_path / 'hf')

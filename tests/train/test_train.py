@@ -10,7 +10,7 @@ import pytest
 import dss_jax
 from dss_jax import cli, errors, records, student_info
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.convert import open as open_lib
+from dss_jax.convert import formats
 from dss_jax.train import __main__ as train_main
 
 SETTINGS = {
@@ -88,7 +88,7 @@ def test_what_prediction_needs_lies_in_the_run_and_goes_along(
     info = student_info.find(str(folder))
     assert (info.label_prefix, info.rationale_prefix) == ('[label] ', '[rationale] ')
     assert info.labels == ('left', 'right') and info.input_length == 64
-    assert open_lib.find_vocabulary(str(folder), info) == vocabulary
+    assert formats.find_vocabulary(str(folder), info) == vocabulary
     if folder != finished:
       assert info.training['task'] == 'dss_toy'
       assert info.training['records'] == {'toy-train': 96}

@@ -207,10 +207,10 @@ def _mesh(text: str) -> 'sharding.MeshConfig | None':
 def _look(folder: str, mesh: 'sharding.MeshConfig') -> str:
   """Where a checkpoint's parameters lie, after a look at its network and its vocabulary."""
   from dss_jax import sharding, student_info
-  from dss_jax.convert import open as open_lib
-  weights = open_lib.open_weights(folder)
-  info = open_lib.find_info(folder, weights)
-  if info.vocabulary != student_info.BYTES and open_lib.find_vocabulary(folder, info) is None:
+  from dss_jax.convert import formats
+  weights = formats.open_weights(folder)
+  info = formats.find_info(folder, weights)
+  if info.vocabulary != student_info.BYTES and formats.find_vocabulary(folder, info) is None:
     raise errors.UserError(
         f'--model={folder} has no vocabulary (vocabulary.model or spiece.model): copy the '
         'SentencePiece model of its training there')
