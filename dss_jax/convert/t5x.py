@@ -32,7 +32,7 @@ from dss_jax.convert.t5x_write import write_t5x
 __all__ = ['T5XWeights', 'is_t5x_checkpoint', 'kvstore_spec', 'write_t5x']
 
 _STEP = re.compile(r'checkpoint_(\d+)')
-_UNFINISHED = re.compile(r'.*\.(orbax-checkpoint-)?tmp-\d+')
+_UNFINISHED = re.compile(r'.*\.((orbax-checkpoint-)?tmp|writing)-\d+')
 _OCDBT_FILE = 'manifest.ocdbt'
 _ORBAX_METADATA = '_METADATA'
 _PLACEHOLDER = 'PLACEHOLDER://'  # Orbax's word in state/checkpoint for an array in a folder.

@@ -146,7 +146,7 @@ t5x.write_t5x({str(tmp_path / 'run')!r}, given)
   done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
   assert done.returncode == 9, done.stderr
   left, = (tmp_path / 'run').iterdir()
-  assert left.name.startswith('checkpoint_0.tmp-')
+  assert left.name.startswith('.checkpoint_0.writing-')
   assert not t5x.is_t5x_checkpoint(str(left.parent))
   with pytest.raises(errors.UserError, match='was not finished'):
     t5x.T5XWeights(str(left))

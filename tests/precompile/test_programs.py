@@ -79,7 +79,8 @@ def test_the_planned_decoding_is_that_of_evaluation(sharding, toy_data):
   evaluator = evaluation.Evaluator(settings, 'validation', compute.model, sharding)
   planned = compiled.decode_program(settings, sharding)
   assert planned.arguments[1].shape == (8, 64)  # 7 rows on 4 shards.
-  run = evaluator._decode.lower(*planned.arguments)
+  length = settings.data.feature_lengths['targets']
+  run = evaluator._decoder.searcher(length).lower(*planned.arguments)
   assert planned.lower().as_text() == run.as_text()
 
 

@@ -106,10 +106,12 @@ def test_inputs_longer_than_the_limit_keep_their_eos(toy_records, toy_vocabulary
   evaluator, params, _ = make_evaluator(
       make_config(toy_records, toy_vocabulary, tmp_path, TASK_FEATURE_LENGTHS=lengths))
   seen = []
-  def decode(params, tokens, max_length):
-    seen.extend(np.asarray(tokens))
-    return np.ones((len(tokens), max_length), np.int32)
-  evaluator._decode = decode
+  def searcher(max_length):
+    def search(params, tokens):
+      seen.extend(np.asarray(tokens))
+      return np.ones((len(tokens), max_length), np.int32), np.zeros(len(tokens))
+    return search
+  evaluator._decoder.searcher = lambda length, beams, penalty: searcher(length)
   evaluator.scores(params, 1)
   trained = [row['encoder_input_tokens'] for row in pipeline.make_dataset(
       'dss_toy_label', 'validation', {'inputs': 9, 'targets': 24}, pack=False, shuffle=False,
