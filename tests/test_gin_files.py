@@ -143,6 +143,16 @@ def test_sizes_are_those_of_the_models_package(file, tmp_path):
   assert dict(vars(config)) == dict(vars(expected))
 
 
+def test_what_no_file_sets_is_the_fields_default():
+  lengths = {'inputs': 9, 'targets': 8}
+  run = gin_config.parse(['gin/native/run.gin'], [
+      'MODEL_DIR=run', 'DataConfig.mixture_or_task=x', 'DataConfig.batch_size=3',
+      f'DataConfig.feature_lengths={lengths}'])
+  data = config_lib.DataConfig(mixture_or_task='x', batch_size=3, feature_lengths=lengths)
+  base = models.t5_config('1.1', 'base', dtype='bfloat16', scan_layers=True)
+  assert run == config_lib.TrainConfig('run', data, model=base)
+
+
 def test_the_papers_batch_without_packing(tmp_path):
   config = gin_config.parse(['gin/native/dss.gin', 'gin/recipes/unpacked.gin'],
                             ['DATASET=anli', f'MODEL_DIR={tmp_path}']).data
