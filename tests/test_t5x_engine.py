@@ -29,6 +29,7 @@ SIZES = {'vocab_size': 128, 'emb_dim': 32, 'num_heads': 8, 'head_dim': 4, 'num_e
          'num_decoder_layers': 2, 'mlp_dim': 64, 'dropout_rate': 0.0}
 LENGTHS = {'inputs': 48, 'targets': 24}
 ALPHA = 0.3
+TABLE = objective.table(ALPHA)
 
 
 @pytest.fixture(scope='module')
@@ -112,8 +113,8 @@ def test_our_network_decodes_what_theirs_does(student, toy_data, decode, scan_la
 def test_loss_and_gradients_are_the_native_engines(student, t5x_model, batch):
   module, params = student
   (loss, metrics), grads = jax.value_and_grad(t5x_model.loss_fn, has_aux=True)(params, batch, None)
-  wanted, sums = step_lib.gradients(module, params, batch, alpha=ALPHA)
-  summary = objective.summarize(sums, ALPHA)
+  wanted, sums = step_lib.gradients(module, params, batch, objectives=TABLE)
+  summary = objective.summarize(sums, TABLE)
   assert loss == pytest.approx(float(summary['loss']), rel=1e-5)
   _assert_close(wanted, grads, 1e-4)
   for task in ('label', 'rationale'):
@@ -154,9 +155,9 @@ def test_microbatches_on_eight_devices_give_the_gradient_of_one_batch(
     student, t5x_model, batch, microbatches):
   assert jax.device_count() == 8
   grads, metrics = _one_step(student, t5x_model, batch, microbatches)
-  wanted, sums = step_lib.gradients(student[0], student[1], batch, alpha=ALPHA)
+  wanted, sums = step_lib.gradients(student[0], student[1], batch, objectives=TABLE)
   _assert_close(wanted, grads, 1e-5)
-  summary = objective.summarize(sums, ALPHA)
+  summary = objective.summarize(sums, TABLE)
   assert float(metrics['loss'].total) == pytest.approx(float(summary['loss']), rel=1e-5)
   assert float(metrics['label/loss'].compute()) == pytest.approx(
       float(summary['label_loss']), rel=1e-5)
@@ -168,7 +169,7 @@ def test_microbatches_differ_without_the_counts(student, t5x_model, batch):
   grads = [jax.grad(lambda p, part=part: t5x_model.loss_fn(p, part, None)[0])(student[1])
            for part in parts]
   summed = jax.tree.map(jnp.add, *grads)
-  wanted, _ = step_lib.gradients(student[0], student[1], batch, alpha=ALPHA)
+  wanted, _ = step_lib.gradients(student[0], student[1], batch, objectives=TABLE)
   with pytest.raises(AssertionError):
     _assert_close(wanted, summed, 1e-2)
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax import errors, models, valid
+from dss_jax import errors, models, objective, valid
 
 OPTIMIZERS = ('adamw', 'adamw_transformers4', 'adafactor')
 # Matrices, embedding table, scales of norms, relative position biases: T5 has no other parameters.
@@ -36,6 +36,8 @@ class DataConfig:
     records_dir: folder of the records; default `$DSS_DATA_DIR`.
     vocabulary: path of a SentencePiece model, or 'bytes'.
     label_prefix, rationale_prefix: '[label] ' and '[rationale] ' in the paper.
+    objectives: rows (name, prefix, field of the record, weight) beside label and rationale, see
+      `objective.table`; None for none.
     train_fraction, train_fraction_seed: a nested subset of the training inputs.
     seed: order of the examples.
     verify_records: compare the shards' checksums with the manifest before training.
@@ -49,6 +51,7 @@ class DataConfig:
   records_dir: str = _free('')
   label_prefix: str = '[label] '
   rationale_prefix: str = '[rationale] '
+  objectives: Sequence[Any] | None = None
   train_fraction: float = 1.0
   train_fraction_seed: int = 0
   seed: int = 0
@@ -219,6 +222,7 @@ class TrainConfig:
         raise errors.UserError(f'TrainConfig.{field.name} is not a {field.type.__name__}: set its '
                                'fields, not itself')
     valid.weight(DSS_ALPHA=self.alpha)
+    _ = self.objectives  # Refuses rows that are none.
     valid.whole(1, TRAIN_STEPS=self.steps, MICROBATCHES=self.microbatches,
                 LOG_PERIOD=self.log_every)
     valid.whole(0, LOSS_CHUNK=self.loss_chunk, SEED=self.seed)
@@ -231,6 +235,13 @@ class TrainConfig:
       raise errors.UserError(
           f'WARMUP_STEPS={warmup}: the run ends before, at TRAIN_STEPS={self.steps}; '
           f'use at most --gin.WARMUP_STEPS={self.steps}')
+
+  @property
+  def objectives(self) -> objective.Objectives:
+    """The table: what is learnt, and what each weighs."""
+    data = self.data
+    return objective.table(
+        self.alpha, data.label_prefix, data.rationale_prefix, data.objectives)
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class Evaluator:
         lambda params, tokens, max_length: models.greedy_decode(model, params, tokens, max_length),
         static_argnums=2, out_shardings=sharding.replicated)
     self._eval_step = sharding.jit(
-        step_lib.make_eval_step(model, config.loss_chunk), out_shardings=sharding.replicated)
+        step_lib.make_eval_step(model, config.objectives, config.loss_chunk),
+        out_shardings=sharding.replicated)
 
   def __call__(self, params: Any, step: int) -> dict[str, float]:
     """Metrics by name: `loss`, `label_loss`, ..., and those of `scores`."""
@@ -82,7 +83,7 @@ class Evaluator:
       self._between()
       sums = self._eval_step(params, self._sharding.put(batch))
       total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    fetched = jax.device_get(objective.summarize(total, self._config.alpha))
+    fetched = jax.device_get(objective.summarize(total, self._config.objectives))
     summary = objective.only_present(fetched)
     return {name: value for name, value in summary.items() if not name.endswith('_tokens')}
 
