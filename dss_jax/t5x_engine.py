@@ -215,8 +215,8 @@ def adamw(
 
 def data(
     vocabulary: str, records_dir: str = '', label_prefix: str = '[label] ',
-    rationale_prefix: str = '[rationale] ', train_fraction: float = 1.0,
-    train_fraction_seed: int = 0, mixture_or_task: str = '',
+    rationale_prefix: str = '[rationale] ', objectives: Sequence[Any] | None = None,
+    train_fraction: float = 1.0, train_fraction_seed: int = 0, mixture_or_task: str = '',
 ) -> seqio.Vocabulary:
   """Says what the tasks read (see `DataSettings`) and returns their vocabulary.
 
@@ -227,7 +227,7 @@ def data(
   """
   chosen = settings.configure(
       records_dir=records_dir, vocabulary=vocabulary, label_prefix=label_prefix,
-      rationale_prefix=rationale_prefix, train_fraction=train_fraction,
+      rationale_prefix=rationale_prefix, objectives=objectives, train_fraction=train_fraction,
       train_fraction_seed=train_fraction_seed)
   if mixture_or_task:
     checks.check_answers(mixture_or_task)

@@ -125,6 +125,27 @@ def test_loss_and_gradients_are_the_native_engines(student, t5x_model, batch):
   assert float(metrics['label/tokens'].total) == float(summary['label_tokens']) > 0
 
 
+def test_a_third_objective_is_weighed_as_by_the_native_engine(student, batch):
+  """The same loss and gradients of three rows, one of them absent, in microbatches too."""
+  row = ('premise', '[premise] ', 'teacher_label', 0.2)
+  table = objective.table(ALPHA, rows=[row])
+  model = make_model(NETWORKS['ours'], objectives=[row])
+  assert model.objectives == table
+  for tasks in ((1, 2, 3), (1, 3)):
+    of_row = np.resize(tasks, (16, 1)).astype(np.int32)
+    batch = {**batch, 'decoder_objective': of_row * (batch['decoder_objective'] > 0)}
+    grads, metrics = _one_step(student, model, batch, 2)
+    wanted, sums = step_lib.gradients(student[0], student[1], batch, objectives=table)
+    _assert_close(wanted, grads, 1e-5)
+    summary = objective.summarize(sums, table)
+    assert float(metrics['loss'].total) == pytest.approx(float(summary['loss']), rel=1e-5)
+    loss, metrics = model.loss_fn(student[1], batch, None)
+    assert float(loss) == pytest.approx(float(summary['loss']), rel=1e-5)
+    for one in table:
+      assert float(metrics[f'{one.name}/loss'].compute()) == pytest.approx(
+          float(summary[f'{one.name}_loss']), rel=1e-5)
+
+
 def test_a_task_without_tokens_adds_nothing_and_no_nan(student, t5x_model, batch):
   only_labels = {**batch, 'decoder_objective': np.where(
       batch['decoder_objective'] == objective.LABEL, objective.LABEL, 0)}

@@ -13,7 +13,7 @@ import tqdm
 
 from dss_jax import errors, models, objective
 from dss_jax import metrics as metrics_lib
-from dss_jax.data import checks, feature_converter, pipeline, preprocessors
+from dss_jax.data import checks, feature_converter, pipeline, preprocessors, record_task
 from dss_jax.data import source as source_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import processes
@@ -27,7 +27,7 @@ class Evaluator:
   """Scores parameters on one split.
 
   The label tasks of the run's mixture are decoded greedily and scored by their SeqIO metrics;
-  both losses are computed teacher-forced over the whole mixture.
+  all losses are computed teacher-forced over the whole mixture.
   """
 
   def __init__(
@@ -168,10 +168,9 @@ def check_metric(name: str, metric: str) -> None:
   tasks = seqio.get_subtasks(pipeline.get_mixture_or_task(name))
   scores, losses = {}, {'loss'}
   for task in tasks:
-    kind = 'label' if task.metric_fns else 'rationale'
-    losses |= {f'{kind}_loss', f'{kind}_token_accuracy'}
-    if not isinstance(task.source, source_lib.RecordsSource):
+    if not isinstance(task, record_task.RecordTask):
       return
+    losses |= {f'{task.objective.name}_loss', f'{task.objective.name}_token_accuracy'}
     if task.metric_fns:
       score = metrics_lib.BY_NAME[task.source.dataset.metric]
       scores[task.name] = score(['1'], ['1'])

@@ -225,8 +225,8 @@ def configure_data(data: config_lib.DataConfig) -> None:
   """Tells the SeqIO tasks what a run reads."""
   data_lib.configure(
       records_dir=data.records_dir, vocabulary=data.vocabulary, label_prefix=data.label_prefix,
-      rationale_prefix=data.rationale_prefix, train_fraction=data.train_fraction,
-      train_fraction_seed=data.train_fraction_seed)
+      rationale_prefix=data.rationale_prefix, objectives=data.objectives,
+      train_fraction=data.train_fraction, train_fraction_seed=data.train_fraction_seed)
 
 
 def look_at_data(config: config_lib.TrainConfig) -> list[str]:
