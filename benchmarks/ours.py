@@ -17,6 +17,7 @@ from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
 
 ALPHA = {'dss': 0.5, 'standard': 1.0}  # weight of the label loss
+_TABLES = {kind: objective.table(alpha) for kind, alpha in ALPHA.items()}
 _STEPS = 10_000  # of the learning-rate schedule
 
 
@@ -39,13 +40,13 @@ class Trainer:
 
   def loss(self, batch: dict[str, np.ndarray], kind: str) -> float:
     """The objective on one batch, without dropout and without a step."""
-    sums = jax.jit(step_lib.make_eval_step(self._model))(self._state.params, batch)
-    return float(objective.summarize(sums, ALPHA[kind])['loss'])
+    sums = jax.jit(step_lib.make_eval_step(self._model, _TABLES[kind]))(self._state.params, batch)
+    return float(objective.summarize(sums, _TABLES[kind])['loss'])
 
   def prepare(self, kind: str, batches: Sequence[dict[str, np.ndarray]]) -> 'PreparedSteps':
     """Compiles the step of 'dss' or 'standard' for all shapes of the batches."""
     step = jax.jit(step_lib.make_train_step(
-        self._model, self._optimizer, self._schedule, alpha=ALPHA[kind],
+        self._model, self._optimizer, self._schedule, objectives=_TABLES[kind],
         microbatches=self._microbatches), donate_argnums=0)
     on_device = [jax.device_put(batch) for batch in batches]
     compiled: dict[Any, Any] = {}

@@ -3,22 +3,86 @@
     loss = alpha * sum_{t in L} CE_t / |L|  +  (1 - alpha) * sum_{t in R} CE_t / |R|
 
 L and R are the label and rationale tokens of the *global* batch (Hsieh et al. 2023, eq. 4,
-with lambda = (1 - alpha) / alpha; as the released code's alpha). Pure JAX, so that both
-engines, the benchmarks and the tests call the same functions.
+with lambda = (1 - alpha) / alpha; as the released code's alpha). These are the first two rows of
+a table; of K rows with tokens T_k and weights w_k,
+
+    loss = sum_k  w_k * sum_{t in T_k} CE_t / |T_k|
+
+Pure JAX, so that both engines, the benchmarks and the tests call the same functions.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from dss_jax import errors, valid
+
 FEATURE = 'objective'  # the task feature that says which loss a target token belongs to
-PADDING, LABEL, RATIONALE = 0, 1, 2
+PADDING, LABEL, RATIONALE = 0, 1, 2  # row k of the table is k + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A row of the table: something that the student learns to write.
+
+  Attributes:
+    name: `dss_D_<name>` is its task, `<name>_loss` its metric.
+    prefix: put before the input.
+    target: the field of a record that is to be written.
+    weight: of its mean cross entropy in the loss.
+  """
+
+  name: str
+  prefix: str
+  target: str
+  weight: float
+
+  def __post_init__(self):
+    row = f'DSS_OBJECTIVES[{self.name!r}]'
+    if not isinstance(self.name, str) or not self.name.isidentifier():
+      raise errors.UserError(f'{row}: a name is letters, digits and underscores')
+    valid.text(**{f'{row}.prefix': self.prefix, f'{row}.target': self.target})
+    valid.number(lambda x: x >= 0, 'of at least 0', **{f'{row}.weight': self.weight})
+
+
+Objectives = tuple[Objective, ...]
+
+
+def table(
+    alpha: float = 0.5, label_prefix: str = '[label] ', rationale_prefix: str = '[rationale] ',
+    rows: Sequence[Any] | None = None,
+) -> Objectives:
+  """The label with weight alpha and the rationale with 1 - alpha, then `rows`.
+
+  table(0.3, rows=[('premise', '[premise] ', 'teacher_label', 0.2)]) -> (
+      Objective('label', '[label] ', 'label', 0.3),
+      Objective('rationale', '[rationale] ', 'rationale', 0.7),
+      Objective('premise', '[premise] ', 'teacher_label', 0.2))
+
+  Args:
+    alpha: weight of the label loss, in [0, 1]; 0.5 is the paper's lambda = 1.
+    label_prefix, rationale_prefix: of the first two.
+    rows: (name, prefix, target, weight) each; in place of a row that has this name already.
+
+  Raises:
+    UserError: what stands in `rows` is no row.
+  """
+  found = {'label': Objective('label', label_prefix, 'label', alpha),
+           'rationale': Objective('rationale', rationale_prefix, 'rationale', 1.0 - alpha)}
+  for row in rows if isinstance(rows, (tuple, list)) else () if rows is None else (rows,):
+    if not isinstance(row, (tuple, list)) or len(row) != 4:
+      raise errors.UserError(f'DSS_OBJECTIVES: {row!r} is no row: give (name, prefix, target, '
+                             "weight) each, as in (('premise', '[premise] ', 'rationale', 0.2),)")
+    made = Objective(*row)
+    found[made.name] = made
+  return tuple(found.values())
 
 
 class TaskSums(NamedTuple):
-  """Sums over the tokens of each task; every field is float32 [2], label first.
+  """Sums over the tokens of each task; every field is float32 [K], in the table's order.
 
   They add up over microbatches and batches; divide only at the end.
   """
@@ -39,26 +103,32 @@ def token_cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.
   return log_z_BxT - gold_BxT
 
 
-def count_tokens(objective_BxT: jax.Array) -> jax.Array:
-  """|L| and |R|: float32 [2]."""
-  return _per_task(objective_BxT, jnp.ones(objective_BxT.shape, jnp.float32))
+def no_sums(objectives: Objectives) -> TaskSums:
+  """Of no tokens: what sums are added to."""
+  return TaskSums(*(jnp.zeros(len(objectives)) for _ in TaskSums._fields))
 
 
-def token_weights(objective_BxT: jax.Array, counts: jax.Array, alpha: float) -> jax.Array:
+def count_tokens(objective_BxT: jax.Array, objectives: Objectives) -> jax.Array:
+  """|L|, |R| and so on, |T_k| of each row: float32 [K]."""
+  return _per_task(objective_BxT, jnp.ones(objective_BxT.shape, jnp.float32), objectives)
+
+
+def token_weights(
+    objective_BxT: jax.Array, counts: jax.Array, objectives: Objectives) -> jax.Array:
   """What each token's cross entropy counts in the loss: float32 [B, T].
 
-  alpha / |L| on label tokens, (1 - alpha) / |R| on rationale tokens, 0 on padding. With
-  `counts` of the whole batch the weighted sums of its microbatches add up to the loss of the
-  batch. A task without tokens contributes 0; its share is not given to the other.
+  alpha / |L| on label tokens, (1 - alpha) / |R| on rationale tokens, w_k / |T_k| on those of row
+  k, 0 on padding. With `counts` of the whole batch the weighted sums of its microbatches add up to
+  the loss of the batch. A task without tokens contributes 0; its share is not given to the others.
 
   Args:
-    objective_BxT: LABEL, RATIONALE or PADDING for every target token.
-    counts: float32 [2] from `count_tokens` on the global batch.
-    alpha: weight of the label loss, in [0, 1]; 0.5 is the paper's lambda = 1.
+    objective_BxT: LABEL, RATIONALE, a further row or PADDING for every target token.
+    counts: float32 [K] from `count_tokens` on the global batch.
+    objectives: the table.
   """
-  shares = jnp.array([alpha, 1.0 - alpha], jnp.float32) / jnp.maximum(counts, 1.0)
-  return (shares[0] * (objective_BxT == LABEL) + shares[1] * (objective_BxT == RATIONALE)).astype(
-      jnp.float32)
+  shares = jnp.array([row.weight for row in objectives], jnp.float32) / jnp.maximum(counts, 1.0)
+  return sum((shares[k] * (objective_BxT == k + 1) for k in range(len(objectives))),
+             start=jnp.zeros(()))
 
 
 def weighted_loss(
@@ -66,24 +136,24 @@ def weighted_loss(
     targets_BxT: jax.Array,
     objective_BxT: jax.Array,
     counts: jax.Array,
-    alpha: float,
+    objectives: Objectives,
 ) -> tuple[jax.Array, TaskSums]:
   """This (micro)batch's part of the loss, and its sums; differentiate the first.
 
   Args:
     logits_BxTxV: the decoder's output, any float dtype.
     targets_BxT: int token ids.
-    objective_BxT: LABEL, RATIONALE or PADDING.
-    counts: |L| and |R| of the global batch, float32 [2].
-    alpha: weight of the label loss.
+    objective_BxT: LABEL, RATIONALE, a further row or PADDING.
+    counts: |L|, |R|, ... of the global batch, float32 [K].
+    objectives: the table.
   """
   cross_entropy_BxT = token_cross_entropy(logits_BxTxV, targets_BxT)
-  loss = jnp.sum(cross_entropy_BxT * token_weights(objective_BxT, counts, alpha))
+  loss = jnp.sum(cross_entropy_BxT * token_weights(objective_BxT, counts, objectives))
   correct_BxT = jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT
   sums = TaskSums(
-      cross_entropy=_per_task(objective_BxT, cross_entropy_BxT),
-      correct=_per_task(objective_BxT, correct_BxT),
-      tokens=count_tokens(objective_BxT))
+      cross_entropy=_per_task(objective_BxT, cross_entropy_BxT, objectives),
+      correct=_per_task(objective_BxT, correct_BxT, objectives),
+      tokens=count_tokens(objective_BxT, objectives))
   return loss, jax.tree.map(jax.lax.stop_gradient, sums)
 
 
@@ -93,7 +163,7 @@ def weighted_loss_in_chunks(
     targets_BxT: jax.Array,
     objective_BxT: jax.Array,
     counts: jax.Array,
-    alpha: float,
+    objectives: Objectives,
     chunk: int,
 ) -> tuple[jax.Array, TaskSums]:
   """`weighted_loss` without the logits of all positions at once.
@@ -106,7 +176,7 @@ def weighted_loss_in_chunks(
   Args:
     logits_of: the head, [B, chunk, D] -> [B, chunk, V]; what it closes over gets its gradient.
     hidden_BxTxD: what the head reads.
-    targets_BxT, objective_BxT, counts, alpha: see `weighted_loss`.
+    targets_BxT, objective_BxT, counts, objectives: see `weighted_loss`.
     chunk: positions, at least 1; T need not be a multiple.
   """
   length = targets_BxT.shape[1]
@@ -120,42 +190,41 @@ def weighted_loss_in_chunks(
   @jax.checkpoint
   def add(total, part):
     hidden_BxCxD, targets_BxC, objective_BxC = part
-    found = weighted_loss(logits_of(hidden_BxCxD), targets_BxC, objective_BxC, counts, alpha)
+    found = weighted_loss(
+        logits_of(hidden_BxCxD), targets_BxC, objective_BxC, counts, objectives)
     return jax.tree.map(jnp.add, total, found), None
 
-  nothing = (jnp.zeros(()), TaskSums(*(jnp.zeros(2) for _ in TaskSums._fields)))
-  total, _ = jax.lax.scan(add, nothing, tuple(map(split, (
+  total, _ = jax.lax.scan(add, (jnp.zeros(()), no_sums(objectives)), tuple(map(split, (
       hidden_BxTxD, targets_BxT, objective_BxT))))
   return total
 
 
-def summarize(sums: TaskSums, alpha: float) -> dict[str, jax.Array]:
+def summarize(sums: TaskSums, objectives: Objectives) -> dict[str, jax.Array]:
   """Metrics of a batch or a whole split, from its summed `TaskSums`.
 
   Returns: `loss` (the formula above), `label_loss` and `rationale_loss` (nats per token),
     `label_token_accuracy`, `rationale_token_accuracy` (percent), `label_tokens`,
-    `rationale_tokens`; 0 for a task without tokens.
+    `rationale_tokens`, and so of each row; 0 for a task without tokens.
   """
   means = sums.cross_entropy / jnp.maximum(sums.tokens, 1.0)
   accuracy = 100.0 * sums.correct / jnp.maximum(sums.tokens, 1.0)
-  return {
-      'loss': alpha * means[0] + (1.0 - alpha) * means[1],
-      'label_loss': means[0],
-      'rationale_loss': means[1],
-      'label_token_accuracy': accuracy[0],
-      'rationale_token_accuracy': accuracy[1],
-      'label_tokens': sums.tokens[0],
-      'rationale_tokens': sums.tokens[1],
-  }
+  found = {'loss': sum((row.weight * means[k] for k, row in enumerate(objectives)),
+                       start=jnp.zeros(()))}
+  for measure, values in (('loss', means), ('token_accuracy', accuracy), ('tokens', sums.tokens)):
+    found |= {f'{row.name}_{measure}': values[k] for k, row in enumerate(objectives)}
+  return found
 
 
 def only_present(summary: Mapping[str, float]) -> dict[str, float]:
   """A summary fetched from the device, without the tasks that had no tokens."""
-  absent = tuple(f'{task}_' for task in ('label', 'rationale') if not summary[f'{task}_tokens'])
-  return {name: float(value) for name, value in summary.items() if not name.startswith(absent)}
+  absent = {name.removesuffix('tokens') + measure for name, value in summary.items()
+            if name.endswith('_tokens') and not value
+            for measure in ('loss', 'token_accuracy', 'tokens')}
+  return {name: float(value) for name, value in summary.items() if name not in absent}
 
 
-def _per_task(objective_BxT: jax.Array, values_BxT: jax.Array) -> jax.Array:
+def _per_task(
+    objective_BxT: jax.Array, values_BxT: jax.Array, objectives: Objectives) -> jax.Array:
   values_BxT = values_BxT.astype(jnp.float32)
-  return jnp.stack([jnp.sum(jnp.where(objective_BxT == task, values_BxT, 0.0))
-                    for task in (LABEL, RATIONALE)])
+  return jnp.stack([jnp.sum(jnp.where(objective_BxT == k + 1, values_BxT, 0.0))
+                    for k in range(len(objectives))])

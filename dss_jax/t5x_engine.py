@@ -24,7 +24,7 @@ from dss_jax.train import optimizer as optimizer_lib
 gin_files.register()  # `include 'gin/...'` finds the files of an installed package.
 
 _OBJECTIVE = feature_converter.OBJECTIVE
-_COUNTS = 'objective_counts'  # |L| and |R| of the whole batch, in every row: float32 [B, 2]
+_COUNTS = 'objective_counts'  # |L|, |R|, ... of the whole batch, in every row: float32 [B, K]
 
 
 class FeatureConverter(feature_converter.DssFeatureConverter):
@@ -41,16 +41,21 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
 
   Everything but the loss and its metrics is T5X's: decoding, scoring, initialisation. A task
   without label or rationale tokens in the batch contributes nothing, as in `objective`.
+
+  Attributes:
+    objectives: the table.
   """
 
   FEATURE_CONVERTER_CLS = FeatureConverter
 
-  def __init__(self, *args: Any, alpha: float = 0.5, **kwargs: Any):
+  def __init__(self, *args: Any, alpha: float = 0.5, objectives: Sequence[Any] | None = None,
+               **kwargs: Any):
     """As T5X's, whose terms of the loss are no part of ours and must be off.
 
     Args:
       *args: see T5X.
       alpha: weight of the label loss, in [0, 1].
+      objectives: further rows of the table, see `objective.table`.
       **kwargs: see T5X.
 
     Raises:
@@ -64,7 +69,7 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
         raise errors.UserError(
             f'{name.upper()} = {value!r} (t5x_engine.EncoderDecoderModel.{name}): the loss of '
             f'Distilling Step-by-Step has no such term; bind {name.upper()} = {off}')
-    self._alpha = alpha
+    self.objectives = objective.table(alpha, rows=objectives)
     self._own_network = isinstance(self.module, t5x_network.Transformer)
 
   def loss_fn(
@@ -77,16 +82,16 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
     logits_BxTxV = self._compute_logits(params, batch, dropout_rng)
     tasks_BxT = batch[_OBJECTIVE]
     counts = jnp.max(batch[_COUNTS], axis=0) if _COUNTS in batch else (
-        objective.count_tokens(tasks_BxT))
+        objective.count_tokens(tasks_BxT, self.objectives))
     loss, sums = objective.weighted_loss(
-        logits_BxTxV, batch['decoder_target_tokens'], tasks_BxT, counts, self._alpha)
+        logits_BxTxV, batch['decoder_target_tokens'], tasks_BxT, counts, self.objectives)
     shared = self._compute_metrics(
         logits=logits_BxTxV, targets=batch['decoder_target_tokens'],
         mask=(tasks_BxT != objective.PADDING).astype(jnp.int32), loss=loss,
         segment_ids=_segment_ids(batch))
     for name in ('loss_per_nonpadding_target_token', 'loss_per_all_target_tokens'):
       shared.pop(name, None)  # Our loss is a mean already.
-    return loss, {**shared, **_task_metrics(sums)}
+    return loss, {**shared, **_task_metrics(sums, self.objectives)}
 
   def get_initial_variables(self, rng, input_shapes, input_types=None) -> Mapping[str, Any]:
     if not self._own_network:
@@ -122,13 +127,14 @@ class _Mean(clu.metrics.Average):
     return self.total / jnp.maximum(self.count, 1.0)
 
 
-def _task_metrics(sums: objective.TaskSums) -> dict[str, clu.metrics.Metric]:
+def _task_metrics(
+    sums: objective.TaskSums, objectives: objective.Objectives) -> dict[str, clu.metrics.Metric]:
   """Per task: nats per token, token accuracy and number of tokens."""
   found: dict[str, clu.metrics.Metric] = {}
-  for i, task in enumerate(('label', 'rationale')):
-    found[f'{task}/loss'] = _Mean(sums.cross_entropy[i], sums.tokens[i])
-    found[f'{task}/token_accuracy'] = _Mean(sums.correct[i], sums.tokens[i])
-    found[f'{task}/tokens'] = metrics.AveragePerStep(total=sums.tokens[i])
+  for i, row in enumerate(objectives):
+    found[f'{row.name}/loss'] = _Mean(sums.cross_entropy[i], sums.tokens[i])
+    found[f'{row.name}/token_accuracy'] = _Mean(sums.correct[i], sums.tokens[i])
+    found[f'{row.name}/tokens'] = metrics.AveragePerStep(total=sums.tokens[i])
   return found
 
 
@@ -141,7 +147,7 @@ def _segment_ids(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 class Trainer(trainer.Trainer):
-  """T5X's trainer, with |L| and |R| counted before the batch is cut into microbatches.
+  """T5X's trainer, with |L|, |R|, ... counted before the batch is cut into microbatches.
 
   T5X adds up the gradients of microbatches, so each must be divided by the counts of the whole
   batch: then k microbatches give the gradient of one.
@@ -150,8 +156,8 @@ class Trainer(trainer.Trainer):
   @functools.cached_property
   def _partitioned_train_step(self) -> Callable[..., Any]:
     def train_step(state, batch):
-      counts = objective.count_tokens(batch[_OBJECTIVE])
-      rows = jnp.broadcast_to(counts, (batch[_OBJECTIVE].shape[0], 2))
+      counts = objective.count_tokens(batch[_OBJECTIVE], self._model.objectives)
+      rows = jnp.broadcast_to(counts, (batch[_OBJECTIVE].shape[0], len(counts)))
       return trainer.train_with_lr(
           state, {**batch, _COUNTS: rows}, learning_rate=self._learning_rate_fn(state.step),
           dropout_rng=self._get_step_rng(state.step), model=self._model,

@@ -70,8 +70,8 @@ def test_first_losses_are_those_of_the_released_code(golden, scanned):
   model, params = load_student(golden, scanned)
   with np.load(golden / 'dss_svamp_batches.npz') as batches:
     batch = dss_batch(batches, 1)
-  sums = jax.jit(step_lib.make_eval_step(model))(params, batch)
-  ours = objective.summarize(sums, 0.5)
+  sums = jax.jit(step_lib.make_eval_step(model, objective.table()))(params, batch)
+  ours = objective.summarize(sums, objective.table())
   theirs = json.loads((golden / 'dss_svamp_trace.json').read_text())['steps'][0]
   for name in ('loss', 'label_loss', 'rationale_loss'):
     assert float(ours[name]) == pytest.approx(theirs[name], rel=1e-5)
@@ -103,7 +103,8 @@ def released_evaluation_loss(model, params, golden, records_dir):
 
   def padded(lists, width):
     return np.array([[*ids, 1, *[0] * (width - 1 - len(ids))] for ids in lists], np.int32)
-  eval_step, total = jax.jit(step_lib.make_eval_step(model)), 0.0
+  table = objective.table()
+  eval_step, total = jax.jit(step_lib.make_eval_step(model, table)), 0.0
   for first in range(0, len(rows), 16):
     chunk = rows[first:first + 16]
     targets = padded([text.encode(row.label) for row in chunk], 32)
@@ -111,7 +112,7 @@ def released_evaluation_loss(model, params, golden, records_dir):
         'encoder_input_tokens': padded([text.encode(f'predict: {r.input}') for r in chunk], 128),
         'decoder_target_tokens': targets, 'decoder_objective': objective.LABEL * (targets > 0),
         'decoder_input_tokens': np.pad(targets, ((0, 0), (1, 0)))[:, :-1]})
-    total += len(chunk) * float(objective.summarize(sums, 0.5)['label_loss'])
+    total += len(chunk) * float(objective.summarize(sums, table)['label_loss'])
   return total / len(rows)
 
 
@@ -129,7 +130,7 @@ def test_sixty_steps_are_those_of_the_released_code(golden, released_records):
   schedule = optimizer_lib.make_schedule(config, 60)
   optimizer = optimizer_lib.make_optimizer(config, schedule)
   train_step = jax.jit(step_lib.make_train_step(
-      model, optimizer, schedule, alpha=trace['alpha']))
+      model, optimizer, schedule, objectives=objective.table(trace['alpha'])))
   state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
   names = {'loss': 'loss', 'label_loss': 'label_loss', 'rationale_loss': 'rationale_loss',
            'gradient_norm': 'grad_norm_before_clip', 'learning_rate': 'lr'}

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dss_jax import objective
+from dss_jax import errors, objective
 
 VOCAB = 11
+EVEN, LABELS = objective.table(), objective.table(1.0)
 
 
 def released_loss(labels, rationales, alpha):
@@ -53,19 +54,67 @@ def test_equals_the_formula_on_ragged_pairs(label_lengths, rationale_lengths, al
   labels, rationales = pairs(seed, label_lengths), pairs(seed + 100, rationale_lengths)
   logits, targets, tasks = padded(
       [(objective.LABEL, labels), (objective.RATIONALE, rationales)], length=9)
+  table = objective.table(alpha)
   loss, sums = objective.weighted_loss(
-      logits, targets, tasks, objective.count_tokens(tasks), alpha)
+      logits, targets, tasks, objective.count_tokens(tasks, table), table)
   expected = released_loss(labels, rationales, alpha)
   np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(objective.summarize(sums, alpha)['loss'], expected, rtol=1e-5,
+  np.testing.assert_allclose(objective.summarize(sums, table)['loss'], expected, rtol=1e-5,
                              atol=1e-6)
   assert sums.tokens.tolist() == [sum(label_lengths), sum(rationale_lengths)]
+
+
+THREE = objective.table(0.5, rows=[('premise', '[premise] ', 'teacher_label', 0.2)])
+
+
+@pytest.mark.parametrize('present', [(1, 2, 3), (1, 3), (2,), (3,)])
+@pytest.mark.parametrize('chunk', [0, 4])
+def test_the_formula_holds_of_three_rows_and_an_absent_one_adds_nothing(present, chunk):
+  all_pairs = {k: pairs(k, [3 * k, 2, k]) for k in present}
+  logits, targets, tasks = padded(list(all_pairs.items()), length=9)
+  counts = objective.count_tokens(tasks, THREE)
+  assert counts.tolist() == [4 * k + 2 if k in present else 0 for k in (1, 2, 3)]
+  if chunk:
+    loss, sums = objective.weighted_loss_in_chunks(
+        lambda hidden: hidden, jnp.asarray(logits), targets, tasks, counts, THREE, chunk)
+  else:
+    loss, sums = objective.weighted_loss(logits, targets, tasks, counts, THREE)
+  expected = sum(row.weight * released_loss(all_pairs.get(k, []), [], 1.0)
+                 for k, row in enumerate(THREE, 1))
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  summary = objective.summarize(sums, THREE)
+  np.testing.assert_allclose(summary['loss'], expected, rtol=1e-5)
+  names = {k: row.name for k, row in enumerate(THREE, 1)}
+  assert set(objective.only_present(summary)) == {'loss'} | {
+      f'{names[k]}_{what}' for k in present for what in ('loss', 'token_accuracy', 'tokens')}
+
+
+def test_a_row_of_the_same_name_takes_its_place():
+  assert [(row.name, row.weight) for row in objective.table(0.25)] == [
+      ('label', 0.25), ('rationale', 0.75)]
+  assert [(row.name, row.weight) for row in objective.table(
+      rows=(('rationale', 'why: ', 'rationale', 0.3), ('premise', '', 'input', 1)))] == [
+          ('label', 0.5), ('rationale', 0.3), ('premise', 1)]
+
+
+@pytest.mark.parametrize(('rows', 'message'), [
+    (('premise', '[premise] ', 'input', 0.2), "DSS_OBJECTIVES: 'premise' is no row"),
+    ('abc', "DSS_OBJECTIVES: 'abc' is no row"), (5, 'DSS_OBJECTIVES: 5 is no row'),
+    ([('a', 'b', 'input')], 'is no row: give .name, prefix, target, weight.'),
+    ([('a b', '', 'input', 1)], r"DSS_OBJECTIVES\['a b'\]: a name is letters"),
+    ([([], '', 'input', 1)], 'a name is letters'),
+    ([('a', None, 'input', 1)], r"DSS_OBJECTIVES\['a'\].prefix=None: use a text"),
+    ([('a', '', 'input', -1)], r"DSS_OBJECTIVES\['a'\].weight=-1: use a number of at least 0")])
+def test_what_is_no_row_is_refused(rows, message):
+  with pytest.raises(errors.UserError, match=message) as caught:
+    objective.table(rows=rows)
+  assert '\n' not in str(caught.value)
 
 
 def test_rationales_do_not_outweigh_labels_by_their_length():
   labels, rationales = pairs(1, [2, 2]), pairs(2, [9, 9])
   arrays = padded([(objective.LABEL, labels), (objective.RATIONALE, rationales)], 9)
-  _, sums = objective.weighted_loss(*arrays, objective.count_tokens(arrays[2]), 0.5)
+  _, sums = objective.weighted_loss(*arrays, objective.count_tokens(arrays[2], EVEN), EVEN)
   token_sum_loss = float(sums.cross_entropy.sum() / sums.tokens.sum())
   assert abs(token_sum_loss - released_loss(labels, rationales, 0.5)) > 1e-2
 
@@ -74,14 +123,14 @@ def test_rationales_do_not_outweigh_labels_by_their_length():
 def test_an_absent_side_contributes_nothing_and_its_weight_is_not_given_away(task):
   only = pairs(3, [4, 2])
   arrays = padded([(task, only)], 5)
-  loss, _ = objective.weighted_loss(*arrays, objective.count_tokens(arrays[2]), 0.5)
+  loss, _ = objective.weighted_loss(*arrays, objective.count_tokens(arrays[2], EVEN), EVEN)
   np.testing.assert_allclose(loss, 0.5 * released_loss(only, [], 1.0), rtol=1e-5)
 
 
 def test_padding_has_no_gradient():
   arrays = padded([(objective.LABEL, pairs(4, [3])), (objective.RATIONALE, pairs(5, [5]))], 7)
-  counts = objective.count_tokens(arrays[2])
-  gradient = jax.grad(lambda logits: objective.weighted_loss(logits, *arrays[1:], counts, 0.5)[0])(
+  counts = objective.count_tokens(arrays[2], EVEN)
+  gradient = jax.grad(lambda logits: objective.weighted_loss(logits, *arrays[1:], counts, EVEN)[0])(
       jnp.asarray(arrays[0]))
   assert np.all(np.asarray(gradient)[np.asarray(arrays[2]) == objective.PADDING] == 0)
   assert np.all(np.abs(np.asarray(gradient)[np.asarray(arrays[2]) > 0]).sum(-1) > 0)
@@ -91,8 +140,8 @@ def test_bfloat16_logits_are_summed_in_float32():
   arrays = padded([(objective.LABEL, pairs(6, [9] * 40)), (objective.RATIONALE, [])], 9)
   logits = jnp.asarray(arrays[0], jnp.bfloat16)
   loss, sums = objective.weighted_loss(
-      logits, *arrays[1:], objective.count_tokens(arrays[2]), 1.0)
+      logits, *arrays[1:], objective.count_tokens(arrays[2], LABELS), LABELS)
   assert loss.dtype == sums.cross_entropy.dtype == jnp.float32
   exact, _ = objective.weighted_loss(
-      logits.astype(jnp.float32), *arrays[1:], objective.count_tokens(arrays[2]), 1.0)
+      logits.astype(jnp.float32), *arrays[1:], objective.count_tokens(arrays[2], LABELS), LABELS)
   np.testing.assert_allclose(loss, exact, rtol=1e-6)

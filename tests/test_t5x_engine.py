@@ -28,6 +28,7 @@ SIZES = {'vocab_size': 128, 'emb_dim': 32, 'num_heads': 8, 'head_dim': 4, 'num_e
          'num_decoder_layers': 2, 'mlp_dim': 64, 'dropout_rate': 0.0}
 LENGTHS = {'inputs': 48, 'targets': 24}
 ALPHA = 0.3
+TABLE = objective.table(ALPHA)
 
 
 @pytest.fixture(scope='module')
@@ -111,8 +112,8 @@ def test_our_network_decodes_what_theirs_does(student, toy_data, decode, scan_la
 def test_loss_and_gradients_are_the_native_engines(student, t5x_model, batch):
   module, params = student
   (loss, metrics), grads = jax.value_and_grad(t5x_model.loss_fn, has_aux=True)(params, batch, None)
-  wanted, sums = step_lib.gradients(module, params, batch, alpha=ALPHA)
-  summary = objective.summarize(sums, ALPHA)
+  wanted, sums = step_lib.gradients(module, params, batch, objectives=TABLE)
+  summary = objective.summarize(sums, TABLE)
   assert loss == pytest.approx(float(summary['loss']), rel=1e-5)
   _assert_close(wanted, grads, 1e-4)
   for task in ('label', 'rationale'):
@@ -121,6 +122,27 @@ def test_loss_and_gradients_are_the_native_engines(student, t5x_model, batch):
     assert float(metrics[f'{task}/token_accuracy'].compute()) == pytest.approx(
         float(summary[f'{task}_token_accuracy']) / 100, rel=1e-6)
   assert float(metrics['label/tokens'].total) == float(summary['label_tokens']) > 0
+
+
+def test_a_third_objective_is_weighed_as_by_the_native_engine(student, batch):
+  """The same loss and gradients of three rows, one of them absent, in microbatches too."""
+  row = ('premise', '[premise] ', 'teacher_label', 0.2)
+  table = objective.table(ALPHA, rows=[row])
+  model = make_model(NETWORKS['ours'], objectives=[row])
+  assert model.objectives == table
+  for tasks in ((1, 2, 3), (1, 3)):
+    of_row = np.resize(tasks, (16, 1)).astype(np.int32)
+    batch = {**batch, 'decoder_objective': of_row * (batch['decoder_objective'] > 0)}
+    grads, metrics = _one_step(student, model, batch, 2)
+    wanted, sums = step_lib.gradients(student[0], student[1], batch, objectives=table)
+    _assert_close(wanted, grads, 1e-5)
+    summary = objective.summarize(sums, table)
+    assert float(metrics['loss'].total) == pytest.approx(float(summary['loss']), rel=1e-5)
+    loss, metrics = model.loss_fn(student[1], batch, None)
+    assert float(loss) == pytest.approx(float(summary['loss']), rel=1e-5)
+    for one in table:
+      assert float(metrics[f'{one.name}/loss'].compute()) == pytest.approx(
+          float(summary[f'{one.name}_loss']), rel=1e-5)
 
 
 def test_a_task_without_tokens_adds_nothing_and_no_nan(student, t5x_model, batch):
@@ -153,9 +175,9 @@ def test_microbatches_on_eight_devices_give_the_gradient_of_one_batch(
     student, t5x_model, batch, microbatches):
   assert jax.device_count() == 8
   grads, metrics = _one_step(student, t5x_model, batch, microbatches)
-  wanted, sums = step_lib.gradients(student[0], student[1], batch, alpha=ALPHA)
+  wanted, sums = step_lib.gradients(student[0], student[1], batch, objectives=TABLE)
   _assert_close(wanted, grads, 1e-5)
-  summary = objective.summarize(sums, ALPHA)
+  summary = objective.summarize(sums, TABLE)
   assert float(metrics['loss'].total) == pytest.approx(float(summary['loss']), rel=1e-5)
   assert float(metrics['label/loss'].compute()) == pytest.approx(
       float(summary['label_loss']), rel=1e-5)
@@ -167,7 +189,7 @@ def test_microbatches_differ_without_the_counts(student, t5x_model, batch):
   grads = [jax.grad(lambda p, part=part: t5x_model.loss_fn(p, part, None)[0])(student[1])
            for part in parts]
   summed = jax.tree.map(jnp.add, *grads)
-  wanted, _ = step_lib.gradients(student[0], student[1], batch, alpha=ALPHA)
+  wanted, _ = step_lib.gradients(student[0], student[1], batch, objectives=TABLE)
   with pytest.raises(AssertionError):
     _assert_close(wanted, summed, 1e-2)
 

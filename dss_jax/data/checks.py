@@ -78,6 +78,7 @@ def check_lengths(measured: list[TaskLengths], lengths: Mapping[str, int]) -> li
 
 def check_vocabulary(name: str, vocab_size: int) -> None:
   """UserError if a token id of the task's vocabulary has no row in the embedding."""
+  vocabularies.current()  # Or says what is wrong with it.
   for feature in pipeline.get_mixture_or_task(name).output_features.values():
     needed = feature.vocabulary.vocab_size
     if needed > vocab_size:
@@ -105,7 +106,7 @@ def check_coverage(name: str, split: str, sample: int = SAMPLE) -> list[str]:
   Raises:
     UserError: no answer could be right, see `coverage.check_open_labels`.
   """
-  vocabulary = vocabularies.VOCABULARY.loaded
+  vocabulary = vocabularies.current()
   warnings = []
   for source in {s.dataset.name: s for s in pipeline.sources(name)}.values():
     texts = _texts(source, split, sample)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dss_jax import datasets, fields
+from dss_jax.data import settings
 
 
 def register(
@@ -69,5 +70,5 @@ def register(
   datasets.add(dataset)
   if not datasets.only_described():
     from dss_jax.data import registration  # Late: it loads TensorFlow and SeqIO.
-    registration.add_tasks(dataset)
+    registration.add_tasks(dataset, settings.current())
   return dataset

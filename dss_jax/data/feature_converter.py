@@ -14,7 +14,7 @@ OBJECTIVE = 'decoder_objective'
 class DssFeatureConverter(seqio.EncDecFeatureConverter):
   """SeqIO's encoder-decoder features plus `decoder_objective`, packed by our own packer.
 
-  `decoder_objective` holds LABEL, RATIONALE or PADDING for every target token. Task features
+  `decoder_objective` holds LABEL, RATIONALE, ... or PADDING for every target token. Task features
   are SeqIO's usual `inputs` and `targets`; `objective` rides along as an extra feature, so
   tasks and mixtures stay usable with stock converters.
   """

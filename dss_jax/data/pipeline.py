@@ -6,8 +6,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from dss_jax import datasets, errors, records
-from dss_jax.data import feature_converter, settings
+from dss_jax import errors, records
+from dss_jax.data import feature_converter, record_task, settings
 from dss_jax.data import source as source_lib
 
 Batch = dict[str, np.ndarray]
@@ -29,11 +29,10 @@ def sources(name: str) -> list[source_lib.RecordsSource]:
   return [t.source for t in tasks if isinstance(t.source, source_lib.RecordsSource)]
 
 
-def tasks_with_datasets(name: str) -> list[tuple[str, datasets.Dataset]]:
-  """(task name, its dataset) of every task of ours in a task or mixture."""
+def record_tasks(name: str) -> list[record_task.RecordTask]:
+  """The tasks of ours in a task or mixture."""
   tasks = seqio.get_subtasks(get_mixture_or_task(name))
-  return [(t.name, t.source.dataset) for t in tasks
-          if isinstance(t.source, source_lib.RecordsSource)]
+  return [task for task in tasks if isinstance(task, record_task.RecordTask)]
 
 
 def record_sets(name: str, split: str, *, verify: bool = False) -> list[records.RecordSet]:

@@ -27,9 +27,9 @@ def parsed(row: dict[str, tf.Tensor]) -> tf.Tensor:
   return row['parse_status'] == records.PARSED
 
 
-def has_teacher_label(row: dict[str, tf.Tensor]) -> tf.Tensor:
-  """Training rows that parsed; other splits also keep rows that have a gold label."""
-  return tf.strings.length(teacher_target(row)) > 0
+def has_target(row: dict[str, tf.Tensor], *, target: str) -> tf.Tensor:
+  """Rows in which that field can be written; see `teacher_target` for the teacher's label."""
+  return parsed(row) if target == 'rationale' else tf.strings.length(_target(row, target)) > 0
 
 
 def is_for_rationale_then_label(row: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -59,6 +59,10 @@ def teacher_target(row: dict[str, tf.Tensor]) -> tf.Tensor:
   return tf.where(use_gold, row['label'], teacher_label)
 
 
+def _target(row: dict[str, tf.Tensor], target: str) -> tf.Tensor:
+  return teacher_target(row) if target == 'teacher_label' else row[target]
+
+
 LABEL_FEATURE = 'label'  # as the record spells it, which its tokens may not tell; for scoring
 
 
@@ -68,32 +72,23 @@ def _example(row, inputs, targets, task, label='') -> dict[str, tf.Tensor]:
           objective.FEATURE: tf.constant(task, tf.int32)}
 
 
-def label_example(row: dict[str, tf.Tensor], *, teacher: bool = False) -> dict[str, tf.Tensor]:
-  """`[label] x -> label`.
+def example(row: dict[str, tf.Tensor], *, prefix: str, target: str, task: int
+            ) -> dict[str, tf.Tensor]:
+  """`[label] x -> label`, `[rationale] x -> rationale`; the baselines have no prefix.
 
-  {'input': 'Where do birds live?', 'label': 'nest', ...}
+  {'input': 'Where do birds live?', 'label': 'nest', ...}  (prefix='[label] ', target='label')
   -> {'inputs': '[label] Where do birds live?', 'targets': 'nest', 'label': 'nest',
       'objective': LABEL, 'id': ...}
+
+  Args:
+    row: a record.
+    prefix: put before its input.
+    target: the field that is to be written.
+    task: LABEL, RATIONALE, ...: which objective it is of.
   """
-  target = teacher_target(row) if teacher else row['label']
-  inputs = settings.current().label_prefix + row['input']
-  return _example(row, inputs, target, objective.LABEL, target)
-
-
-def rationale_example(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-  """`[rationale] x -> rationale`.
-
-  {'input': 'Where do birds live?', 'rationale': 'Birds build nests.', ...}
-  -> {'inputs': '[rationale] Where do birds live?', 'targets': 'Birds build nests.', ...}
-  """
-  inputs = settings.current().rationale_prefix + row['input']
-  return _example(row, inputs, row['rationale'], objective.RATIONALE)
-
-
-def plain_example(row: dict[str, tf.Tensor], *, teacher: bool = False) -> dict[str, tf.Tensor]:
-  """The baselines: `x -> label`, no prefix (standard fine-tuning, standard distillation)."""
-  target = teacher_target(row) if teacher else row['label']
-  return _example(row, row['input'], target, objective.LABEL, target)
+  written = _target(row, target)
+  return _example(
+      row, prefix + row['input'], written, task, written if task == objective.LABEL else '')
 
 
 def rationale_then_label_example(
@@ -116,7 +111,8 @@ def map_rows(rows: tf.data.Dataset, make_example, keep) -> tf.data.Dataset:
 
 
 def tokenize(
-    rows: tf.data.Dataset, output_features: seqio.preprocessors.OutputFeaturesType
+    rows: tf.data.Dataset, output_features: seqio.preprocessors.OutputFeaturesType,
+    chosen: settings.DataSettings,
 ) -> tf.data.Dataset:
   """Text to int32 ids; `</s>` inside an input becomes the EOS id.
 
@@ -126,7 +122,8 @@ def tokenize(
   Rows are encoded by the hundred: one by one, this step would be most of the pipeline's cost.
   They say by which settings, for `check_settings`.
   """
-  made_with = vocabularies.describe_settings()
+  vocabularies.load(chosen.vocabulary)  # Or says what is wrong with it.
+  made_with = vocabularies.describe(chosen)
 
   def tokenize_rows(batch):
     return {
@@ -144,9 +141,10 @@ _MADE_WITH = 'made_with'
 
 
 @seqio.utils.map_over_dataset
-def check_settings(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def check_settings(
+    row: dict[str, tf.Tensor], chosen: settings.DataSettings) -> dict[str, tf.Tensor]:
   """Refuses rows of an offline cache (`seqio_cache_tasks`) that other settings have made."""
-  now = vocabularies.describe_settings()
+  now = vocabularies.describe(chosen)
   made_with = row[_MADE_WITH]
   same = tf.debugging.Assert(tf.equal(made_with, now), [
       'the cached task was made with other settings; cache it again into another folder. It has',
@@ -157,8 +155,6 @@ def check_settings(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 def _encode(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTensor:
   """string [n] -> int32 [n, (ids)]."""
-  if isinstance(vocabulary, vocabularies.ConfiguredVocabulary):
-    vocabulary = vocabulary.loaded
   if isinstance(vocabulary, seqio.SentencePieceVocabulary):
     return tf.cast(vocabulary.encode_tf(texts), tf.int32)
   return tf.map_fn(  # Other vocabularies may encode scalars only.
@@ -199,11 +195,13 @@ class ReadAnswer:
 
   Attributes:
     dataset: its name, for errors.
+    vocabulary: of the student, see `vocabularies.load`.
     labels: of a closed set; () if open.
     phrase: between rationale and label, for `D_rationale_then_label`; else ''.
   """
 
   dataset: str
+  vocabulary: str
   labels: tuple[str, ...] = ()
   phrase: str = ''
 
@@ -217,22 +215,20 @@ class ReadAnswer:
     return tf.compat.as_str(example[LABEL_FEATURE])
 
   def reader(self, max_tokens: int = 0) -> answers.Reader:
-    """For the configured vocabulary; UserError if that cannot write what must be read."""
-    return _reader(self, settings.current().vocabulary, max_tokens)
+    """UserError if the vocabulary cannot write what must be read."""
+    return _reader(self, max_tokens)
 
 
 @functools.lru_cache(maxsize=64)
-def _reader(task: ReadAnswer, vocabulary: str, max_tokens: int) -> answers.Reader:
-  loaded = vocabularies.load(vocabulary)
+def _reader(task: ReadAnswer, max_tokens: int) -> answers.Reader:
+  loaded = vocabularies.load(task.vocabulary)
   return answers.reader(task.labels, loaded.encode, loaded.decode, task.phrase,
                         dataset=task.dataset, max_tokens=max_tokens)
 
 
-FINISH = (tokenize, seqio.CacheDatasetPlaceholder(), check_settings,
-          seqio.preprocessors.append_eos_after_trim, spread_objective)
-
-
-def pipeline(keep, make_example, **arguments) -> tuple:
+def pipeline(chosen: settings.DataSettings, keep: Any, make_example: Any) -> tuple:
   """The preprocessors of one task: which rows, what text, then tokens; `kept` comes after."""
-  bound = functools.partial(make_example, **arguments) if arguments else make_example
-  return (functools.partial(map_rows, make_example=bound, keep=keep), *FINISH)
+  return (functools.partial(map_rows, make_example=make_example, keep=keep),
+          functools.partial(tokenize, chosen=chosen), seqio.CacheDatasetPlaceholder(),
+          functools.partial(check_settings, chosen=chosen),
+          seqio.preprocessors.append_eos_after_trim, spread_objective)

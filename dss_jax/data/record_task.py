@@ -8,6 +8,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import errors
+from dss_jax import objective as objective_lib
 from dss_jax.data import preprocessors as prep
 from dss_jax.data import source as source_lib
 
@@ -20,7 +21,14 @@ class RecordTask(seqio.Task):
   tf.data can reshuffle a dataset that it repeats, but a saved position then forgets how often it
   has done so, if it is saved where the last examples of an epoch are still on their way. So each
   epoch is a dataset of its own here, with a seed of its own.
+
+  Attributes:
+    objective: what the student learns by it.
   """
+
+  def __init__(self, *args: Any, objective: objective_lib.Objective, **kwargs: Any):
+    super().__init__(*args, **kwargs)
+    self.objective = objective
 
   def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
     """See `seqio.Task`; num_epochs=None repeats for ever."""

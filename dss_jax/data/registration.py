@@ -1,63 +1,106 @@
 """From one description of a dataset to all of its SeqIO tasks and mixtures."""
 
-import dataclasses
 import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import seqio
 
-from dss_jax import datasets, metrics
-from dss_jax.data import control, record_task, vocabularies
+from dss_jax import datasets, errors, metrics, objective, records
+from dss_jax.data import control, record_task, settings, vocabularies
 from dss_jax.data import preprocessors as prep
 from dss_jax.data import source as source_lib
 from dss_jax.data.mixture import DssMixture
 
 
-def add_tasks(dataset: datasets.Dataset) -> None:
+def add_all(chosen: settings.DataSettings) -> None:
+  """`add_tasks` of every dataset that is registered."""
+  for name in datasets.names():
+    add_tasks(datasets.get(name), chosen)
+
+
+def add_tasks(dataset: datasets.Dataset, chosen: settings.DataSettings) -> None:
   """Adds the tasks and mixtures that `data.register` lists, in place of earlier ones.
+
+  Args:
+    dataset: what they are of.
+    chosen: what they read; each of its further objectives is a task of the mixtures, too.
 
   Raises:
     ValueError: SeqIO refuses the name.
+    UserError: an objective has the name of another task, or its target is no field of a record.
   """
   name = dataset.name
-  scored = metrics.for_dataset(dataset)
-  phrase = dataset.completion.answer_phrase
-  gold, teacher = prep.has_gold_label, prep.has_teacher_label
-  read = prep.ReadAnswer(name, dataset.labels or ())
-  add = functools.partial(_add_task, dataset)
-
-  add(f'dss_{name}_label', prep.pipeline(gold, prep.label_example), scored, read)
-  add(f'dss_{name}_teacher_label',
-      prep.pipeline(teacher, prep.label_example, teacher=True), scored, read)
-  add(f'dss_{name}_rationale', prep.pipeline(prep.parsed, prep.rationale_example))
-  add(f'{name}_finetune', prep.pipeline(gold, prep.plain_example), scored, read)
-  add(f'{name}_distill', prep.pipeline(teacher, prep.plain_example, teacher=True), scored, read)
-  add(f'{name}_rationale_then_label',
-      prep.pipeline(prep.is_for_rationale_then_label, prep.rationale_then_label_example,
-                    answer_phrase=phrase),
-      scored, dataclasses.replace(read, phrase=phrase))
-
-  add(f'dss_{name}_shuffled_rationale', prep.pipeline(prep.parsed, prep.rationale_example),
-      source=control.ShuffledRationales(dataset))
-
-  for mixture, label, rationale in (('', 'label', 'rationale'),
-                                    ('_teacher', 'teacher_label', 'rationale'),
-                                    ('_shuffled', 'label', 'shuffled_rationale')):
-    seqio.MixtureRegistry.remove(f'dss_{name}{mixture}')
-    seqio.MixtureRegistry.add(
-        f'dss_{name}{mixture}', [f'dss_{name}_{label}', f'dss_{name}_{rationale}'],
-        default_rate=1.0, mixture_cls=DssMixture)
+  label, rationale, *further = chosen.table()
+  _check(further)
+  plain = replace(label, prefix='')
+  add = functools.partial(_add_task, dataset, chosen)
+  made = {
+      add(f'dss_{name}_label', label),
+      add(f'dss_{name}_teacher_label', replace(label, target='teacher_label')),
+      add(f'dss_{name}_rationale', rationale),
+      add(f'dss_{name}_shuffled_rationale', rationale, source=control.ShuffledRationales),
+      add(f'{name}_finetune', plain),
+      add(f'{name}_distill', replace(plain, target='teacher_label')),
+      add(f'{name}_rationale_then_label', plain, phrase=dataset.completion.answer_phrase),
+      *(add(f'dss_{name}_{row.name}', row) for row in further)}
+  for kind, *pair in (('', 'label', 'rationale'), ('_teacher', 'teacher_label', 'rationale'),
+                      ('_shuffled', 'label', 'shuffled_rationale')):
+    parts = [*pair, *(row.name for row in further)]
+    _register(seqio.MixtureRegistry, DssMixture(
+        f'dss_{name}{kind}', [f'dss_{name}_{part}' for part in parts], default_rate=1.0))
+  for task in map(seqio.TaskRegistry.get, list(seqio.TaskRegistry.names())):
+    if (isinstance(task, record_task.RecordTask) and task.source.dataset.name == name
+        and task.name not in made):
+      seqio.TaskRegistry.remove(task.name)  # Of an objective that is no more.
 
 
 def _add_task(
-    dataset, task_name, preprocessors, metric_fns=(), postprocess_fn=None, source=None) -> None:
-  feature = seqio.Feature(vocabulary=vocabularies.VOCABULARY, add_eos=True)
-  seqio.TaskRegistry.remove(task_name)  # Registering a name again replaces it.
-  seqio.TaskRegistry.add(
+    dataset: datasets.Dataset, chosen: settings.DataSettings, task_name: str,
+    row: objective.Objective, phrase: str = '', source: Any = source_lib.RecordsSource) -> str:
+  """The task that has an objective; with a phrase, of the rationale and then the label."""
+  number = 1 + [one.name for one in chosen.table()].index(row.name)
+  if phrase:
+    keep, example = prep.is_for_rationale_then_label, functools.partial(
+        prep.rationale_then_label_example, answer_phrase=phrase)
+  else:
+    keep, example = functools.partial(prep.has_target, target=row.target), functools.partial(
+        prep.example, prefix=row.prefix, target=row.target, task=number)
+  feature = seqio.Feature(vocabulary=vocabularies.named(chosen.vocabulary), add_eos=True)
+  scored = number == objective.LABEL
+  read = prep.ReadAnswer(dataset.name, chosen.vocabulary, dataset.labels or (), phrase)
+  _register(seqio.TaskRegistry, record_task.RecordTask(
       task_name,
-      task_cls=record_task.RecordTask,
-      source=source or source_lib.RecordsSource(dataset),
+      objective=row,
+      source=source(dataset, chosen),
       output_features={'inputs': feature, 'targets': feature},
-      preprocessors=preprocessors,
-      postprocess_fn=postprocess_fn,
-      metric_fns=list(metric_fns),
-      shuffle_buffer_size=None)  # The source shuffles.
+      preprocessors=prep.pipeline(chosen, keep, example),
+      postprocess_fn=read if scored else None,
+      metric_fns=list(metrics.for_dataset(dataset)) if scored else [],
+      shuffle_buffer_size=None))  # The source shuffles.
+  return task_name
+
+
+def _register(registry: Any, made: seqio.Task | seqio.Mixture) -> None:
+  """A name that is known keeps its object, since mixtures hold it, with the new one's contents."""
+  known = registry.get(made.name) if made.name in registry.names() else None
+  if type(known) is type(made):
+    known.__dict__ = made.__dict__
+  else:
+    registry.remove(made.name)
+    registry.add_provider(made.name, made)
+
+
+def _check(further: Sequence[objective.Objective]) -> None:
+  for row in further:
+    if row.target not in records.TEXT_FIELDS:
+      raise errors.UserError(
+          f'DSS_OBJECTIVES[{row.name!r}].target={row.target!r} is no field of a record: '
+          f'{errors.did_you_mean(row.target, records.TEXT_FIELDS)}')
+    for name in datasets.names():
+      for other in datasets.names():
+        if (task := f'dss_{name}_{row.name}') in datasets.seqio_names(other):
+          raise errors.UserError(
+              f'DSS_OBJECTIVES[{row.name!r}]: {task!r} is a name of dataset {other!r} already: '
+              'rename the objective')

@@ -1,14 +1,18 @@
-"""Where the SeqIO tasks read from: settings that are looked up when a task is *used*.
+"""What the SeqIO tasks read: `configure` hands it to them.
 
-Tasks are registered at import and must not touch a file then, so they hold no path. The
-native trainer and `t5x_engine.data` call `configure(...)`.
+They are registered at import, with the defaults, and touch no file before they are used. Both
+engines call `configure`; a user's own program does so before it reads.
 """
 
 import dataclasses
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from dss_jax import errors, files, valid
+
+if TYPE_CHECKING:
+  from dss_jax import objective
 
 # The public SentencePiece model of T5 v1.0 and v1.1 (32,000 pieces; 100 sentinels are extra ids).
 T5_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
@@ -25,6 +29,8 @@ class DataSettings:
     label_prefix: put before the input of a `*_label` task. The paper's; the released code
       uses 'predict: '.
     rationale_prefix: likewise for `*_rationale` (released code: 'explain: ').
+    objectives: rows (name, prefix, field of the record, weight) beside these two, see
+      `objective.table`: each is a task `dss_D_<name>` more in the mixtures of every dataset.
     train_fraction: share of the training inputs to use, in (0, 1]; subsets of one seed are
       nested (12.5 % is inside 25 %).
     train_fraction_seed: which subset.
@@ -34,6 +40,7 @@ class DataSettings:
   vocabulary: str = T5_VOCABULARY
   label_prefix: str = '[label] '
   rationale_prefix: str = '[rationale] '
+  objectives: Sequence[Any] | None = None
   train_fraction: float = 1.0
   train_fraction_seed: int = 0
 
@@ -43,32 +50,46 @@ class DataSettings:
     valid.share(TRAIN_FRACTION=self.train_fraction)
     valid.whole(0, TRAIN_FRACTION_SEED=self.train_fraction_seed)
 
+  def table(self) -> 'objective.Objectives':
+    """The table of objectives; their weights are the trainer's to choose."""
+    from dss_jax import objective  # Late: it loads JAX, which describing a dataset goes without.
+    return objective.table(label_prefix=self.label_prefix, rationale_prefix=self.rationale_prefix,
+                           rows=self.objectives)
 
-_configured: DataSettings | None = None
+  def folder(self) -> str:
+    """The records folder; UserError that says how to name one if there is none."""
+    folder = self.records_dir or os.environ.get('DSS_DATA_DIR', '')
+    if not folder:
+      raise errors.UserError('no folder of records: give --records_dir=DIR, '
+                             '--gin.RECORDS_DIR=DIR or set DSS_DATA_DIR')
+    files.check_path('RECORDS_DIR' if self.records_dir else 'DSS_DATA_DIR', folder)
+    return folder
+
+
+_current = DataSettings()
 
 
 def configure(**overrides: Any) -> DataSettings:
-  """Sets what the tasks read from now on; settings that are not named get their defaults."""
-  global _configured
-  _configured = DataSettings(**overrides)
-  return _configured
+  """Registers all datasets anew, to read this; settings that are not named get their defaults.
 
+  Mixtures that were made before read it too: a name keeps its task, with other contents.
 
-def is_configured() -> bool:
-  """Whether `configure` was called in this process."""
-  return _configured is not None
+  Raises:
+    UserError: rows of `objectives` that are none, or that would be another dataset's task.
+  """
+  from dss_jax.data import registration  # Late: it loads TensorFlow and SeqIO.
+  global _current
+  chosen = DataSettings(**overrides)
+  registration.add_all(chosen)
+  _current = chosen
+  return chosen
 
 
 def current() -> DataSettings:
-  """What `configure` set, else the defaults."""
-  return _configured or DataSettings()
+  """What the tasks read."""
+  return _current
 
 
 def records_dir() -> str:
-  """The records folder; UserError that says how to name one if there is none."""
-  folder = current().records_dir or os.environ.get('DSS_DATA_DIR', '')
-  if not folder:
-    raise errors.UserError(
-        'no folder of records: give --records_dir=DIR, --gin.RECORDS_DIR=DIR or set DSS_DATA_DIR')
-  files.check_path('RECORDS_DIR' if current().records_dir else 'DSS_DATA_DIR', folder)
-  return folder
+  """See `DataSettings.folder`."""
+  return _current.folder()

@@ -22,13 +22,14 @@ FEATURE_DESCRIPTION = {  # of a record, for tf.io.parse_example
 class RecordsSource(seqio.DataSource):
   """Reads `<dataset>-<split>` record sets; elements are dicts of the record's fields.
 
-  Nothing is opened until `list_shards` or `get_dataset` is called. On 'train' the settings'
+  Nothing is opened until `list_shards` or `get_dataset` is called. On 'train' `chosen`'s
   `train_fraction` selects a nested subset of the inputs.
   """
 
-  def __init__(self, dataset: datasets.Dataset):
+  def __init__(self, dataset: datasets.Dataset, chosen: settings.DataSettings):
     super().__init__(splits=datasets.SPLITS, performs_internal_shuffling=True)
     self.dataset = dataset
+    self.chosen = chosen
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -40,7 +41,7 @@ class RecordsSource(seqio.DataSource):
 
   def record_sets(self, split: str, *, verify: bool = False) -> list[records.RecordSet]:
     """The sets that make up `split`; UserError if one is absent, incomplete or (verify) damaged."""
-    return [records.find_set(settings.records_dir(), name, split, verify=verify)
+    return [records.find_set(self.chosen.folder(), name, split, verify=verify)
             for name in self.dataset.record_sets(split)]
 
   def list_shards(self, split: str) -> Sequence[str]:
@@ -72,9 +73,9 @@ class RecordsSource(seqio.DataSource):
     rows = serialized.batch(128).map(
         lambda batch: tf.io.parse_example(batch, FEATURE_DESCRIPTION),
         num_parallel_calls=tf.data.AUTOTUNE).unbatch()
-    chosen = settings.current()
-    if split == 'train' and chosen.train_fraction < 1.0:
-      rows = take_fraction(rows, all_paths, chosen.train_fraction, chosen.train_fraction_seed)
+    if split == 'train' and self.chosen.train_fraction < 1.0:
+      rows = take_fraction(
+          rows, all_paths, self.chosen.train_fraction, self.chosen.train_fraction_seed)
     return rows
 
 

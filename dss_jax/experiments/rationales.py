@@ -24,7 +24,7 @@ def write(config: config_lib.TrainConfig, rows: int) -> None:
   path = os.path.join(config.model_dir, FILE)
   if os.path.exists(path):
     return
-  _, dataset = pipeline.tasks_with_datasets(config.data.mixture_or_task)[0]
+  dataset = pipeline.record_tasks(config.data.mixture_or_task)[0].source.dataset
   asked = list(itertools.islice(test_records(dataset), rows))
   student = student_lib.load(config.model_dir)
   answers = student.predict([record.input for record in asked], rationale=True)

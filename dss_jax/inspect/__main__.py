@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dss_jax import cli, errors, objective
+from dss_jax import cli, errors
 
 _EPILOG = """\
 examples:
@@ -98,7 +98,8 @@ def _examples(provider, split: str, rows: int) -> Iterator[tuple[str, dict[str, 
 
 
 def _packed(task, split, rows, lengths, vocabulary) -> Iterator[str]:
-  from dss_jax.data import pipeline
+  from dss_jax.data import pipeline, settings
+  names = [row.name for row in settings.current().table()]
   packed = pipeline.make_dataset(
       task, split, lengths, pack=True, shuffle=False, seed=0, num_epochs=1).take(rows)
   for number, row in enumerate(packed.as_numpy_iterator()):
@@ -109,19 +110,16 @@ def _packed(task, split, rows, lengths, vocabulary) -> Iterator[str]:
         f'{side} {count}/{lengths[side]} tokens' for side, count in filled.items()))
     for segment in range(1, segments + 1):
       inside = row['decoder_segment_ids'] == segment
-      task_id = int(row['decoder_objective'][inside][0])
+      name = names[int(row['decoder_objective'][inside][0]) - 1]
       source = row['encoder_input_tokens'][row['encoder_segment_ids'] == segment]
       target = row['decoder_target_tokens'][inside]
-      yield (f'{segment:>5} {_OBJECTIVES[task_id]:<9} {vocabulary.decode(source.tolist())!r} -> '
+      yield (f'{segment:>5} {name:<9} {vocabulary.decode(source.tolist())!r} -> '
              f'{vocabulary.decode(target.tolist())!r}')
-
-
-_OBJECTIVES = {objective.LABEL: 'label', objective.RATIONALE: 'rationale'}
 
 
 def _pieces(vocabulary, ids) -> str:
   """'12▁a 57▁bird 1</s>': ids with their pieces, where the vocabulary has pieces."""
-  tokenizer = getattr(vocabulary.loaded, 'tokenizer', None)
+  tokenizer = getattr(vocabulary, 'tokenizer', None)
   if tokenizer is None:
     return ' '.join(str(i) for i in ids)
   return ' '.join(f'{i}{tokenizer.id_to_piece(int(i))}' for i in ids)

@@ -66,7 +66,7 @@ def _token_counter() -> Callable[[Sequence[str]], list[int]]:
     found: list[int] = []
     for start in range(0, len(texts), 1024):
       ids = preprocessors.encode_inputs(
-          list(texts[start:start + 1024]), vocabularies.VOCABULARY.loaded)
+          list(texts[start:start + 1024]), vocabularies.current())
       found += (ids.row_lengths() + 1).numpy().tolist()  # EOS
     return found
   return count
@@ -74,7 +74,7 @@ def _token_counter() -> Callable[[Sequence[str]], list[int]]:
 
 def _cover() -> Callable[[Sequence[str]], coverage.Coverage]:
   from dss_jax.data import vocabularies
-  return functools.partial(coverage.coverage, vocabulary=vocabularies.VOCABULARY.loaded)
+  return functools.partial(coverage.coverage, vocabulary=vocabularies.current())
 
 
 def _unknown(found) -> list[str]:
@@ -84,21 +84,21 @@ def _unknown(found) -> list[str]:
 
 def _unreadable(found, targets_length: int) -> list[str]:
   """What training would refuse or warn of: labels and phrases that the vocabulary cannot write."""
-  from dss_jax.data import preprocessors, vocabularies
+  from dss_jax.data import preprocessors, settings, vocabularies
   lines = []
   for one in found:
     dataset = _dataset(one.name.rpartition('-')[0])
     if dataset is None:
       continue
-    read = preprocessors.ReadAnswer(dataset.name, dataset.labels or ())
+    read = preprocessors.ReadAnswer(
+        dataset.name, settings.current().vocabulary, dataset.labels or ())
     behind = dataclasses.replace(read, phrase=dataset.completion.answer_phrase)
     try:
       read.reader(targets_length)
       behind.reader()
       counts = {label: count for label, count in one.labels.items() if label}
       if counts and not dataset.labels:
-        lines.append(coverage.check_open_labels(
-            counts, dataset, vocabularies.VOCABULARY.loaded))
+        lines.append(coverage.check_open_labels(counts, dataset, vocabularies.current()))
     except errors.UserError as error:
       lines.append(f'{one.name}: {error}')
   return [line for line in lines if line]

@@ -40,8 +40,8 @@ def build(config: config_lib.TrainConfig, sharding: sharding_lib.Sharding) -> Co
   state_sharding = state_lib.sharding(sharding, model, optimizer)
   train_step = sharding.jit(
       step_lib.make_train_step(
-          model, optimizer, schedule, alpha=config.alpha, microbatches=config.microbatches,
-          seed=config.seed, loss_chunk=config.loss_chunk),
+          model, optimizer, schedule, objectives=config.objectives,
+          microbatches=config.microbatches, seed=config.seed, loss_chunk=config.loss_chunk),
       donate_argnums=0, out_shardings=(state_sharding, sharding.replicated))
   return Compute(model, optimizer, state_sharding,
                  lambda: state_lib.init_state(model, optimizer, config.seed), train_step)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import data as data_lib
-from dss_jax import errors, models, valid
+from dss_jax import errors, models, objective, valid
 from dss_jax.sharding import MeshConfig
 
 OPTIMIZERS = ('adamw', 'adamw_transformers4', 'adafactor')
@@ -190,6 +190,7 @@ class TrainConfig:
         raise errors.UserError(f'TrainConfig.{field.name} is not a {field.type.__name__}: set its '
                                'fields, not itself')
     valid.weight(DSS_ALPHA=self.alpha)
+    _ = self.objectives  # Refuses rows that are none.
     valid.whole(1, TRAIN_STEPS=self.steps, MICROBATCHES=self.microbatches,
                 LOG_PERIOD=self.log_every)
     valid.whole(0, LOSS_CHUNK=self.loss_chunk, SEED=self.seed)
@@ -202,6 +203,13 @@ class TrainConfig:
       raise errors.UserError(
           f'WARMUP_STEPS={warmup}: the run ends before, at TRAIN_STEPS={self.steps}; '
           f'use at most --gin.WARMUP_STEPS={self.steps}')
+
+  @property
+  def objectives(self) -> objective.Objectives:
+    """The table: what is learnt, and what each weighs."""
+    data = self.data
+    return objective.table(
+        self.alpha, data.label_prefix, data.rationale_prefix, data.objectives)
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import tqdm
 from dss_jax import decode, errors, models, objective
 from dss_jax import metrics as metrics_lib
 from dss_jax import sharding as sharding_lib
-from dss_jax.data import checks, feature_converter, pipeline, preprocessors
+from dss_jax.data import checks, feature_converter, pipeline, preprocessors, record_task
 from dss_jax.data import source as source_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import processes
@@ -24,7 +24,7 @@ class Evaluator:
   """Scores parameters on one split.
 
   The label tasks of the run's mixture are decoded greedily and scored by their SeqIO metrics;
-  both losses are computed teacher-forced over the whole mixture.
+  all losses are computed teacher-forced over the whole mixture.
   """
 
   def __init__(
@@ -55,7 +55,8 @@ class Evaluator:
         raise checks.no_rows(task, split)
     self._decoder = decode.BatchDecoder(model, sharding)
     self._eval_step = sharding.jit(
-        step_lib.make_eval_step(model, config.loss_chunk), out_shardings=sharding.replicated)
+        step_lib.make_eval_step(model, config.objectives, config.loss_chunk),
+        out_shardings=sharding.replicated)
 
   def __call__(self, params: Any, step: int) -> dict[str, float]:
     """Metrics by name: `loss`, `label_loss`, ..., and those of `scores`."""
@@ -77,7 +78,7 @@ class Evaluator:
       self._between()
       sums = self._eval_step(params, self._sharding.put(batch))
       total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    fetched = jax.device_get(objective.summarize(total, self._config.alpha))
+    fetched = jax.device_get(objective.summarize(total, self._config.objectives))
     summary = objective.only_present(fetched)
     return {name: value for name, value in summary.items() if not name.endswith('_tokens')}
 
@@ -159,10 +160,9 @@ def check_metric(name: str, metric: str) -> None:
   tasks = seqio.get_subtasks(pipeline.get_mixture_or_task(name))
   scores, losses = {}, {'loss'}
   for task in tasks:
-    kind = 'label' if task.metric_fns else 'rationale'
-    losses |= {f'{kind}_loss', f'{kind}_token_accuracy'}
-    if not isinstance(task.source, source_lib.RecordsSource):
+    if not isinstance(task, record_task.RecordTask):
       return
+    losses |= {f'{task.objective.name}_loss', f'{task.objective.name}_token_accuracy'}
     if task.metric_fns:
       score = metrics_lib.BY_NAME[task.source.dataset.metric]
       scores[task.name] = score(['1'], ['1'])

@@ -107,9 +107,9 @@ class Reporter:
     self._since = (now := time.monotonic(), step)
     values['steps_per_second'] = (step - since) / max(now - then, 1e-9)
     self._writer.write_scalars(step, {f'train/{key}': value for key, value in values.items()})
-    self._bar.set_postfix_str(', '.join(
-        f'{name} {values[name]:.3f}' for name in ('loss', 'label_loss', 'rationale_loss')
-        if name in values), refresh=False)
+    losses = ['loss', *(name for name in values if name.endswith('_loss'))]
+    self._bar.set_postfix_str(
+        ', '.join(f'{name} {values[name]:.3f}' for name in losses), refresh=False)
 
   def evaluated(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes an evaluation and shows it above the progress bar."""

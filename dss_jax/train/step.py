@@ -22,7 +22,7 @@ def batch_loss(
     params: Any,
     batch: Batch,
     counts: jax.Array,
-    alpha: float,
+    objectives: objective.Objectives,
     dropout_key: jax.Array | None = None,
     loss_chunk: int = 0,
 ) -> tuple[jax.Array, objective.TaskSums]:
@@ -32,8 +32,8 @@ def batch_loss(
     model: the student.
     params: its parameters, unboxed.
     batch: model features; segment ids only where it is packed.
-    counts: |L|, |R| of the global batch, float32 [2].
-    alpha: weight of the label loss.
+    counts: |L|, |R|, ... of the global batch, float32 [K].
+    objectives: the table.
     dropout_key: for dropout, or None.
     loss_chunk: target positions whose logits are computed at a time; 0 for all.
   """
@@ -45,7 +45,7 @@ def batch_loss(
   def logits_of(hidden_BxTxD) -> Any:
     return model.apply({'params': params}, hidden_BxTxD, method='logits_from_hidden')
 
-  rest = (batch['decoder_target_tokens'], batch['decoder_objective'], counts, alpha)
+  rest = (batch['decoder_target_tokens'], batch['decoder_objective'], counts, objectives)
   if loss_chunk:
     return objective.weighted_loss_in_chunks(logits_of, hidden_BxTxD, *rest, loss_chunk)
   return objective.weighted_loss(logits_of(hidden_BxTxD), *rest)
@@ -56,22 +56,22 @@ def gradients(
     params: Any,
     batch: Batch,
     *,
-    alpha: float,
+    objectives: objective.Objectives,
     microbatches: int = 1,
     dropout_key: jax.Array | None = None,
     loss_chunk: int = 0,
 ) -> tuple[Any, objective.TaskSums]:
   """Gradient of the objective over the whole batch, one microbatch at a time.
 
-  |L| and |R| are counted on the whole batch first, so that the sum over microbatches is the
+  |L|, |R|, ... are counted on the whole batch first, so that the sum over microbatches is the
   gradient of one big batch, however the tokens fall. With dropout each draws masks of its own.
 
   Raises:
     ValueError: the batch's rows are no multiple of `microbatches`.
   """
-  counts = objective.count_tokens(batch['decoder_objective'])
+  counts = objective.count_tokens(batch['decoder_objective'], objectives)
   loss_and_grad = jax.grad(
-      lambda p, part, key: batch_loss(model, p, part, counts, alpha, key, loss_chunk),
+      lambda p, part, key: batch_loss(model, p, part, counts, objectives, key, loss_chunk),
       has_aux=True)
   if microbatches == 1:
     return loss_and_grad(params, batch, dropout_key)
@@ -81,8 +81,7 @@ def gradients(
     key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
     return jax.tree.map(jnp.add, carry, loss_and_grad(params, part, key)), None
 
-  zeros = (jax.tree.map(jnp.zeros_like, params),
-           objective.TaskSums(*(jnp.zeros(2) for _ in objective.TaskSums._fields)))
+  zeros = (jax.tree.map(jnp.zeros_like, params), objective.no_sums(objectives))
   parts = (jnp.arange(microbatches), _split(batch, microbatches))
   totals, _ = jax.lax.scan(accumulate, zeros, parts)
   return totals
@@ -105,7 +104,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],
     *,
-    alpha: float,
+    objectives: objective.Objectives,
     microbatches: int = 1,
     seed: int = 0,
     loss_chunk: int = 0,
@@ -119,11 +118,12 @@ def make_train_step(
 
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed, impl='rbg'), state.step) if use_dropout else None
-    grads, sums = gradients(model, state.params, batch, alpha=alpha, microbatches=microbatches,
-                            dropout_key=key, loss_chunk=loss_chunk)
+    grads, sums = gradients(
+        model, state.params, batch, objectives=objectives, microbatches=microbatches,
+        dropout_key=key, loss_chunk=loss_chunk)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = objective.summarize(sums, alpha) | {
+    metrics = objective.summarize(sums, objectives) | {
         'gradient_norm': optax.global_norm(grads),
         'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
         'examples': count_examples(batch),
@@ -134,11 +134,12 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: models.Transformer, loss_chunk: int = 0) -> Callable[[Any, Batch], objective.TaskSums]:
+    model: models.Transformer, objectives: objective.Objectives, loss_chunk: int = 0,
+) -> Callable[[Any, Batch], objective.TaskSums]:
   """(params, batch) -> sums of teacher-forced cross entropy; add them, then `summarize`."""
   def eval_step(params, batch):
-    counts = objective.count_tokens(batch['decoder_objective'])
-    return batch_loss(model, params, batch, counts, 0.5, loss_chunk=loss_chunk)[1]
+    counts = objective.count_tokens(batch['decoder_objective'], objectives)
+    return batch_loss(model, params, batch, counts, objectives, loss_chunk=loss_chunk)[1]
   return eval_step
 
 

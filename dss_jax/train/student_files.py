@@ -33,17 +33,15 @@ def describe(config: config_lib.TrainConfig) -> student_info.StudentInfo:
 def _asked(data: config_lib.DataConfig) -> dict[str, Any]:
   """The fields of `student_info.ASKED`, and `datasets` if there are several."""
   found: dict[str, dict[str, Any]] = {}
-  for task, dataset in pipeline.tasks_with_datasets(data.mixture_or_task):
-    name = dataset.name
-    info = found.setdefault(name, {
+  for task in pipeline.record_tasks(data.mixture_or_task):
+    dataset, row = task.source.dataset, task.objective
+    info = found.setdefault(dataset.name, {
         'label_prefix': '', 'rationale_prefix': None, 'answer_phrase': '',
         'labels': dataset.labels or (), 'metric': dataset.metric})
-    if task in (f'dss_{name}_label', f'dss_{name}_teacher_label'):
-      info['label_prefix'] = data.label_prefix
-    elif task in (f'dss_{name}_rationale', f'dss_{name}_shuffled_rationale'):
-      info['rationale_prefix'] = data.rationale_prefix
-    elif task == f'{name}_rationale_then_label':
-      info['answer_phrase'] = dataset.completion.answer_phrase
+    if (prefix := f'{row.name}_prefix') in info:
+      info[prefix] = info[prefix] or row.prefix
+    if task.postprocessor and task.postprocessor.phrase:
+      info['answer_phrase'] = task.postprocessor.phrase
   if len(found) < 2:
     return next(iter(found.values()), {})
   common = {name: values.pop() if len(values := {one[name] for one in found.values()}) == 1

@@ -91,7 +91,7 @@ def test_fractions_are_exact_and_nested(toy_records, toy_vocabulary):
 
 def test_the_fraction_is_the_same_on_every_process(toy_records, toy_vocabulary):
   data.configure(records_dir=str(toy_records), vocabulary=toy_vocabulary, train_fraction=0.25)
-  source = source_lib.RecordsSource(datasets.get('toy'))
+  source = source_lib.RecordsSource(datasets.get('toy'), settings.current())
   def ids(shard_info=None):
     ds = source.get_dataset('train', shuffle=False, shard_info=shard_info)
     return sorted(row['id'] for row in ds.as_numpy_iterator())

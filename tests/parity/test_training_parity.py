@@ -23,6 +23,7 @@ torch = pytest.importorskip('torch', reason=WHY)
 transformers = pytest.importorskip('transformers', reason=WHY)
 
 STEPS, ROWS, ALPHA, RATE = 12, 8, 0.3, 2e-3
+TABLE = objective.table(ALPHA)
 TINY = {'vocab_size': 96, 'emb_dim': 32, 'num_heads': 4, 'head_dim': 6, 'mlp_dim': 48,
         'num_encoder_layers': 3, 'num_decoder_layers': 2, 'dropout_rate': 0.0}
 
@@ -82,15 +83,15 @@ def our_loop(model, params, batches):
   config = config_lib.OptimizerConfig(learning_rate=RATE)
   schedule = optimizer_lib.make_schedule(config, STEPS)
   optimizer = optimizer_lib.make_optimizer(config, schedule)
-  train_step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, alpha=ALPHA))
+  train_step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, objectives=TABLE))
   state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
   lines = []
   for batch in batches[:STEPS]:
     state, metrics = train_step(state, our_batch(batch))
     lines.append([float(metrics[name]) for name in
                   ('loss', 'label_loss', 'rationale_loss', 'gradient_norm')])
-  sums = jax.jit(step_lib.make_eval_step(model))(state.params, our_batch(batches[STEPS]))
-  final = objective.summarize(sums, ALPHA)
+  sums = jax.jit(step_lib.make_eval_step(model, TABLE))(state.params, our_batch(batches[STEPS]))
+  final = objective.summarize(sums, TABLE)
   lines.append([*(float(final[name]) for name in ('loss', 'label_loss', 'rationale_loss')), np.nan])
   return np.array(lines)
 

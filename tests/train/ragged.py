@@ -1,4 +1,4 @@
-"""Random ragged examples of both tasks, as packed and as plain batches."""
+"""Random ragged examples of two tasks, or of three, as packed and as plain batches."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from dss_jax import objective
 from dss_jax.data import packing
 
 
-def examples(count=24, seed=0):
+def examples(count=24, seed=0, tasks=(objective.RATIONALE, objective.LABEL)):
   """(inputs, targets, task): rationales are long, labels short, both ragged."""
   rng = np.random.default_rng(seed)
   examples = []
   for i in range(count):
-    task = objective.LABEL if i % 2 else objective.RATIONALE
+    task = tasks[i % len(tasks)]
     target_length = rng.integers(1, 4) if task == objective.LABEL else rng.integers(3, 11)
     examples.append((np.append(rng.integers(2, 64, rng.integers(2, 12)), 1),
                      np.append(rng.integers(2, 64, target_length), 1), task))

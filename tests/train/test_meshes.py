@@ -19,6 +19,7 @@ CONFIG = models.T5Config(
     vocab_size=64, emb_dim=32, num_heads=4, head_dim=8, num_encoder_layers=2,
     num_decoder_layers=2, mlp_dim=64, dropout_rate=0.0, scan_layers=True)
 MODEL = models.Transformer(CONFIG)
+EVEN = objective.table()
 BATCH = ragged.packed_batch(ragged.examples(count=120), rows=32)
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)]
 CELLS = ([(mesh, microbatches) for mesh in MESHES for microbatches in (1, 2, 4)]
@@ -28,13 +29,13 @@ ADAMW = optax.adamw(1e-3)
 
 
 def gradients(params, batch, microbatches):
-  return step_lib.gradients(MODEL, params, batch, alpha=0.5, microbatches=microbatches)
+  return step_lib.gradients(MODEL, params, batch, objectives=EVEN, microbatches=microbatches)
 
 
 def five_steps(optimizer, mesh, microbatches):
   """(parameters, their largest change) after five steps; `mesh` None: one device, no mesh."""
   step = step_lib.make_train_step(
-      MODEL, optimizer, lambda step: 0.0, alpha=0.5, microbatches=microbatches)
+      MODEL, optimizer, lambda step: 0.0, objectives=EVEN, microbatches=microbatches)
   state, batch = state_lib.init_state(MODEL, optimizer, 0), BATCH
   if mesh is None:
     compiled = jax.jit(step)
@@ -53,7 +54,7 @@ def one_device():
   """What one device makes of the whole batch: gradients, loss, parameters after five steps."""
   params = nn.unbox(models.init_params(MODEL, jax.random.key(0)))
   grads, sums = jax.jit(lambda p, b: gradients(p, b, 1))(params, BATCH)
-  return {'params': params, 'grads': grads, 'loss': objective.summarize(sums, 0.5)['loss'],
+  return {'params': params, 'grads': grads, 'loss': objective.summarize(sums, EVEN)['loss'],
           'sgd': five_steps(SGD, None, 1), 'adamw': five_steps(ADAMW, None, 1)}
 
 
@@ -69,7 +70,7 @@ def test_a_mesh_computes_what_one_device_does(one_device, mesh, microbatches):
   params = jax.device_put(one_device['params'], sharding.params(MODEL))
   grads, sums = sharding.jit(lambda p, b: gradients(p, b, microbatches))(
       params, sharding.put(BATCH))
-  loss = float(objective.summarize(sums, 0.5)['loss'])
+  loss = float(objective.summarize(sums, EVEN)['loss'])
   of_loss = abs(loss / float(one_device['loss']) - 1)
   of_grads = ragged.relative_difference(jax.device_get(grads), one_device['grads'])
   of_sgd = largest_difference(five_steps(SGD, mesh, microbatches), one_device['sgd'])

@@ -8,7 +8,7 @@ import optax
 import pytest
 import ragged
 
-from dss_jax import errors, models
+from dss_jax import errors, models, objective
 from dss_jax import sharding as sharding_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
@@ -137,7 +137,7 @@ def three_steps(scanned):
   before = nn.unbox(models.init_params(models.Transformer(WIDE), jax.random.key(0)))
   params = models.stack_layers(before) if scanned else before
   state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-  step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, alpha=0.5))
+  step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, objectives=objective.table()))
   batch = ragged.packed_batch(ragged.examples(), rows=8)
   for _ in range(3):
     state, _ = step(state, batch)

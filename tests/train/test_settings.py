@@ -24,6 +24,8 @@ WRONG = (
        for value in ('yes', '1')]
     + [('TRAIN_FRACTION', value) for value in ('0', '1.5', 'nan', '12%', 'None')]
     + [('DSS_ALPHA', value) for value in ('-0.1', '1.01', '50%', 'True')]
+    + [('DSS_OBJECTIVES', value) for value in (
+        '5', 'abc', "('a', 'b', 'label', 1)", "[('a', 'b', 'label', -1)]", "[('a', 'b', 'label')]")]
     + [('CLIP_NORM', value) for value in ('abc', 'True', '-1e-9', '1e999')]
     + [('BETA2', value) for value in ('1.0', '-0.1', 'None')]
     + [('DROPOUT_RATE', value) for value in ('abc', '1.0', '-0.1')]
@@ -56,7 +58,8 @@ def test_a_wrong_value_is_named_with_its_macro(name, value):
 @pytest.mark.parametrize('binding', [
     'LEARNING_RATE=0', 'LEARNING_RATE=1', 'EVAL_PERIOD=0', 'CHECKPOINT_PERIOD=0', 'CLIP_NORM=0',
     'DSS_ALPHA=1', 'TRAIN_FRACTION=1', 'BETA2=0', 'DROPOUT_RATE=0', 'MESH_MODEL=-1',
-    'LABEL_PREFIX=', 'RECORDS_DIR=gs://b/r', 'INITIAL_CHECKPOINT_PATH='])
+    'LABEL_PREFIX=', 'RECORDS_DIR=gs://b/r', 'INITIAL_CHECKPOINT_PATH=',
+    "DSS_OBJECTIVES=(('premise', '', 'label', 0),)"])
 def test_the_ends_of_a_range_are_taken(binding):
   parse(binding)
 

@@ -21,6 +21,7 @@ CONFIG = models.T5Config(
     vocab_size=64, emb_dim=16, num_heads=2, head_dim=8, num_encoder_layers=1,
     num_decoder_layers=1, mlp_dim=32, dropout_rate=0.0)
 MODEL = models.Transformer(CONFIG)
+EVEN = objective.table()
 
 
 @pytest.fixture(scope='module')
@@ -28,18 +29,23 @@ def params():
   return nn.unbox(models.init_params(MODEL, jax.random.key(0)))
 
 
-def loss_and_gradients(params, batch, model=MODEL, **kwargs):
+def loss_and_gradients(params, batch, model=MODEL, table=EVEN, **kwargs):
   grads, sums = jax.jit(
-      lambda p, b: step_lib.gradients(model, p, b, alpha=0.5, **kwargs))(params, batch)
-  return float(objective.summarize(sums, 0.5)['loss']), jax.device_get(grads)
+      lambda p, b: step_lib.gradients(model, p, b, objectives=table, **kwargs))(params, batch)
+  return float(objective.summarize(sums, table)['loss']), jax.device_get(grads)
 
 
-def test_packed_equals_unpacked(params):
-  examples = ragged.examples()
+THREE = objective.table(rows=[('premise', '[premise] ', 'teacher_label', 0.2)])
+
+
+@pytest.mark.parametrize('table', [EVEN, THREE], ids=['two', 'three'])
+def test_packed_equals_unpacked(params, table):
+  examples = ragged.examples(tasks=range(len(table), 0, -1))
   packed = ragged.packed_batch(examples)
   assert len(packed['encoder_input_tokens']) < len(examples) / 2  # It does pack.
-  loss, grads = loss_and_gradients(params, packed)
-  loss_unpacked, grads_unpacked = loss_and_gradients(params, ragged.unpacked_batch(examples))
+  loss, grads = loss_and_gradients(params, packed, table=table)
+  loss_unpacked, grads_unpacked = loss_and_gradients(
+      params, ragged.unpacked_batch(examples), table=table)
   assert loss == pytest.approx(loss_unpacked, rel=1e-5)
   assert ragged.relative_difference(grads, grads_unpacked) < 1e-5
 
@@ -104,9 +110,10 @@ def test_every_mesh_gives_the_gradients_of_one_device(params, mesh):
   loss, grads = loss_and_gradients(params, batch)
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(*mesh)))
   sharded_params = jax.device_put(params, sharding.params(MODEL))
-  compiled = sharding.jit(lambda p, b: step_lib.gradients(MODEL, p, b, alpha=0.5, microbatches=2))
+  compiled = sharding.jit(
+      lambda p, b: step_lib.gradients(MODEL, p, b, objectives=EVEN, microbatches=2))
   grads_mesh, sums = compiled(sharded_params, sharding.put(batch))
-  assert float(objective.summarize(sums, 0.5)['loss']) == pytest.approx(loss, rel=1e-5)
+  assert float(objective.summarize(sums, EVEN)['loss']) == pytest.approx(loss, rel=1e-5)
   assert ragged.relative_difference(grads_mesh, grads) < 1e-5
 
 
@@ -114,10 +121,11 @@ def test_every_mesh_gives_the_gradients_of_one_device(params, mesh):
 def test_the_loss_in_chunks_is_the_loss(params, chunk, alpha):
   """24 target positions: with a rest, without, and more than there are."""
   batch = ragged.packed_batch(ragged.examples(), rows=8)
-  counts = objective.count_tokens(batch['decoder_objective'])
+  table = objective.table(alpha)
+  counts = objective.count_tokens(batch['decoder_objective'], table)
 
   def loss(params, loss_chunk):
-    return step_lib.batch_loss(MODEL, params, batch, counts, alpha, loss_chunk=loss_chunk)
+    return step_lib.batch_loss(MODEL, params, batch, counts, table, loss_chunk=loss_chunk)
   (whole, sums), grads = jax.jit(jax.value_and_grad(lambda p: loss(p, 0), has_aux=True))(params)
   (found, found_sums), found_grads = jax.jit(
       jax.value_and_grad(lambda p: loss(p, chunk), has_aux=True))(params)
@@ -136,7 +144,7 @@ def test_the_loss_in_chunks_never_holds_all_logits():
   needed = {}
   for chunk in (0, 4):
     compiled = jax.jit(lambda p, b, chunk=chunk: step_lib.gradients(
-        model, p, b, alpha=0.5, loss_chunk=chunk)).lower(params, batch).compile()
+        model, p, b, objectives=EVEN, loss_chunk=chunk)).lower(params, batch).compile()
     needed[chunk] = compiled.memory_analysis().temp_size_in_bytes
   logits = 4 * 32 * 24 * 16_384
   assert needed[0] > logits
@@ -162,7 +170,7 @@ def test_both_losses_fall(name):
   state_sharding = state_lib.sharding(sharding, MODEL, optimizer)
   state = sharding.jit(lambda: state_lib.init_state(MODEL, optimizer, 0),
                        out_shardings=state_sharding)()
-  step = sharding.jit(step_lib.make_train_step(MODEL, optimizer, schedule, alpha=0.5),
+  step = sharding.jit(step_lib.make_train_step(MODEL, optimizer, schedule, objectives=EVEN),
                       out_shardings=(state_sharding, sharding.replicated))
   batch = sharding.put(ragged.packed_batch(ragged.examples(), rows=16))
   history = []
@@ -181,7 +189,7 @@ def test_dropout_differs_by_step_and_repeats_with_the_seed():
   schedule = optimizer_lib.make_schedule(config, 10)
   optimizer = optimizer_lib.make_optimizer(config, schedule)
   batch = ragged.unpacked_batch(ragged.examples())
-  step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, alpha=0.5, seed=3))
+  step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, objectives=EVEN, seed=3))
   state = state_lib.init_state(model, optimizer, 0)
   next_state, first = step(state, batch)
   _, again = step(state, batch)
