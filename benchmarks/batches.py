@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import token_arrays
 
-from dss_jax import errors, models, objective, packing
+from dss_jax import errors, models, objective
+from dss_jax.data import packing
 from dss_jax.models import flops
 
 WIDTHS = 32  # padded batches are as wide as a multiple of this: few shapes for XLA to compile

@@ -9,6 +9,8 @@ import os
 import select
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -216,6 +218,15 @@ def entry_point() -> None:
   if sys.argv[1:2] == ['teacher']:
     datasets.describe_only()  # As `python -m dss_jax.teacher`: it starts without TensorFlow.
   run(main)
+
+
+def end_with_parent() -> None:
+  """Ends this process soon after its parent is gone: nobody waits for what it does."""
+  def watch(parent: int) -> None:
+    while os.getppid() == parent:
+      time.sleep(1)
+    os._exit(1)
+  threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
 
 if __name__ == '__main__':

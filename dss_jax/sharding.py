@@ -142,8 +142,8 @@ class Sharding:
     return NamedSharding(self.mesh, P())
 
   @property
-  def rows(self) -> NamedSharding:
-    """Of a batch: rows over data and fsdp."""
+  def batch(self) -> NamedSharding:
+    """Rows over data and fsdp."""
     return NamedSharding(self.mesh, P(('data', 'fsdp')))
 
   @property
@@ -170,12 +170,12 @@ class Sharding:
           f'MICROBATCHES={microbatches}: change it (in a new MODEL_DIR), or split every row over '
           f'devices, MESH_MODEL={self.mesh.size // whole} and MESH_DATA x MESH_FSDP = {whole}')
 
-  def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """A batch, the same in every process -> global arrays, rows split over the mesh.
 
     Each process hands its devices their rows.
     """
-    return {name: jax.make_array_from_callback(rows.shape, self.rows, rows.__getitem__)
+    return {name: jax.make_array_from_callback(rows.shape, self.batch, rows.__getitem__)
             for name, rows in batch.items()}
 
   @contextlib.contextmanager

@@ -6,7 +6,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import errors, objective
-from dss_jax.data import packing
+from dss_jax.data import packed_dataset
 
 OBJECTIVE = 'decoder_objective'
 
@@ -24,8 +24,8 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
       OBJECTIVE: seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
   }
 
-  def __init__(self, pack: bool = True, window: int = packing.WINDOW, **kwargs):
-    """`pack` and the rest as SeqIO's converter; `window`: see `packing.pack`."""
+  def __init__(self, pack: bool = True, window: int = packed_dataset.WINDOW, **kwargs):
+    """`pack` and the rest as SeqIO's converter; `window`: see `packed_dataset.pack`."""
     # SeqIO's length checks assert row by row what our packer and its own padding guarantee.
     super().__init__(pack=pack, **{'apply_length_check': False, **kwargs})
     self._window = window
@@ -39,8 +39,8 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
           'apart; a plain seqio.Mixture drops it: build the mixture with '
           'mixture_cls=dss_jax.data.DssMixture')
     if self.pack:
-      return packing.pack(ds, packed_lengths, self._window)
-    ds = ds.map(lambda ex: {name: ex[name] for name in ex if name != packing.SAME_INPUT})
+      return packed_dataset.pack(ds, packed_lengths, self._window)
+    ds = ds.map(lambda ex: {name: ex[name] for name in ex if name != packed_dataset.SAME_INPUT})
     lengths = {**packed_lengths, objective.FEATURE: packed_lengths['targets']}
     return seqio.utils.trim_and_pad_dataset(ds, lengths)
 

@@ -8,7 +8,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import errors, objective
-from dss_jax.data import packing, record_task
+from dss_jax.data import packed_dataset, record_task
 from dss_jax.data import preprocessors as prep
 
 _INPUTS = 64  # that are interleaved at once
@@ -97,7 +97,7 @@ def _side_by_side(
     with tf.control_dependencies([_check_in_step([side[prep.RECORD] for side in sides])]):
       examples = {name: tf.gather(column(name), order) for name in features if name in sides[0]}
     first = tf.zeros_like(order[:1], tf.bool)
-    return {**examples, packing.SAME_INPUT: tf.concat([first, same], axis=0)}
+    return {**examples, packed_dataset.SAME_INPUT: tf.concat([first, same], axis=0)}
   return tf.data.Dataset.zip(tuple(tasks)).ragged_batch(inputs).map(
       interleave, num_parallel_calls=tf.data.AUTOTUNE)
 

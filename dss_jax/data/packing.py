@@ -1,72 +1,112 @@
-"""Packing (`dss_jax/packing.py`) as a transformation of a tf.data pipeline.
+"""Several examples in one row: first fit over a window, in arrival order. NumPy only.
 
-Beside SeqIO's packer it takes fewer rows and less time (`benchmarks/packing.py`), and it
-carries the task of each target token.
+The examples of one input are placed together where a row holds them all, so that label and
+rationale are in one batch.
+
+A row holds whole examples, one after the other; segment ids (1, 2, ...) keep them apart in
+the attention masks and positions restart, so without dropout a packed batch gives the loss and
+gradients of the same examples unpacked (tested); with it, the examples of a row share a mask,
+since T5 drops a feature at all positions of a row. `packed_dataset.py` runs it inside a
+tf.data pipeline; the benchmarks run it without TensorFlow.
 """
 
-from collections.abc import Mapping
+import numpy as np
 
-import tensorflow as tf
-
-from dss_jax.packing import WINDOW, pack_window
-
-SAME_INPUT = 'same_input'  # bool: whether an example is of the same input as the one before it
-_PACKED = ('inputs', 'inputs_segment_ids', 'inputs_positions',
-           'targets', 'targets_segment_ids', 'targets_positions', 'objective')
+WINDOW = 512  # examples that are packed together; more fill rows better and take more memory
 
 
-def pack(
-    examples: tf.data.Dataset, lengths: Mapping[str, int], window: int = WINDOW
-) -> tf.data.Dataset:
-  """Packs a dataset of {'inputs', 'targets', 'objective'}, each int32 [length].
+def assign_rows(
+    inputs_lengths: np.ndarray, targets_lengths: np.ndarray, max_inputs: int, max_targets: int,
+    same_input: np.ndarray | None = None,
+) -> np.ndarray:
+  """The row of each example: the first one that has room for its inputs and its targets.
 
-  {'inputs': [7, 8, 1], 'targets': [3, 1], 'objective': [1, 1]},
-  {'inputs': [8, 4, 1], 'targets': [4, 9, 1], 'objective': [2, 2, 2]}
-  -> {'inputs':             [7, 8, 1, 8, 4, 1, 0, 0],   (lengths {'inputs': 8, 'targets': 6})
-      'inputs_segment_ids': [1, 1, 1, 2, 2, 2, 0, 0],
-      'inputs_positions':   [0, 1, 2, 0, 1, 2, 0, 0],
-      'targets':            [3, 1, 4, 9, 1, 0], ... 'objective': [1, 1, 2, 2, 2, 0]}
-
-  The examples of an input (`SAME_INPUT` says of all but the first that they are) share a row where
-  one holds them, and a window where not.
+  assign_rows([5, 4, 3], [2, 2, 2], max_inputs=8, max_targets=4) -> [0, 1, 0]
+  assign_rows([5, 4, 3], [2, 2, 2], 8, 4, same_input=[False, False, True]) -> [0, 1, 1]
 
   Args:
-    examples: sequences already trimmed to `lengths`; without SAME_INPUT each is alone.
-    lengths: {'inputs': ..., 'targets': ...} of a packed row.
-    window: how many examples to look at together, or one more.
+    inputs_lengths: int [n], each at most `max_inputs`.
+    targets_lengths: int [n], each at most `max_targets`.
+    max_inputs: tokens in a row's inputs.
+    max_targets: tokens in a row's targets.
+    same_input: bool [n], whether an example is of the same input as the one before it; None: none
+      is. They share a row, unless all examples of an input do not fit into one.
+
+  Returns: int64 [n], rows numbered from 0 without gaps.
+
+  Raises:
+    ValueError: an example is longer than a row.
   """
-  max_inputs, max_targets = lengths['inputs'], lengths['targets']
-
-  def pack_batch(batch):
-    batch = _of_window(batch, window)
-    # Stateless, so that the iterator's position can be checkpointed.
-    outputs = tf.numpy_function(
-        lambda *arrays: pack_window(*arrays[:-1], max_inputs, max_targets, arrays[-1]),
-        [batch['inputs'].flat_values, batch['inputs'].row_lengths(),
-         batch['targets'].flat_values, batch['targets'].row_lengths(),
-         batch['objective'].flat_values, batch[SAME_INPUT]],
-        Tout=[tf.int32] * len(_PACKED), stateful=False)
-    shapes = [max_inputs] * 3 + [max_targets] * 4
-    for output, length in zip(outputs, shapes, strict=True):
-      output.set_shape([None, length])
-    return dict(zip(_PACKED, outputs, strict=True))
-
-  only = examples.map(lambda ex: {
-      SAME_INPUT: ex.get(SAME_INPUT, False),
-      **{name: ex[name] for name in ('inputs', 'targets', 'objective')}})
-  windows = only.window(window + 1, shift=window).flat_map(
-      lambda parts: tf.data.Dataset.zip(parts).ragged_batch(window + 1))
-  return windows.map(pack_batch, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+  n = len(inputs_lengths)
+  if n and (inputs_lengths.max() > max_inputs or targets_lengths.max() > max_targets):
+    raise ValueError(
+        f'an example of {inputs_lengths.max()} / {targets_lengths.max()} tokens does not fit a '
+        f'row of {max_inputs} / {max_targets}; trim first')
+  first = np.ones(n, bool) if same_input is None else ~np.asarray(same_input, bool)
+  first[:1] = True
+  unit, inputs, targets = _add_up(first, inputs_lengths, targets_lengths)
+  first |= ((inputs > max_inputs) | (targets > max_targets))[unit]  # Then each for itself.
+  unit, inputs, targets = _add_up(first, inputs_lengths, targets_lengths)
+  free_inputs = np.full(len(inputs), max_inputs)
+  free_targets = np.full(len(inputs), max_targets)
+  rows = np.zeros(len(inputs), np.int64)
+  for i in range(len(inputs)):
+    row = np.argmax((free_inputs >= inputs[i]) & (free_targets >= targets[i]))
+    free_inputs[row] -= inputs[i]
+    free_targets[row] -= targets[i]
+    rows[i] = row
+  return rows[unit]
 
 
-def _of_window(batch: Mapping[str, tf.Tensor], window: int) -> dict[str, tf.Tensor]:
-  """Of window + 1 examples those that are this window's: it begins and ends with a whole input.
+def _add_up(first: np.ndarray, *lengths: np.ndarray) -> tuple[np.ndarray, ...]:
+  """The unit of each example, int [n], and sums of lengths, int [units]; `first`: where one begins.
 
-  The last one is here as the next window's first, too: it is of the window of the one before it
-  if both are of one input, else of the next.
+  _add_up([True, False, True], [3, 4, 5]) -> [0, 0, 1], [7, 5]
   """
-  same = batch[SAME_INPUT]
-  position = tf.range(tf.shape(same)[0])
-  mine = tf.where(position == 0, tf.logical_not(same),
-                  tf.logical_or(position < window, same))
-  return {name: tf.ragged.boolean_mask(column, mine) for name, column in batch.items()}
+  starts = np.flatnonzero(first)
+  return np.cumsum(first) - 1, *(np.add.reduceat(values, starts) for values in lengths)
+
+
+def _lay_out(values: np.ndarray, lengths: np.ndarray, rows: np.ndarray, max_length: int):
+  """Concatenates ragged sequences into their rows.
+
+  Returns: tokens, segment ids and positions, each int32 [num_rows, max_length], 0-padded.
+  """
+  num_rows = int(rows.max()) + 1 if len(rows) else 0
+  tokens, segments, positions = np.zeros((3, num_rows, max_length), np.int32)
+  ends = np.cumsum(lengths)
+  filled = np.zeros(num_rows, np.int64)
+  count = np.zeros(num_rows, np.int32)
+  for row, end, length in zip(rows, ends, lengths, strict=True):
+    place = slice(filled[row], filled[row] + length)
+    tokens[row, place] = values[end - length:end]
+    count[row] += 1
+    segments[row, place] = count[row]
+    positions[row, place] = np.arange(length)
+    filled[row] += length
+  return tokens, segments, positions
+
+
+def pack_window(inputs, inputs_lengths, targets, targets_lengths, objective,
+                max_inputs: int, max_targets: int, same_input: np.ndarray | None = None
+                ) -> tuple[np.ndarray, ...]:
+  """Packs the examples of one window.
+
+  Args:
+    inputs: int32 [sum of inputs_lengths], the examples' inputs end to end.
+    inputs_lengths: int [n].
+    targets: int32 [sum of targets_lengths].
+    targets_lengths: int [n].
+    objective: int32 [sum of targets_lengths], the task of each target token.
+    max_inputs: length of a packed row's inputs.
+    max_targets: length of a packed row's targets.
+    same_input: see `assign_rows`.
+
+  Returns: int32 [rows, max_inputs] x 3 (tokens, segment ids, positions), then
+    int32 [rows, max_targets] x 4 (tokens, segment ids, positions, objective).
+  """
+  rows = assign_rows(inputs_lengths, targets_lengths, max_inputs, max_targets, same_input)
+  packed_inputs = _lay_out(inputs, inputs_lengths, rows, max_inputs)
+  packed_targets = _lay_out(targets, targets_lengths, rows, max_targets)
+  packed_objective, _, _ = _lay_out(objective, targets_lengths, rows, max_targets)
+  return (*packed_inputs, *packed_targets, packed_objective)

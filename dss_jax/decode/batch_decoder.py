@@ -97,7 +97,7 @@ class BatchDecoder:
       yield rows, self._sharded(tokens)
 
   def _sharded(self, array: np.ndarray) -> jax.Array:
-    return self._sharding.put({'rows': array})['rows']
+    return self._sharding.shard_batch({'rows': array})['rows']
 
   def _searcher(
       self, length: int, beams: int = 1, length_penalty: float = 1.0) -> sharding_lib.Jitted:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   written = write_report.write(args.dir, found, args.title or _title(args.dir))
   for problem in written.problems:
     print(f'note: {problem}', file=sys.stderr)
-  print('\n'.join(written.findings))
+  print('test accuracy (%)\n', *written.accuracies, '', *written.findings, sep='\n')
   print(f'\n{len(found.rows)} runs, {len(written.figures)} figures')
   print(f'page: {os.path.join(args.dir, "report.html")}')
   return 0

@@ -13,14 +13,14 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from dss_jax import child, cli, errors
+from dss_jax import cli, errors
 
 _LIBRARIES = ('dss_jax.tasks', 'dss_jax.train.loop')
 
 
 def main() -> None:
   """Answers until stdin ends. All output of a run goes to its log."""
-  child.end_with_parent()
+  cli.end_with_parent()
   cli.print_anything()
   answers = os.fdopen(os.dup(1), 'w', buffering=1)
   for line in sys.stdin:

@@ -20,10 +20,11 @@ _COST_HEADER = ('data', 'model', 'method', 'of the data', 'runs', 'parameters', 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-  """What was said: `findings` and `problems` in sentences, and the `figures`."""
+  """What was said: `findings` and `problems` in sentences, `accuracies` in lines, `figures`."""
 
   findings: list[str]
   problems: list[str]
+  accuracies: list[str]
   figures: list[page.Figure]
 
 
@@ -61,7 +62,7 @@ def write(out: str, found: Found, title: str) -> Written:
       data=examples.collect(out, rows, described)))
   files.write(os.path.join(out, 'report.md'), _markdown(
       title, findings, problems, drawn, tables, notes))
-  return Written(findings, problems, drawn)
+  return Written(findings, problems, _aligned(_ACCURACY_HEADER, tables['accuracies'][1]), drawn)
 
 
 _NOTE_ACCURACIES = (
@@ -120,6 +121,13 @@ def _cost(rows: Sequence[Row]) -> list[list[str]]:
            str(len(some)), *(_mean(getattr(row, name) for row in some)
                              for name in ('parameters', 'inputs', 'steps', 'seconds'))]
           for (dataset, model, method, labels, fraction), some in sorted(groups.items())]
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+  """Lines for a terminal, without columns that are empty."""
+  columns = [column for column in zip(header, *rows) if any(column[1:])]
+  widths = [max(map(len, column)) for column in columns]
+  return ['  '.join(map(str.ljust, line, widths)).rstrip() for line in zip(*columns)]
 
 
 def _mean(values: Any) -> str:

@@ -63,7 +63,7 @@ def train_program(
   sharding.check_batch(config.data.batch_size, config.microbatches)
   compute = compute_lib.build(config, sharding)
   state = _abstract(jax.eval_shape(compute.init), compute.state_sharding)
-  batch = {name: _tokens(shape, sharding.rows) for name, shape in features(config.data).items()}
+  batch = {name: _tokens(shape, sharding.batch) for name, shape in features(config.data).items()}
   return Program(compute.train_step, (state, batch))
 
 
@@ -75,7 +75,7 @@ def decode_program(
   lengths = config.data.feature_lengths
   rows = sharding.whole(config.evaluation.batch_size)
   search = decode.BatchDecoder(compute.model, sharding).searcher(lengths['targets'])
-  return Program(search, (params, _tokens((rows, lengths['inputs']), sharding.rows)))
+  return Program(search, (params, _tokens((rows, lengths['inputs']), sharding.batch)))
 
 
 def run(

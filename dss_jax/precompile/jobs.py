@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from dss_jax import child, errors
+from dss_jax import cli, errors
 from dss_jax.precompile import compiled, topologies
 from dss_jax.train import config as config_lib
 
@@ -121,7 +121,7 @@ def run(job: Job, timeout: float) -> Outcome:
 
 def main() -> None:
   """The process that compiles: a pickled job on stdin, a line of JSON on stdout."""
-  child.end_with_parent()
+  cli.end_with_parent()
   job: Job = pickle.load(sys.stdin.buffer)
   try:
     topology = topologies.parse(job.topology)

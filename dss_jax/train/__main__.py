@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not advice.is_out_of_memory(error):
       raise
     raise errors.UserError(advice.out_of_memory(config)) from error
-  if processes.lead():
+  if processes.is_main():
     print(_summary(config, result))
   return 0
 

@@ -3,7 +3,7 @@
 Orbax makes a step's folder whole or absent; checksums in it tell later damage. Under MODEL_DIR:
 
   checkpoints/<step>/state   TrainState        checkpoints/<step>/data   tf.data position
-                                               checkpoints/<step>/clock  see `Clock`
+                                               checkpoints/<step>/clock  see `RunTime`
   best/<step>/params         parameters of the best validation so far, with its metrics
   damaged/<step>             a checkpoint that could not be used, moved out of the way
 """
@@ -34,7 +34,7 @@ class DataPositionHandler(ocp.CheckpointHandler):
     return os.path.join(str(directory), 'position')
 
   def save(self, directory, args: 'DataPositionSave'):
-    if processes.lead():
+    if processes.is_main():
       tf.train.Checkpoint(iterator=args.iterator).write(self._prefix(directory))
 
   def restore(self, directory, args: 'DataPositionRestore'):
@@ -62,7 +62,7 @@ class DataPositionRestore(ocp.args.CheckpointArgs):
 
 
 @dataclasses.dataclass(frozen=True)
-class Clock:
+class RunTime:
   """What a run knows of itself besides its state.
 
   Attributes:
@@ -80,7 +80,7 @@ class Restored:
 
   step: int
   state: state_lib.TrainState
-  clock: Clock
+  clock: RunTime
   problems: list[str]
 
 
@@ -108,7 +108,7 @@ class Checkpoints:
 
   def _describe_files(self, name: str) -> None:
     """Writes the checksums before Orbax gives the folder its name."""
-    if processes.lead():
+    if processes.is_main():
       step = self._saving[name]
       aside = sorted((self._model_dir / name).glob(f'{step}.orbax-checkpoint-tmp*'),
                      key=lambda path: path.stat().mtime)
@@ -116,7 +116,7 @@ class Checkpoints:
 
   def _problems(self, step: int, name: str = _STEPS) -> list[str]:
     """[] if all files are as written; all processes must ask."""
-    found = checksums.problems(self._folder(step, name)) if processes.lead() else []
+    found = checksums.problems(self._folder(step, name)) if processes.is_main() else []
     return found or ['damaged'] if processes.any_process(bool(found)) else []
 
   def steps(self) -> list[int]:
@@ -124,7 +124,7 @@ class Checkpoints:
     return sorted(self._steps.all_steps())
 
   def save(
-      self, step: int, state: state_lib.TrainState, iterator: tf.data.Iterator, clock: Clock
+      self, step: int, state: state_lib.TrainState, iterator: tf.data.Iterator, clock: RunTime
   ) -> None:
     """Starts writing; returns when the arrays are off the device.
 
@@ -170,18 +170,18 @@ class Checkpoints:
     Raises:
       UserError: there are checkpoints, and none is whole.
     """
-    told: list[str] = []
+    warnings: list[str] = []
     while (step := self._steps.latest_step()) is not None:
       if found := self._problems(step):
-        told.append(self._set_aside(step, found))
+        warnings.append(self._set_aside(step, found))
         continue
       read = self._steps.restore(step, args=ocp.args.Composite(
           state=ocp.args.StandardRestore(abstract_state), data=DataPositionRestore(iterator),
           clock=ocp.args.JsonRestore()))
-      return Restored(step, read.state, Clock(**read.clock), told)
-    if told:
-      raise errors.UserError('; '.join(told) + '; no other is left. To begin anew, use another '
-                             'MODEL_DIR')
+      return Restored(step, read.state, RunTime(**read.clock), warnings)
+    if warnings:
+      raise errors.UserError('; '.join(warnings) + '; no other is left. To begin anew, use '
+                             'another MODEL_DIR')
     return None
 
   def _folder(self, step: int, name: str = _STEPS) -> epath.Path:
@@ -192,7 +192,7 @@ class Checkpoints:
     aside = self._model_dir / 'damaged' / str(step)
     shown = '; '.join(problems[:3]) + ('; ...' if len(problems) > 3 else '')
     self._steps.close()
-    if processes.lead():
+    if processes.is_main():
       aside.parent.mkdir(parents=True, exist_ok=True)
       if aside.exists():
         aside.rmtree()

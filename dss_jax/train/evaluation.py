@@ -48,7 +48,7 @@ class Evaluator:
     self._seqio = seqio.Evaluator(
         config.data.mixture_or_task, feature_converter.DssFeatureConverter(pack=False), split,
         sequence_length=None, num_examples=limit, async_compute_metrics=False,
-        logger_cls=[seqio.JSONLogger] if log_dir and processes.lead() else [],
+        logger_cls=[seqio.JSONLogger] if log_dir and processes.is_main() else [],
         log_dir=log_dir or None)
     for task in self._seqio.eval_tasks:
       if self._seqio.cached_task_datasets[task.name].cardinality() == 0:
@@ -76,7 +76,7 @@ class Evaluator:
     total: Any = None
     for batch in self._loss_batches:
       self._between()
-      sums = self._eval_step(params, self._sharding.put(batch))
+      sums = self._eval_step(params, self._sharding.shard_batch(batch))
       total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     fetched = jax.device_get(objective.summarize(total, self._config.objectives))
     summary = objective.only_present(fetched)
@@ -107,7 +107,7 @@ class Evaluator:
     for rows, ids, _ in tqdm.tqdm(
         batches, total=-(-len(inputs) // self._sharding.whole(size)),
         desc=f'decoding {self._split}', unit='batch', delay=3, leave=False,
-        disable=not processes.lead()):
+        disable=not processes.is_main()):
       self._between()
       predictions += [(examples[row][0], answer.tolist()) for row, answer in zip(rows, ids)]
     return predictions

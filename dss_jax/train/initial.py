@@ -90,7 +90,7 @@ def load_params(path: str, config: models.T5Config, shardings: Any) -> Any:
   """
   flat = traverse_util.flatten_dict(shardings, sep='/')
   with tqdm.tqdm(total=len(flat), desc=f'reading {path}', unit='tensor', delay=2, leave=False,
-                 disable=not processes.lead()) as bar:
+                 disable=not processes.is_main()) as bar:
     def place(name: str, array: np.ndarray) -> jax.Array:
       bar.update()
       return jax.make_array_from_callback(array.shape, flat[name], lambda index: array[index])

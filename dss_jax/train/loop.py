@@ -18,13 +18,13 @@ from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import (
   evaluation,
-  guards,
   initial,
   preemption,
   processes,
   reporting,
   run_info,
   student_files,
+  watchdogs,
 )
 from dss_jax.train import state as state_lib
 
@@ -94,10 +94,10 @@ class Run:
     self._evaluator = self._make_evaluator('validation') if config.evaluation.every else None
     self._checkpoints = checkpoints_lib.Checkpoints(
         config.model_dir, config.checkpoints, config.evaluation.metric)
-    self._input = guards.SlowInput(
+    self._input = watchdogs.SlowInput(
         f'the input pipeline of {config.data.mixture_or_task} ({settings.records_dir()})',
         lambda line: self._reporter.say(line))
-    self._finite = guards.FiniteLoss(
+    self._finite = watchdogs.FiniteLoss(
         config.data.mixture_or_task, config.data.feature_lengths, config.model_dir,
         self._checkpoints.steps)
 
@@ -106,7 +106,7 @@ class Run:
     if not run_info.exists(self.config.model_dir):
       initial.check(self.config)
     new = run_info.claim(self.config.model_dir, run_info.describe(self.config, gin_text))
-    if new and processes.lead():
+    if new and processes.is_main():
       student_files.write(self.config)
     processes.wait_for_all('MODEL_DIR is claimed')
 
@@ -119,7 +119,7 @@ class Run:
     abstract = checkpoints_lib.abstract(
         jax.eval_shape(self._compute.init), self._compute.state_sharding)
     restored = self._checkpoints.restore(abstract, self._iterator)
-    clock = restored.clock if restored else checkpoints_lib.Clock()
+    clock = restored.clock if restored else checkpoints_lib.RunTime()
     self.step = restored.step if restored else 0
     self.state = restored.state if restored else self._first_state()
     self._evaluated = clock.evaluated
@@ -147,7 +147,7 @@ class Run:
   def take_a_step(self) -> None:
     """One optimizer step; it is looked at, and told of, while the next one runs."""
     batch = pipeline.to_numpy(self._input.next(self._iterator))
-    self.state, metrics = self._compute.train_step(self.state, self._sharding.put(batch))
+    self.state, metrics = self._compute.train_step(self.state, self._sharding.shard_batch(batch))
     self.step += 1
     self._finite.after_step(self.step, metrics, batch)
     self._reporter.after_step(self.step, metrics)
@@ -172,7 +172,7 @@ class Run:
     """Starts to write a checkpoint, of numbers only."""
     self._finite.check()
     self._reporter.flush()
-    clock = checkpoints_lib.Clock(time.monotonic() - self._began, self._evaluated)
+    clock = checkpoints_lib.RunTime(time.monotonic() - self._began, self._evaluated)
     self._checkpoints.save(self.step, self.state, self._iterator, clock)
 
   def save_now(self) -> None:
@@ -207,7 +207,7 @@ class Run:
     if not self.config.evaluation.test_at_end or not self._has('test'):
       return {}
     metrics = self._make_evaluator('test').scores(params, step)
-    if processes.lead():
+    if processes.is_main():
       files.write(path, json.dumps({'step': step, 'metrics': metrics}, indent=2) + '\n')
     return metrics
 

@@ -64,7 +64,7 @@ def _first_line(error: Exception) -> str:
   return str(error).strip().partition('\n')[0]
 
 
-def lead() -> bool:
+def is_main() -> bool:
   """Whether this process writes what is written once."""
   return jax.process_index() == 0
 

@@ -80,10 +80,10 @@ class Reporter:
     self._every = every
     self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
     self._since = (time.monotonic(), start)
-    self._lead = processes.lead()
+    self._is_main = processes.is_main()
     self._bar = tqdm.tqdm(total=steps, initial=start, unit='step', desc='train', mininterval=1.0,
-                          disable=not self._lead, dynamic_ncols=True)
-    if self._lead:
+                          disable=not self._is_main, dynamic_ncols=True)
+    if self._is_main:
       self._writer = metric_writers.MultiWriter([
           metric_writers.SummaryWriter(os.path.join(model_dir, 'tensorboard')),
           JsonLinesWriter(model_dir, start)])
@@ -125,7 +125,7 @@ class Reporter:
     self._writer.flush()
 
   def say(self, line: str) -> None:
-    if self._lead:
+    if self._is_main:
       self._bar.write(line)
 
   def close(self) -> None:

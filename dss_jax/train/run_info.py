@@ -69,7 +69,7 @@ def claim(model_dir: str, described: Mapping[str, Any]) -> bool:
     UserError: MODEL_DIR holds a run with other settings or other records; lists them.
   """
   if not exists(model_dir):
-    if processes.lead():
+    if processes.is_main():
       tf.io.gfile.makedirs(model_dir)
       _write(model_dir, {**described, _START: _fingerprint(described['identity'])})
     return True
@@ -131,7 +131,7 @@ def _lengthen(model_dir: str, earlier: Mapping[str, Any], now: Mapping[str, Any]
         f'MODEL_DIR, with INITIAL_CHECKPOINT_PATH={model_dir} to start from what it has learnt')
   if then < was:
     raise errors.UserError(f'{said}a run can be made longer, not shorter; use another MODEL_DIR')
-  if processes.lead():
+  if processes.is_main():
     test, ext = os.path.splitext(os.path.join(model_dir, TEST_FILE))
     if tf.io.gfile.exists(test + ext):
       tf.io.gfile.rename(test + ext, f'{test}-{was}{ext}', overwrite=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dss_jax import packing
+from dss_jax.data import packing
 
 MAX_INPUTS, MAX_TARGETS = 16, 9
 examples_st = st.lists(

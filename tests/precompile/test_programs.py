@@ -57,7 +57,7 @@ def test_the_planned_step_is_the_one_that_the_trainer_runs(sharding):
   settings = config(microbatches=2)
   compute = compute_lib.build(settings, sharding)
   state = sharding.jit(compute.init, out_shardings=compute.state_sharding)()
-  batch = sharding.put({name: np.ones(shape, np.int32)
+  batch = sharding.shard_batch({name: np.ones(shape, np.int32)
                         for name, shape in compiled.features(settings.data).items()})
   planned = compiled.train_program(settings, sharding).lower()
   assert planned.as_text() == compute.train_step.lower(state, batch).as_text()

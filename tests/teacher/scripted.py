@@ -5,7 +5,7 @@ import asyncio
 from clock import run
 
 from dss_jax import datasets
-from dss_jax.teacher.ask import asking, endpoint, prompts
+from dss_jax.teacher.ask import asking, endpoint, prompts, sender
 from dss_jax.teacher.ask import journal as journal_lib
 
 PROMPT = prompts.Prompt(
@@ -60,7 +60,7 @@ def examples(n):
 
 def client(folder, teacher, pace=None, budget=None, **options):
   made = asking.AskingClient(
-      teacher, PROMPT, journal_lib.Journal(str(folder)), asking.Options(**options), pace, budget)
+      teacher, PROMPT, journal_lib.Journal(str(folder)), sender.Options(**options), pace, budget)
   made.prepare(['q'] * 10)
   return made
 

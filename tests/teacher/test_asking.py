@@ -10,7 +10,7 @@ from scripted import PROMPT, Scripted, client, complete, examples
 
 from dss_jax import datasets, errors
 from dss_jax.teacher import protocol
-from dss_jax.teacher.ask import asking, endpoint, limits
+from dss_jax.teacher.ask import endpoint, limits, sender
 from dss_jax.teacher.ask import journal as journal_lib
 
 # --- Never paid twice ----------------------------------------------------------------------------
@@ -278,5 +278,5 @@ def test_a_journal_that_cannot_be_written_ends_the_job(tmp_path):
 
 
 def test_options_are_plain_values():
-  assert dataclasses.asdict(asking.Options())['decoding'] == {
+  assert dataclasses.asdict(sender.Options())['decoding'] == {
       'max_tokens': 256, 'temperature': 0.0, 'extra': {}}

@@ -24,7 +24,7 @@ import dss_jax
 from dss_jax import datasets, errors, models, records, student_info
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.teacher import job
-from dss_jax.teacher.ask import asking, endpoint, prompts, t5_client
+from dss_jax.teacher.ask import asking, endpoint, prompts, sender, t5_client
 from dss_jax.teacher.ask import journal as journal_lib
 from dss_jax.train import config as config_lib
 
@@ -359,7 +359,7 @@ def test_a_job_asks_once(folder, tmp_path):
     teacher = make(folder, MODEL)
     client = asking.AskingClient(
         teacher, PROMPT, journal_lib.Journal(str(tmp_path / 'journal')),
-        asking.Options(decoding=GREEDY, retry_decoding=DRAWN, in_flight=16))
+        sender.Options(decoding=GREEDY, retry_decoding=DRAWN, in_flight=16))
     outcome = job.run(dataset, 'test', examples, client, 'strict', str(tmp_path), num_shards=2,
                       retry_failed=1, allow_unparsed=True)
     return teacher, outcome

@@ -42,7 +42,7 @@ def five_steps(optimizer, mesh, microbatches):
   else:
     sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(*mesh)))
     layout = state_lib.sharding(sharding, MODEL, optimizer)
-    state, batch = jax.device_put(state, layout), sharding.put(BATCH)
+    state, batch = jax.device_put(state, layout), sharding.shard_batch(BATCH)
     compiled = sharding.jit(step, out_shardings=(layout, sharding.replicated))
   for _ in range(5):
     state, _ = compiled(state, batch)
@@ -69,7 +69,7 @@ def test_a_mesh_computes_what_one_device_does(one_device, mesh, microbatches):
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(*mesh)))
   params = jax.device_put(one_device['params'], sharding.params(MODEL))
   grads, sums = sharding.jit(lambda p, b: gradients(p, b, microbatches))(
-      params, sharding.put(BATCH))
+      params, sharding.shard_batch(BATCH))
   loss = float(objective.summarize(sums, EVEN)['loss'])
   of_loss = abs(loss / float(one_device['loss']) - 1)
   of_grads = ragged.relative_difference(jax.device_get(grads), one_device['grads'])

@@ -27,7 +27,7 @@ def test_flags_that_do_not_fit_together(flags, message):
 
 def test_one_process_needs_no_flags():
   processes.start(processes.Start())
-  assert processes.lead() and not processes.any_process(False) and processes.any_process(True)
+  assert processes.is_main() and not processes.any_process(False) and processes.any_process(True)
   processes.wait_for_all('here')
 
 

@@ -11,7 +11,7 @@ import pytest
 from dss_jax import errors, student_info, vocab
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.precompile import advice
-from dss_jax.train import config, gin_config, guards, identity, run_info
+from dss_jax.train import config, gin_config, identity, run_info, watchdogs
 
 SHORT = {'TRAIN_STEPS': 4, 'EVAL_PERIOD': 4, 'CHECKPOINT_PERIOD': 2, 'SCHEDULE': 'constant'}
 
@@ -204,7 +204,8 @@ def test_advice_after_a_loss_that_is_no_number(toy_data, claim, weights):
   """What it names is another run's, and what it starts from can be read."""
   claim(TRAIN_STEPS=6)
   shutil.move(weights('saved'), claim.folder / 'checkpoints' / '5')
-  watch = guards.FiniteLoss('dss_toy', {'inputs': 8, 'targets': 8}, str(claim.folder), lambda: [5])
+  watch = watchdogs.FiniteLoss(
+      'dss_toy', {'inputs': 8, 'targets': 8}, str(claim.folder), lambda: [5])
   batch = {name: np.zeros((1, 8), np.int32)
            for name in ('encoder_input_tokens', 'decoder_target_tokens')}
   watch.after_step(6, {'loss': np.float32('nan'), 'gradient_norm': np.float32(1)}, batch)

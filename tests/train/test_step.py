@@ -112,7 +112,7 @@ def test_every_mesh_gives_the_gradients_of_one_device(params, mesh):
   sharded_params = jax.device_put(params, sharding.params(MODEL))
   compiled = sharding.jit(
       lambda p, b: step_lib.gradients(MODEL, p, b, objectives=EVEN, microbatches=2))
-  grads_mesh, sums = compiled(sharded_params, sharding.put(batch))
+  grads_mesh, sums = compiled(sharded_params, sharding.shard_batch(batch))
   assert float(objective.summarize(sums, EVEN)['loss']) == pytest.approx(loss, rel=1e-5)
   assert ragged.relative_difference(grads_mesh, grads) < 1e-5
 
@@ -172,7 +172,7 @@ def test_both_losses_fall(name):
                        out_shardings=state_sharding)()
   step = sharding.jit(step_lib.make_train_step(MODEL, optimizer, schedule, objectives=EVEN),
                       out_shardings=(state_sharding, sharding.replicated))
-  batch = sharding.put(ragged.packed_batch(ragged.examples(), rows=16))
+  batch = sharding.shard_batch(ragged.packed_batch(ragged.examples(), rows=16))
   history = []
   for _ in range(30):
     state, metrics = step(state, batch)

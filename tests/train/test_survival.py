@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from dss_jax import errors
 from dss_jax.data import pipeline
-from dss_jax.train import checkpoints, checksums, config, guards
+from dss_jax.train import checkpoints, checksums, config, watchdogs
 
 SHORT = {'TRAIN_STEPS': 6, 'EVAL_PERIOD': 0, 'CHECKPOINT_PERIOD': 2, 'KEEP_CHECKPOINTS': 3}
 
@@ -163,7 +163,7 @@ def test_the_data_position_is_that_of_the_step(short, toy_data, tmp_path, monkey
   saved = checkpoints.Checkpoints(str(tmp_path), config.CheckpointConfig(), 'accuracy')
   rows = iterator()
   next(rows)
-  saved.save(1, {'x': np.ones(3)}, rows, checkpoints.Clock())
+  saved.save(1, {'x': np.ones(3)}, rows, checkpoints.RunTime())
   wanted = pipeline.to_numpy(next(rows))
   saved.wait()
   fresh = iterator()
@@ -265,7 +265,7 @@ def test_records_of_a_batch(toy_data, pack):
   lengths = {'inputs': 64, 'targets': 24}
   batch = pipeline.to_numpy(next(pipeline.train_iterator(
       'dss_toy', lengths, batch_size=2, pack=pack, seed=0)))
-  found = guards.batch_ids('dss_toy', lengths, batch)
+  found = watchdogs.batch_ids('dss_toy', lengths, batch)
   if not pack:  # One input, as label and as rationale.
     assert len(found) == 1
   else:
@@ -274,7 +274,7 @@ def test_records_of_a_batch(toy_data, pack):
 
 def test_an_input_pipeline_that_hangs_is_named():
   told = []
-  watch = guards.SlowInput('the disk', told.append, after=0.05)
+  watch = watchdogs.SlowInput('the disk', told.append, after=0.05)
 
   def rows():
     yield 1

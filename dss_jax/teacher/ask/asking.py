@@ -18,29 +18,6 @@ from dss_jax.teacher.read import parsing
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """How a teacher is asked.
-
-  Attributes:
-    samples: completions of every input.
-    decoding: of the first attempt.
-    retry_decoding: of further attempts at what did not parse.
-    in_flight: requests at a time.
-    max_retries: of one request, after failures other than "too many requests".
-    max_fatal: consecutive fatal errors after which the job stops.
-    patience: seconds of "too many requests" without one answer after which it stops.
-  """
-
-  samples: int = 1
-  decoding: endpoint_lib.Decoding = endpoint_lib.Decoding()
-  retry_decoding: endpoint_lib.Decoding = endpoint_lib.Decoding(max_tokens=512, temperature=0.7)
-  in_flight: int = 64
-  max_retries: int = 8
-  max_fatal: int = 5
-  patience: float = 3600.0
-
-
-@dataclasses.dataclass(frozen=True)
 class Question:
   """One request to be: an input, and the how-manieth sample and attempt."""
 
@@ -61,7 +38,7 @@ class AskingClient(protocol.Client):
       endpoint: endpoint_lib.Endpoint,
       prompt: prompts.Prompt,
       journal: journal_lib.Journal,
-      options: Options,
+      options: sender.Options,
       pace: limits.Pace | None = None,
       budget: limits.Budget | None = None,
   ):

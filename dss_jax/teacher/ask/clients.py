@@ -10,7 +10,7 @@ import tqdm
 
 from dss_jax import datasets, errors
 from dss_jax.teacher import protocol
-from dss_jax.teacher.ask import asking, endpoint, limits, prompts, recorded, secrets
+from dss_jax.teacher.ask import asking, endpoint, limits, prompts, recorded, secrets, sender
 from dss_jax.teacher.ask import journal as journal_lib
 
 
@@ -120,7 +120,7 @@ def from_flags(flags: argparse.Namespace, records_dir: str, share: int = 1) -> p
                     flags.completion_price))
 
 
-def _options(flags: argparse.Namespace) -> asking.Options:
+def _options(flags: argparse.Namespace) -> sender.Options:
   try:
     extra = json.loads(flags.params)
   except ValueError as error:
@@ -134,7 +134,7 @@ def _options(flags: argparse.Namespace) -> asking.Options:
           for name, value in extra.items()}
   several = flags.samples > 1
   temperature = flags.temperature if flags.temperature is not None else 0.7 * several
-  return asking.Options(
+  return sender.Options(
       samples=flags.samples,
       decoding=endpoint.Decoding(flags.max_tokens, temperature, extra),
       retry_decoding=endpoint.Decoding(2 * flags.max_tokens, max(temperature, 0.7), more),

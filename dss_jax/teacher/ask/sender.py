@@ -2,20 +2,41 @@
 
 import asyncio
 import collections
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import endpoint as endpoint_lib
 from dss_jax.teacher.ask import journal as journal_lib
 from dss_jax.teacher.ask import limits
 
-if TYPE_CHECKING:
-  from dss_jax.teacher.ask import asking
-
 _FIRST_RATIO = 4.0  # characters a token, until answers tell
 _FIRST_LENGTH = 80.0  # tokens of an answer, likewise
 _MOST_TOLD = 5  # kinds of failures
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How a teacher is asked.
+
+  Attributes:
+    samples: completions of every input.
+    decoding: of the first attempt.
+    retry_decoding: of further attempts at what did not parse.
+    in_flight: requests at a time.
+    max_retries: of one request, after failures other than "too many requests".
+    max_fatal: consecutive fatal errors after which the job stops.
+    patience: seconds of "too many requests" without one answer after which it stops.
+  """
+
+  samples: int = 1
+  decoding: endpoint_lib.Decoding = endpoint_lib.Decoding()
+  retry_decoding: endpoint_lib.Decoding = endpoint_lib.Decoding(max_tokens=512, temperature=0.7)
+  in_flight: int = 64
+  max_retries: int = 8
+  max_fatal: int = 5
+  patience: float = 3600.0
 
 
 class Sender:
@@ -31,7 +52,7 @@ class Sender:
 
   def __init__(
       self, endpoint: endpoint_lib.Endpoint, journal: journal_lib.Journal,
-      options: 'asking.Options', pace: limits.Pace, budget: limits.Budget):
+      options: Options, pace: limits.Pace, budget: limits.Budget):
     self._endpoint = endpoint
     self._journal = journal
     self._options = options
