@@ -25,6 +25,7 @@ from dss_jax import sharding as sharding_lib
 from dss_jax.precompile import collectives
 from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
+from dss_jax.train import step as step_lib
 
 TRAIN, DECODE = 'train', 'decode'
 _SIDES = {'encoder': 'inputs', 'decoder': 'targets'}
@@ -34,11 +35,8 @@ _NEEDED = re.compile(r'(?:HLO temporaries \(|Used )([\d.]+)([KMGT]?)')
 
 def features(data: config_lib.DataConfig) -> dict[str, tuple[int, int]]:
   """Shapes [rows, length] of the int32 features of a train batch, by name."""
-  names = ['encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens',
-           'decoder_loss_weights', 'decoder_objective']
-  if data.pack:
-    names += [f'{side}_{what}' for side in _SIDES for what in ('segment_ids', 'positions')]
-  return {name: (data.batch_size, data.feature_lengths[_SIDES[name[:7]]]) for name in names}
+  return {name: (data.batch_size, data.feature_lengths[_SIDES[name[:7]]])
+          for name in step_lib.FEATURES if data.pack or 'segment_ids' not in name}
 
 
 def decode_rows(config: config_lib.TrainConfig, shards: int) -> int:

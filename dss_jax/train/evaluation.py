@@ -76,7 +76,7 @@ class Evaluator:
     total: Any = None
     for batch in self._loss_batches:
       self._between()
-      sums = self._eval_step(params, self._sharding.shard_batch(batch))
+      sums = self._eval_step(params, self._sharding.shard_batch(step_lib.features(batch)))
       total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     fetched = jax.device_get(objective.summarize(total, self._config.objectives))
     summary = objective.only_present(fetched)

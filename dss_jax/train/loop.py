@@ -27,6 +27,7 @@ from dss_jax.train import (
   watchdogs,
 )
 from dss_jax.train import state as state_lib
+from dss_jax.train import step as step_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +95,6 @@ class Run:
     self._evaluator = self._make_evaluator('validation') if config.evaluation.every else None
     self._checkpoints = checkpoints_lib.Checkpoints(
         config.model_dir, config.checkpoints, config.evaluation.metric)
-    self._input = watchdogs.SlowInput(
-        f'the input pipeline of {config.data.mixture_or_task} ({settings.records_dir()})',
-        lambda line: self._reporter.say(line))
     self._finite = watchdogs.FiniteLoss(
         config.data.mixture_or_task, config.data.feature_lengths, config.model_dir,
         self._checkpoints.steps)
@@ -128,6 +126,9 @@ class Run:
     self._reporter = reporting.Reporter(
         self.config.model_dir, start=self.step, steps=self.config.steps,
         every=self.config.log_every)
+    self._input = watchdogs.SlowInput(
+        f'the input pipeline of {data.mixture_or_task} ({settings.records_dir()})',
+        self._reporter.say)
     for warning in [*self._warnings, *(restored.problems if restored else ())]:
       self._reporter.say(f'warning: {warning}')
     if restored:
@@ -138,16 +139,20 @@ class Run:
   def _first_state(self) -> state_lib.TrainState:
     """Fresh parameters, or those of INITIAL_CHECKPOINT_PATH under a fresh optimizer."""
     sharding = self._compute.state_sharding
-    state = self._sharding.jit(self._compute.init, out_shardings=sharding)()
     path = self.config.initial_checkpoint_path
     if not path:
-      return state
-    return state.replace(params=initial.load_params(path, self.config.model, sharding.params))
+      return self._sharding.jit(self._compute.init, out_shardings=sharding)()
+    params = initial.load_params(path, self.config.model, sharding.params)
+    # Donated: they are the state's.
+    return self._sharding.jit(
+        lambda params: state_lib.first_state(params, self._compute.optimizer),
+        out_shardings=sharding, donate_argnums=0)(params)
 
   def take_a_step(self) -> None:
     """One optimizer step; it is looked at, and told of, while the next one runs."""
     batch = pipeline.to_numpy(self._input.next(self._iterator))
-    self.state, metrics = self._compute.train_step(self.state, self._sharding.shard_batch(batch))
+    on_devices = self._sharding.shard_batch(step_lib.features(batch))
+    self.state, metrics = self._compute.train_step(self.state, on_devices)
     self.step += 1
     self._finite.after_step(self.step, metrics, batch)
     self._reporter.after_step(self.step, metrics)

@@ -26,6 +26,11 @@ def init_state(
 ) -> TrainState:
   """Step 0. Parameters are unboxed: plain arrays from here on."""
   params = nn.unbox(models.init_params(model, jax.random.key(seed)))
+  return first_state(params, optimizer)
+
+
+def first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+  """Step 0 of given parameters."""
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 

@@ -15,6 +15,12 @@ Metrics = dict[str, jax.Array]
 
 _MODEL_INPUTS = (
     'encoder_input_tokens', 'decoder_input_tokens', 'encoder_segment_ids', 'decoder_segment_ids')
+FEATURES = (*_MODEL_INPUTS, 'decoder_target_tokens', 'decoder_objective')
+
+
+def features(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """What a step reads of a batch: SeqIO's positions and weights need not go to the devices."""
+  return {name: batch[name] for name in FEATURES if name in batch}
 
 
 def batch_loss(
