@@ -6,13 +6,14 @@ import importlib
 import importlib.util
 import logging
 import os
+import re
 import select
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from dss_jax import datasets, errors, files
 
@@ -218,6 +219,18 @@ def entry_point() -> None:
   if sys.argv[1:2] == ['teacher']:
     datasets.describe_only()  # As `python -m dss_jax.teacher`: it starts without TensorFlow.
   run(main)
+
+
+@contextlib.contextmanager
+def flags_named(flags: Container[str]) -> Iterator[None]:
+  """A library's error about its parameter, `beams=0: ...`, becomes one about `--beams`."""
+  try:
+    yield
+  except errors.UserError as error:
+    name = re.match(r'\w+', str(error))
+    if name and name[0] in flags:
+      raise errors.UserError(f'--{error}') from error
+    raise
 
 
 def end_with_parent() -> None:

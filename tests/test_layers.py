@@ -9,7 +9,7 @@ import pytest
 
 REPO = pathlib.Path(__file__).parents[1]
 
-PURE = ('errors', 'fields', 'answers', 'datasets', 'metrics', 'equations', 'packing')
+PURE = ('errors', 'fields', 'answers', 'datasets', 'metrics', 'equations', 'data/packing')
 NO_TENSORFLOW = {'tensorflow', 'seqio', 'gin', 't5x', 'tensorflow_datasets', 'clu'}
 PROTOBUF_ONLY = 'tensorflow_datasets.proto.'  # needs no TensorFlow
 FORBIDDEN = {  # folder or file of dss_jax -> parts of dss_jax that it must not import

@@ -77,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, predicts, prints what was done."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  with cli.flags_named(vars(args)):
+    return _predict(args)
+
+
+def _predict(args: argparse.Namespace) -> int:
   names = [field.name for field in dataclasses.fields(options_lib.Options)]
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
   if args.labels and not args.rank:

@@ -35,15 +35,15 @@ class Options:
   max_target_length: int | None = None
 
   def __post_init__(self):
-    valid.whole(1, **{'--beams': self.beams, '--batch_size': self.batch_size})
-    valid.whole(0, **{'--samples': self.samples, '--top_k': self.top_k})
+    valid.whole(1, beams=self.beams, batch_size=self.batch_size)
+    valid.whole(0, samples=self.samples, top_k=self.top_k)
     valid.number(lambda x: x > 0, 'above 0 (the label is greedy)',
-                 **{'--temperature': self.temperature})
-    valid.number(lambda x: 0 < x <= 1, 'in (0, 1]', **{'--top_p': self.top_p})
-    valid.number(lambda x: True, 'that is finite', **{'--length_penalty': self.length_penalty})
+                 temperature=self.temperature)
+    valid.number(lambda x: 0 < x <= 1, 'in (0, 1]', top_p=self.top_p)
+    valid.number(lambda x: True, 'that is finite', length_penalty=self.length_penalty)
     for name, least in (('max_input_length', 2), ('max_target_length', 1)):
       if (length := getattr(self, name)) is not None:
-        valid.whole(least, **{f'--{name}': length})
+        valid.whole(least, **{name: length})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -172,25 +172,25 @@ class Student:
     info = self.info
     if options.rationale and info.rationale_prefix is None and not info.answer_phrase:
       raise errors.UserError(
-          f'{self.path} was not trained to write rationales (student.json has no '
-          'rationale_prefix): leave --rationale out, or name the prefix with --rationale_prefix')
+          f'rationale: {self.path} was not trained to write any (student.json has no '
+          'rationale_prefix): leave it out, or give rationale_prefix')
     if options.rank and info.answer_phrase:
-      raise errors.UserError('a student that writes its rationale first cannot rank labels alone: '
-                             'leave --rank out')
+      raise errors.UserError('rank: a student that writes its rationale first cannot score labels '
+                             'alone: leave it out')
 
   def _allowed(self, labels: Sequence[Any], count: int) -> list[tuple[str, ...]]:
     """The allowed labels of each input, each once."""
     labels = labels or self.info.labels
     if not labels:
       raise errors.UserError(
-          '--rank needs a closed set of labels: give --labels=a,b,c, or a list "labels" in every '
-          'input row')
+          'rank needs a closed set of labels: give labels, such as a,b,c, or a list "labels" in '
+          'every input row')
     if all(isinstance(one, str) for one in labels):
       return [tuple(dict.fromkeys(labels))] * count
     if len(labels) != count or any(not one or isinstance(one, str) for one in labels):
       raise errors.UserError(
-          '--rank: every input needs allowed labels: a list "labels" in its row, or --labels=a,b,c '
-          'for all')
+          'rank: every input needs allowed labels: a list "labels" in its row, or labels, such as '
+          'a,b,c, for all')
     return [tuple(dict.fromkeys(one)) for one in labels]
 
   # Between text and tokens --------------------------------------------------------------------
@@ -249,11 +249,11 @@ class Student:
       ids = (*self._encode_label(name), tokenizer_lib.EOS_ID)
       if len(ids) > length:
         raise errors.UserError(
-            f'--rank: label {name!r} (row {row + 1}) has {len(ids)} tokens, and '
-            f'--max_target_length is {length}: raise it')
+            f'rank: label {name!r} (row {row + 1}) has {len(ids)} tokens, and '
+            f'max_target_length is {length}: raise it')
       if ids in found:
         raise errors.UserError(
-            f'--rank: labels {found[ids]!r} and {name!r} (row {row + 1}) have the same tokens, so '
+            f'rank: labels {found[ids]!r} and {name!r} (row {row + 1}) have the same tokens, so '
             'the student cannot tell them apart: leave one out, or spell them otherwise')
       found[ids] = name
     return tuple(found)

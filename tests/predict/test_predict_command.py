@@ -66,7 +66,9 @@ def test_labels_of_the_flag_are_a_csv_line_for_rank(student_folders, rows):
   assert set(found[0]['scores']) == {'a, b', 'c'}
   for flags, why in ((('--rank', '--labels=a,,b'), 'an empty label'),
                      (('--rank', '--labels=a,b, a'), 'one twice'),
-                     (('--labels=a,b',), 'are what --rank scores')):
+                     (('--labels=a,b',), 'are what --rank scores'),
+                     (('--beams=0',), '^--beams=0: use a whole number'),
+                     (('--rank', '--max_target_length=1'), '^--rank: label ')):
     with pytest.raises(errors.UserError, match=why):
       run(student_folders / 'native', rows, *flags, output='d')
 
