@@ -78,7 +78,8 @@ def parse_mesh(text: str) -> MeshConfig:
     UserError: it is none.
   """
   try:
-    return MeshConfig(*(int(size) for size in text.split('x', 2)))
+    data, fsdp, model = (int(size) for size in text.split('x'))
+    return MeshConfig(data, fsdp, model)
   except (ValueError, errors.UserError) as error:
     raise errors.UserError(
         f'--mesh={text}: give devices along data, fsdp and model, such as 1x16x1; one may be '

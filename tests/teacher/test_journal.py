@@ -147,7 +147,7 @@ def test_parts_go_up_without_being_asked(tmp_path, monkeypatch):
 def test_kill_9_loses_nothing_that_was_added(tmp_path):
   script = '''
       import asyncio, os, signal, sys
-      from dss_jax.teacher import journal
+      from dss_jax.teacher.ask import journal
       async def run():
         made = journal.Journal(sys.argv[1])
         for i in range(20):
@@ -168,7 +168,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_line(tmp_path):
   script = '''
       import asyncio, resource, sys
       from dss_jax import errors
-      from dss_jax.teacher import journal
+      from dss_jax.teacher.ask import journal
       resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
       async def run():
         made = journal.Journal(sys.argv[1])
@@ -199,7 +199,7 @@ def test_a_large_journal_needs_little_memory(tmp_path):
   """100,000 answers of 1 KB: the index stays far below the 100 MB of text."""
   script = '''
       import resource, sys
-      from dss_jax.teacher import journal
+      from dss_jax.teacher.ask import journal
       made = journal.Journal(sys.argv[1])
       before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
       made.refresh()

@@ -122,7 +122,7 @@ def written(responses):
 
 ONE_DEVICE = """
 import asyncio, json, sys, jax
-from dss_jax.teacher import t5_client
+from dss_jax.teacher.ask import t5_client
 assert jax.device_count() == 1
 folder, requests = json.load(sys.stdin)
 teacher = t5_client.T5Endpoint(folder, batch_size=24, dtype='float32')

@@ -8,6 +8,7 @@ JAX is imported when an endpoint is made, not with this module.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import os
@@ -196,12 +197,12 @@ def _mesh(text: str) -> 'sharding.MeshConfig | None':
 
   from dss_jax import sharding
   count = jax.device_count()
-  mesh = sharding.parse_mesh(text).of(count)
-  if mesh is None:
-    raise errors.UserError(
-        f'--mesh={text}: the product must be the number of devices, {count} '
-        f'({jax.default_backend()}), such as 1x1x{count}')
-  return mesh
+  with contextlib.suppress(errors.UserError):
+    if mesh := sharding.parse_mesh(text).of(count):
+      return mesh
+  raise errors.UserError(
+      f'--mesh={text}: give devices along data, fsdp and model, such as 1x1x{count}; their '
+      f'product is the number of devices, {count} ({jax.default_backend()})')
 
 
 def _look(folder: str, mesh: 'sharding.MeshConfig') -> str:
