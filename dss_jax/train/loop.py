@@ -95,6 +95,9 @@ class Run:
     self._evaluator = self._make_evaluator('validation') if config.evaluation.every else None
     self._checkpoints = checkpoints_lib.Checkpoints(
         config.model_dir, config.checkpoints, config.evaluation.metric)
+    self._input = watchdogs.SlowInput(
+        f'the input pipeline of {config.data.mixture_or_task} ({settings.records_dir()})',
+        lambda line: self._reporter.say(line))
     self._finite = watchdogs.FiniteLoss(
         config.data.mixture_or_task, config.data.feature_lengths, config.model_dir,
         self._checkpoints.steps)
@@ -126,9 +129,6 @@ class Run:
     self._reporter = reporting.Reporter(
         self.config.model_dir, start=self.step, steps=self.config.steps,
         every=self.config.log_every)
-    self._input = watchdogs.SlowInput(
-        f'the input pipeline of {data.mixture_or_task} ({settings.records_dir()})',
-        self._reporter.say)
     for warning in [*self._warnings, *(restored.problems if restored else ())]:
       self._reporter.say(f'warning: {warning}')
     if restored:

@@ -16,6 +16,7 @@ from dss_jax.precompile import collectives, compiled, jobs, topologies
 from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import evaluation
+from dss_jax.train import step as step_lib
 
 NETWORK = models.T5Config(
     vocab_size=128, emb_dim=16, num_heads=2, head_dim=8, num_encoder_layers=3,
@@ -47,7 +48,7 @@ def test_the_batch_has_the_shapes_of_the_pipeline(toy_data, pack):
   data = config(pack).data
   batches = pipeline.train_iterator(
       data.mixture_or_task, data.feature_lengths, batch_size=data.batch_size, pack=pack, seed=0)
-  batch = pipeline.to_numpy(next(batches))
+  batch = step_lib.features(pipeline.to_numpy(next(batches)))
   assert {name: rows.shape for name, rows in batch.items()} == compiled.features(data)
   assert {rows.dtype for rows in batch.values()} == {np.dtype(np.int32)}
 
