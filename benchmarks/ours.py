@@ -10,7 +10,7 @@ import machine
 import numpy as np
 from flax import linen as nn
 
-from dss_jax import decode, errors, models, objective
+from dss_jax import decode, models, objective
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
 from dss_jax.train import state as state_lib
@@ -113,6 +113,4 @@ def _search(beams: int) -> Callable[..., Any]:
   """(model, params, tokens, max_decode_length) -> result, greedy or with a beam, without end."""
   if beams == 1:
     return functools.partial(decode.greedy_decode, eos_id=NO_EOS)
-  if not hasattr(models, 'beam_search'):
-    raise errors.UserError(f'--beams={beams}: dss_jax.models has no beam_search here')
   return functools.partial(decode.beam_search, num_beams=beams, eos_id=NO_EOS)

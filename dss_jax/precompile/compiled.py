@@ -71,7 +71,7 @@ def decode_program(
   compute = compute_lib.build(config, sharding)
   params = _abstract(jax.eval_shape(compute.init).params, compute.state_sharding.params)
   lengths = config.data.feature_lengths
-  rows = sharding.whole(config.evaluation.batch_size)
+  rows = decode_rows(config, sharding.shards)
   search = decode.BatchDecoder(compute.model, sharding).searcher(lengths['targets'])
   return Program(search, (params, _tokens((rows, lengths['inputs']), sharding.batch)))
 
