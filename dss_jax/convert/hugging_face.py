@@ -1,7 +1,7 @@
 """Hugging Face folders of T5: the table of names, reading and writing.
 
-A folder holds config.json, model.safetensors (or model.safetensors.index.json with its shards)
-and spiece.model.
+A folder holds config.json, spiece.model, and model.safetensors, or model.safetensors.index.json
+with its shards; pytorch_model.bin and flax_model.msgpack are read where there are no safetensors.
 """
 
 import json
@@ -16,15 +16,14 @@ from etils import epath
 
 from dss_jax import errors
 from dss_jax.convert import hugging_face_config as config_lib
-from dss_jax.convert import safetensors_file
+from dss_jax.convert import hugging_face_files, safetensors_file
 from dss_jax.convert import weights as weights_lib
+from dss_jax.convert.hugging_face_files import read_json
 
 CONFIG_FILE = 'config.json'
 TOKENIZER_FILE = 'spiece.model'
-_ONE_FILE = 'model.safetensors'
+_ONE_FILE = 'model.safetensors'  # as it is written
 _GENERATION_FILE = 'generation_config.json'
-_INDEX_FILE = 'model.safetensors.index.json'
-_ADAPTER_FILE = 'adapter_config.json'
 
 # Our name -> Hugging Face's. PyTorch keeps a linear layer as [out, in] and the position biases
 # as [buckets, heads]: kernels and rel_embedding are transposed.
@@ -107,7 +106,7 @@ class HuggingFaceWeights(weights_lib.Weights):
     self.path = path
     folder = epath.Path(path)
     hf_config = read_json(folder / CONFIG_FILE)
-    self._file_of = _open_files(folder)
+    self._file_of = hugging_face_files.open_files(folder)
     self.config = config_lib.to_t5_config(hf_config, f'{path}/{CONFIG_FILE}')
     if (folder / _GENERATION_FILE).exists():
       config_lib.check_ids(read_json(folder / _GENERATION_FILE), f'{path}/{_GENERATION_FILE}')
@@ -164,55 +163,6 @@ def _head_is_embedding(hf_config: Mapping[str, Any]) -> bool:
   return bool(hf_config.get('tie_word_embeddings')) and all('For' in name for name in names)
 
 
-def read_json(path: epath.Path) -> Any:
-  """Contents of a JSON object.
-
-  Raises:
-    UserError: it is none, or cannot be read.
-  """
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f'{path}: {error}; is the folder complete?') from error
-  if not isinstance(found, dict):
-    raise errors.UserError(f'{path}: {type(found).__name__} instead of an object with fields')
-  return found
-
-
-def _open_files(folder: epath.Path) -> dict[str, safetensors_file.SafetensorsFile]:
-  """Each tensor's file."""
-  if (folder / _ADAPTER_FILE).exists():
-    raise errors.UserError(
-        f'{folder}/{_ADAPTER_FILE}: an adapter, which would not be applied; save the merged model '
-        'with `merge_and_unload().save_pretrained(NEW_DIR)` of peft')
-  map_: dict[str, str] = {}
-  if (folder / _INDEX_FILE).exists():
-    map_ = read_json(folder / _INDEX_FILE).get('weight_map', {})
-  names = sorted(set(map_.values()))
-  missing = [name for name in names or [_ONE_FILE] if not (folder / name).exists()]
-  if (folder / _ONE_FILE).exists() and names != [_ONE_FILE]:
-    if names and not missing:
-      raise errors.UserError(
-          f'{folder} holds two checkpoints, {_ONE_FILE} and the {len(names)} files of '
-          f'{_INDEX_FILE}: remove the one that is not meant')
-    names, map_, missing = [_ONE_FILE], {}, []  # An index of files that are gone says nothing.
-  if missing:
-    others = sorted(p.name for p in folder.iterdir())
-    raise errors.UserError(
-        f'{folder} has no {missing[0]} (it has {", ".join(others)}). A folder with '
-        'pytorch_model.bin alone is converted by `T5ForConditionalGeneration.from_pretrained(DIR)'
-        '.save_pretrained(NEW_DIR)` of transformers')
-  files = {name: safetensors_file.SafetensorsFile(str(folder / name)) for name in names}
-  pairs = {(tensor, name) for name, file in files.items() for tensor in file.specs}
-  found = dict(sorted(pairs))
-  odd = sorted({*map_.items()} - pairs) or sorted(pairs - {*found.items()})
-  if odd:
-    raise errors.UserError(
-        f'{folder}/{_INDEX_FILE} is not of the files beside it ({odd[0][0]} in {odd[0][1]}): copy '
-        'or download the folder again')
-  return {tensor: files[name] for tensor, name in found.items()}
-
-
 def write_hugging_face(
     path: str,
     weights: weights_lib.Weights,
@@ -243,7 +193,7 @@ def write_hugging_face(
   if len(shards) > 1:
     total = sum(_num_bytes(spec) for spec in specs.values())
     weight_map = {name: file for file, names in shards.items() for name in names}
-    (folder / _INDEX_FILE).write_text(
+    (folder / hugging_face_files.index_of(_ONE_FILE)).write_text(
         json.dumps({'metadata': {'total_size': total}, 'weight_map': weight_map}, indent=2) + '\n')
   stored = next(iter(specs.values())).dtype
   config = config_lib.from_t5_config(weights.config, stored)
