@@ -37,6 +37,9 @@ class FlaxFile:
   def read(self, name: str) -> np.ndarray:
     return np.ascontiguousarray(self._arrays[name])
 
+  def place(self, name: str) -> str:
+    return name
+
 
 def their_name(name: str) -> str:
   """PyTorch's name of a parameter of Flax's.

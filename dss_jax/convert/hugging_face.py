@@ -144,7 +144,10 @@ class HuggingFaceWeights(weights_lib.Weights):
   def _check_equals_embedding(self, name: str) -> None:
     if name not in self._file_of:
       return
-    copy, shared = (self._file_of[one].read(one) for one in (name, self._embedding))
+    file, other = (self._file_of[one] for one in (name, self._embedding))
+    if file is other and file.place(name) == file.place(self._embedding):
+      return
+    copy, shared = file.read(name), other.read(self._embedding)
     if not np.array_equal(copy.view(np.uint8), shared.view(np.uint8)):
       fix = ''
       if name == _HEAD:

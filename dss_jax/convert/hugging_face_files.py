@@ -26,6 +26,10 @@ class TensorFile(Protocol):
     """One tensor in host memory."""
     ...
 
+  def place(self, name: str) -> Any:
+    """Where its values are; equal for tensors that the file holds as one."""
+    ...
+
 
 # Of a folder that has several, the first is read.
 FORMATS: dict[str, Callable[[str], TensorFile]] = {

@@ -59,6 +59,9 @@ class SafetensorsFile:
         raise errors.UserError(f'{self.path} ends inside {name}: copy or download it again')
     return array
 
+  def place(self, name: str) -> _Place:
+    return self._places[name]
+
 
 def fill(array: np.ndarray, f: Any) -> bool:
   """Reads bytes straight into the array, since `read` would hold them a second time.

@@ -90,6 +90,9 @@ class TorchFile:
     view: np.ndarray = np.ndarray(tensor.shape, values.dtype, values, strides=strides)
     return np.asarray(view, order='C')
 
+  def place(self, name: str) -> torch_pickle.Tensor:
+    return self._tensors[name]
+
   def _start(self, f: Any, name: str) -> int:
     """Where the values of a tensor's storage begin."""
     storage = self._tensors[name].storage

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_bytes
+from etils import epath
 from flax import serialization, traverse_util
 from t5x_weights import Given
 
 from dss_jax import errors, student_info
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.convert import formats, hugging_face
+from dss_jax.convert import formats, hugging_face, hugging_face_files
 from dss_jax.predict import fingerprint
 
 
@@ -107,6 +108,9 @@ def test_tied_copies_that_were_saved_once_or_twice(folder, given):
   arrays['decoder.embed_tokens.weight'] = arrays['shared.weight'].copy()
   torch_bytes.write(folder / 'pytorch_model.bin', arrays)
   assert_same(folder, given)
+  place = hugging_face_files.open_files(epath.Path(folder))['shared.weight'].place
+  assert place('shared.weight') == place('encoder.embed_tokens.weight')
+  assert place('shared.weight') != place('decoder.embed_tokens.weight')
   arrays['decoder.embed_tokens.weight'] = arrays['shared.weight'] + 1
   torch_bytes.write(folder / 'pytorch_model.bin', arrays)
   with pytest.raises(errors.UserError, match='decoder.embed_tokens.weight differs from shared'):
