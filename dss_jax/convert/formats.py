@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from dss_jax import errors, files, student_info, tokenizer
-from dss_jax.convert import hugging_face, native, own_vocabulary, t5x, t5x_gin, tokenizer_files
+from dss_jax.convert import hub, hugging_face, native, own_vocabulary, t5x, t5x_gin, tokenizer_files
 from dss_jax.convert import weights as weights_lib
 
 
@@ -83,16 +83,20 @@ FORMATS = {
 
 
 def open_weights(path: str) -> weights_lib.Weights:
-  """Opens a checkpoint of one of FORMATS, local or `gs://`.
+  """Opens a checkpoint of one of FORMATS, local or `gs://`; its `path` is where it lies.
+
+  Args:
+    path: a folder, or a model's name at the hub, see `hub.local`.
 
   Raises:
     UserError: the path does not exist, is none of them, or is damaged. So does `read` for a
       tensor with NaN or infinity.
   """
-  files.check_path('path', path)
+  files.check_path('path', path, hub=True)
+  path = hub.local(path)
   folder = epath.Path(path)
   if not folder.exists():
-    raise errors.UserError(f'{path} does not exist')
+    raise errors.UserError(f'{path} does not exist{hub.hint(path)}')
   for one in FORMATS.values():
     if one.is_one(path):
       return weights_lib.FiniteWeights(one.read(path))

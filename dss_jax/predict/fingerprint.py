@@ -8,9 +8,8 @@ from typing import Any
 from etils import epath
 
 from dss_jax import student_info
-from dss_jax.convert import hugging_face
+from dss_jax.convert import hugging_face, hugging_face_files
 
-_PATTERNS = ('*.safetensors*', 'pytorch_model*.bin*', 'flax_model*.msgpack*')  # read in this order
 _WHOLE = 1 << 20  # bytes; files up to this size are read from end to end
 _BLOCK = 1 << 12
 _BLOCKS = 1024  # of all files together
@@ -42,8 +41,7 @@ def fingerprint(path: str) -> str:
 def _arrays(root: epath.Path, pool: futures.Executor) -> dict[str, epath.Path]:
   """The files of the parameters."""
   if hugging_face.is_hugging_face(str(root)):
-    weights = (list(root.glob(pattern)) for pattern in _PATTERNS)
-    found = [root / hugging_face.CONFIG_FILE, *next(filter(None, weights), [])]
+    found = [root / hugging_face.CONFIG_FILE, *hugging_face_files.weight_files(root)]
   else:
     found, folders = [], [root]
     while folders:  # Level by level; `glob` would pass over zarr's .zarray.

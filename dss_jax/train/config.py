@@ -160,8 +160,9 @@ class TrainConfig:
       what dropout draws.
     loss_chunk: target positions whose logits are in memory at a time; 0 for all; same update.
     seed: initial parameters and dropout.
-    initial_checkpoint_path: parameters to start from: a run's or a converted folder, a Hugging
-      Face folder or a T5X checkpoint, local or `gs://`; '' starts from scratch.
+    initial_checkpoint_path: parameters to start from: a model's name at the Hugging Face hub, a
+      Hugging Face folder, a run's or a converted folder or a T5X checkpoint, local or `gs://`; ''
+      starts from scratch.
     log_every: steps between two lines of metrics.
   """
 
@@ -183,7 +184,8 @@ class TrainConfig:
   def __post_init__(self):
     if not self.model_dir:
       raise errors.UserError('MODEL_DIR is not set: give --gin.MODEL_DIR=DIR')
-    valid.path(MODEL_DIR=self.model_dir, INITIAL_CHECKPOINT_PATH=self.initial_checkpoint_path)
+    valid.path(MODEL_DIR=self.model_dir)
+    valid.path(hub=True, INITIAL_CHECKPOINT_PATH=self.initial_checkpoint_path)
     for field in dataclasses.fields(self):
       if dataclasses.is_dataclass(field.type) and not isinstance(
           getattr(self, field.name), field.type):
