@@ -27,7 +27,7 @@ CORE = [
     'sentencepiece>=0.2.1,<0.2.2',  # 0.2.3 fails to import beside Beam's protobuf 6
     'seqio>=0.0.20,<0.1',
     'tensorboard>=2.21,<3',
-    'tensorflow-cpu>=2.21,<2.22',
+    'tensorflow>=2.21,<2.22',
     'tensorflow-datasets>=4.9.10,<5',
     'tensorflow-text>=2.21,<2.22',
     'tensorstore>=0.1.71',
@@ -71,7 +71,7 @@ setuptools.setup(
     package_data={name: ['*.gin'] for name in PACKAGES if name.startswith('dss_jax.configs')}
     | {'dss_jax.tasks': ['prompts/*.toml'],
        'dss_jax.page': ['*.html', '*.css', '*.js']},
-    python_requires='>=3.11',  # tensorflow-text has no wheel for 3.14 yet.
+    python_requires='>=3.11,<3.14',  # tensorflow-text has no wheel for 3.14 yet.
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['dss = dss_jax.cli:entry_point']},
