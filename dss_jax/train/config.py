@@ -12,6 +12,7 @@ from typing import Any
 from dss_jax import data as data_lib
 from dss_jax import errors, models, objective, valid
 from dss_jax.sharding import MeshConfig
+from dss_jax.train.rngs import RngConfig
 
 OPTIMIZERS = ('adamw', 'adamw_transformers4', 'adafactor')
 # Matrices, embedding table, scales of norms, relative position biases: T5 has no other parameters.
@@ -153,13 +154,13 @@ class TrainConfig:
     model_dir: where everything of the run is written, local or `gs://`.
     steps: optimizer steps in total.
     model: the student.
-    data, optimizer, mesh, evaluation, checkpoints: see their classes.
+    data, optimizer, rngs, mesh, evaluation, checkpoints: see their classes.
     alpha: weight of the label loss (DESIGN: loss = alpha * label + (1 - alpha) * rationale);
       1.0 for the single-task baselines.
     microbatches: parts that a batch is computed in, one after the other; same update, but for
       what dropout draws.
     loss_chunk: target positions whose logits are in memory at a time; 0 for all; same update.
-    seed: initial parameters and dropout.
+    seed: of all random streams, see `train/rngs.py`.
     initial_checkpoint_path: parameters to start from: a run's or a converted folder, a Hugging
       Face folder or a T5X checkpoint, local or `gs://`; '' starts from scratch.
     log_every: steps between two lines of metrics.
@@ -170,6 +171,7 @@ class TrainConfig:
   steps: int = 10_000
   model: models.T5Config = models.T5Config()
   optimizer: OptimizerConfig = OptimizerConfig()
+  rngs: RngConfig = RngConfig()
   mesh: MeshConfig = _free(MeshConfig())
   evaluation: EvalConfig = EvalConfig()
   checkpoints: CheckpointConfig = _free(CheckpointConfig())

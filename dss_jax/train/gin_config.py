@@ -21,8 +21,8 @@ def configurable(cls: Any, module: str) -> Any:
 
 
 _TrainConfig = configurable(config_lib.TrainConfig, 'dss_jax.train')
-for _cls in (config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.MeshConfig,
-             config_lib.EvalConfig, config_lib.CheckpointConfig):
+for _cls in (config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.RngConfig,
+             config_lib.MeshConfig, config_lib.EvalConfig, config_lib.CheckpointConfig):
   configurable(_cls, 'dss_jax.train')
 configurable(models.T5Config, 'dss_jax.models')
 
