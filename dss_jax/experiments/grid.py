@@ -65,28 +65,27 @@ class Sweep:
       values = getattr(self, name)
       if isinstance(values, str) or not isinstance(values, Sequence) or (
           not values and name in _LISTS):
-        raise errors.UserError(f"{name.upper()}={values!r}: write a tuple, such as ('x',)")
+        raise errors.UserError(f"Sweep.{name}={values!r}: write a tuple, such as ('x',)")
       for value in values:
-        _LISTS.get(name, valid.text)(**{name.upper(): value})
+        _LISTS.get(name, valid.text)(**{f'Sweep.{name}': value})
       if len({_shown(value) for value in values}) < len(values):
-        raise errors.UserError(f'{name.upper()}={values!r} names something twice')
-    _known('METHODS', self.methods, METHODS)
-    _known('LABELS', self.labels, ('gold', 'teacher'))
+        raise errors.UserError(f'Sweep.{name}={values!r} names something twice')
+    _known('Sweep.methods', self.methods, METHODS)
+    _known('Sweep.labels', self.labels, ('gold', 'teacher'))
     for method in self.methods:
       if not set(METHODS[method]) & set(self.labels):
         raise errors.UserError(
-            f'METHODS: {method!r} learns {" and ".join(METHODS[method])} labels, and LABELS has '
-            f'{" and ".join(self.labels)}')
-    valid.whole(0, RATIONALES=self.rationales)
-    valid.text(RUN_FILE=self.run_file)
+            f'Sweep.methods: {method!r} learns {" and ".join(METHODS[method])} labels, and '
+            f'Sweep.labels has {" and ".join(self.labels)}')
+    valid.whole(0, **valid.fields(self, 'rationales'))
+    valid.text(**valid.fields(self, 'run_file'))
     unknown = re.sub(r'\{(method|dataset)\}', '', self.run_file)
     if '{' in unknown or '}' in unknown:
       raise errors.UserError(
-          f'RUN_FILE={self.run_file}: only {{method}} and {{dataset}} are replaced')
-    valid.settings(SETTINGS=self.settings)
-    valid.settings(SETTINGS_FOR=self.settings_for)
-    valid.settings(**{f'SETTINGS_FOR[{name!r}]': one for name, one in self.settings_for.items()})
-    _known('SETTINGS_FOR', self.settings_for, (*METHODS, *self.datasets, *self.models))
+          f'Sweep.run_file={self.run_file}: only {{method}} and {{dataset}} are replaced')
+    valid.settings(**valid.fields(self, 'settings', 'settings_for'), **{
+        f'Sweep.settings_for[{name!r}]': one for name, one in self.settings_for.items()})
+    _known('Sweep.settings_for', self.settings_for, (*METHODS, *self.datasets, *self.models))
 
 
 def _shown(value: Any) -> str:

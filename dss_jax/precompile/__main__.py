@@ -97,8 +97,9 @@ def _look_at_data(config) -> list[str]:
   if not (config.data.records_dir or os.environ.get('DSS_DATA_DIR')):
     return []
   cli.import_quietly('dss_jax.tasks')
-  from dss_jax.train import loop
-  return loop.look_at_data(config)
+  from dss_jax.train import gin_config, loop
+  with gin_config.macros_named():
+    return [gin_config.with_macros(line) for line in loop.look_at_data(config)]
 
 
 def _runs(args: argparse.Namespace, bindings: Sequence[str]):
@@ -122,7 +123,8 @@ def _cells(args: argparse.Namespace, runs):
   from dss_jax import sharding
   from dss_jax.precompile import plan, topologies
   slices = [topologies.parse(name) for one in args.topology for name in _split(one) or ['']]
-  meshes = [sharding.parse_mesh(text) for text in _split(args.mesh)] or [runs[0][1].mesh]
+  with cli.flags_named({'mesh'}):
+    meshes = [sharding.parse_mesh(text) for text in _split(args.mesh)] or [runs[0][1].mesh]
   found = plan.cells(runs, slices, None if args.sweep else meshes)
   if not args.sweep and len(found) == 1 and found[0].problem:
     raise errors.UserError(found[0].problem)

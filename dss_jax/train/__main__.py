@@ -103,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   processes.start(processes.Start(
       args.distributed, args.coordinator, args.num_processes, args.process_id))
   try:
-    result = loop.train(config, gin_config.resolved())
+    with gin_config.macros_named():
+      result = loop.train(config, gin_config.resolved())
   except Exception as error:
     from dss_jax.precompile import advice
     if not advice.is_out_of_memory(error):

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
@@ -158,7 +158,24 @@ def explain(error: Exception) -> str:
     text = 'these gin files make no run: give one such as gin/native/dss.gin'
   elif text.startswith('macro()'):
     text = 'a %NAME that no gin file defines'
-  return ' '.join(_MODEL_FIELD.sub(_with_macro, text).split())
+  return with_macros(' '.join(_MODEL_FIELD.sub(_with_macro, text).split()))
+
+
+@contextlib.contextmanager
+def macros_named() -> Iterator[None]:
+  """A library's error about its field becomes one about the macro of these gin files."""
+  try:
+    yield
+  except errors.UserError as error:
+    raise errors.UserError(with_macros(str(error))) from error
+
+
+def with_macros(text: str) -> str:
+  """'MeshConfig.fsdp=0: ...' -> 'MESH_FSDP=0: ...', where a macro sets the field."""
+  macros = {f'{base.__name__}.{field}': value[1:] for selector, cls in _CLASSES.items()
+            if selector != _MODEL for field, value in bound(selector).items()
+            for base in cls.__mro__ if value.startswith('%')}
+  return re.sub(r'\b[A-Z]\w+\.\w+', lambda name: macros.get(name[0], name[0]), text)
 
 
 def _with_macro(field: re.Match[str]) -> str:

@@ -22,8 +22,7 @@ class RngConfig:
   dropout: str = 'rbg'
 
   def __post_init__(self):
-    for stream, implementation in dataclasses.asdict(self).items():
-      valid.one_of(IMPLEMENTATIONS, **{f'RngConfig.{stream}': implementation})
+    valid.one_of(IMPLEMENTATIONS, **valid.fields(self, 'params', 'dropout'))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,7 +125,7 @@ def test_the_same_checkpoint_under_another_path(claim, weights):
   for other in (weights('other', seed=2), ''):
     with pytest.raises(errors.UserError, match='settings: initial_checkpoint_path was '):
       claim(INITIAL_CHECKPOINT_PATH=other)
-  with pytest.raises(errors.UserError, match='INITIAL_CHECKPOINT_PATH=.*nowhere does not exist'):
+  with pytest.raises(errors.UserError, match='initial_checkpoint_path=.*nowhere does not exist'):
     claim(INITIAL_CHECKPOINT_PATH=first.parent / 'nowhere')
   run_json(claim, lambda run: run.pop('initial_checkpoint_sha256'))
   with pytest.raises(errors.UserError, match='settings: initial_checkpoint_path was '):
