@@ -10,14 +10,19 @@ from typing import Any
 
 from dss_jax import errors, gin_files, valid
 
-METHODS = {  # method: {label source: its gin file}
-    'dss': {'gold': 'dss', 'teacher': 'dss_teacher'},
-    'dss_shuffled': {'gold': 'dss_shuffled'},
-    'finetune': {'gold': 'finetune'},
-    'distill': {'teacher': 'distill'},
-    'rationale_then_label': {'gold': 'rationale_then_label'},
-}
-WEIGHTED = ('dss', 'dss_shuffled')  # Only these have a DSS_ALPHA to choose.
+
+def _methods() -> dict[str, dict[str, str]]:
+  """{'dss': {'gold': 'dss', 'teacher': 'dss_teacher'}, ...}: method, labels -> its gin file."""
+  found: dict[str, dict[str, str]] = {}
+  for file, task in gin_files.methods().items():
+    labels = 'teacher' if task.endswith(('_teacher', '_distill')) else 'gold'
+    found.setdefault(file.removesuffix('_teacher'), {})[labels] = file
+  return found
+
+
+METHODS = _methods()
+# Only these have a DSS_ALPHA to choose: mixtures of label and rationale.
+WEIGHTED = tuple(name for name in METHODS if gin_files.methods()[name].startswith('dss_'))
 AS_IN_RECIPE = 'recipe'
 _LISTS = {  # field: what each of its values may be
     'datasets': valid.text, 'methods': valid.text, 'labels': valid.text,

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -103,19 +102,21 @@ def _look_at_data(config) -> list[str]:
 
 
 def _runs(args: argparse.Namespace, bindings: Sequence[str]):
-  """(label, TrainConfig) of each model, or of the gin files as they are."""
+  """(label, TrainConfig) of each model, or of what the gin files train: 'dss_anli'."""
   from dss_jax.train import gin_config
   models = [(name, [f'gin/native/models/{name}.gin']) for name in _split(args.models)]
-  models = models or [(pathlib.Path(args.gin_file[-1]).stem, [])]
   given = ['MODEL_DIR=unused', *bindings]  # A plan writes no run.
   try:
     parts = 1 if args.microbatches == 'auto' else int(args.microbatches)
   except ValueError as error:
     raise errors.UserError(
         f'--microbatches={args.microbatches}: give a number, or auto') from error
-  return [(name, dataclasses.replace(
-      gin_config.parse([*args.gin_file, *files], given), microbatches=parts))
-          for name, files in models]
+  found = []
+  for name, files in models or [('', [])]:
+    config = gin_config.parse([*args.gin_file, *files], given)
+    found.append((name or config.data.mixture_or_task,
+                  dataclasses.replace(config, microbatches=parts)))
+  return found
 
 
 def _cells(args: argparse.Namespace, runs):
