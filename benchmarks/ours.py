@@ -13,6 +13,7 @@ from flax import linen as nn
 from dss_jax import decode, models, objective
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
+from dss_jax.train import rngs
 from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
 
@@ -30,7 +31,7 @@ class Trainer:
     settings = config_lib.OptimizerConfig()  # The paper's: AdamW, 5e-5, clipping at 1.
     self._schedule = optimizer_lib.make_schedule(settings, _STEPS)
     self._optimizer = optimizer_lib.make_optimizer(settings, self._schedule)
-    init = functools.partial(state_lib.init_state, self._model, self._optimizer, 0)
+    init = functools.partial(state_lib.init_state, self._model, self._optimizer, rngs.Rngs())
     self._state = jax.jit(init)()
     self._metrics: Any = None
 

@@ -52,9 +52,10 @@ def test_imports_go_one_way(part):
 
 
 @pytest.mark.parametrize('part', [*(f'{name}.py' for name in PURE), 'objective.py', 'models',
-                                  'train/step.py', 'train/state.py', 'train/__init__.py',
-                                  'train/config.py', 'sharding.py', 'decode', 'convert', 'predict',
-                                  'export', 'precompile', 'student_info.py', 'tokenizer.py',
+                                  'train/step.py', 'train/state.py', 'train/rngs.py',
+                                  'train/__init__.py', 'train/config.py', 'sharding.py',
+                                  'decode', 'convert', 'predict', 'export', 'precompile',
+                                  'student_info.py', 'tokenizer.py',
                                   'files.py', 'records', 'page', 'cli.py',
                                   'data/__init__.py', 'data/description.py', 'data/settings.py'])
 def test_the_computation_and_the_records_need_no_tensorflow(part):

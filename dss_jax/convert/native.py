@@ -23,7 +23,7 @@ from dss_jax import errors, student_info
 from dss_jax.convert import weights as weights_lib
 
 PARAMS = 'params'
-_METADATA_FILE = '_METADATA'  # Orbax writes it into every folder of arrays.
+METADATA_FILE = '_METADATA'  # Orbax writes it into every folder of arrays.
 _PLACES = (('best', PARAMS), ('checkpoints', 'state'))
 
 
@@ -43,7 +43,7 @@ def _candidates(folder: epath.Path) -> list[epath.Path]:
 
 
 def _holds_arrays(folder: epath.Path) -> bool:
-  return (folder / _METADATA_FILE).exists()
+  return (folder / METADATA_FILE).exists()
 
 
 class NativeWeights(weights_lib.Weights):

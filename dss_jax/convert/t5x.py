@@ -23,7 +23,7 @@ from etils import epath
 from flax import serialization, traverse_util
 
 from dss_jax import errors, student_info
-from dss_jax.convert import t5x_gin
+from dss_jax.convert import native, t5x_gin
 from dss_jax.convert import t5x_layout as layout
 from dss_jax.convert import weights as weights_lib
 from dss_jax.convert.t5x_layout import kvstore_spec
@@ -34,7 +34,6 @@ __all__ = ['T5XWeights', 'is_t5x_checkpoint', 'kvstore_spec', 'write_t5x']
 _STEP = re.compile(r'checkpoint_(\d+)')
 _UNFINISHED = re.compile(r'.*\.((orbax-checkpoint-)?tmp|writing)-\d+')
 _OCDBT_FILE = 'manifest.ocdbt'
-_ORBAX_METADATA = '_METADATA'
 _PLACEHOLDER = 'PLACEHOLDER://'  # Orbax's word in state/checkpoint for an array in a folder.
 _TF_START = b'model_checkpoint_path'  # TensorFlow's text file `checkpoint`.
 _MOST_LISTED = 8
@@ -157,8 +156,8 @@ def _is_orbax(state: epath.Path) -> bool:
   """Our own runs have a folder `state` too, with other names in it."""
   if not state.is_dir():
     return False
-  if (state / _ORBAX_METADATA).exists():
-    return f"('{layout.TARGET}'," in (state / _ORBAX_METADATA).read_text()
+  if (state / native.METADATA_FILE).exists():
+    return f"('{layout.TARGET}'," in (state / native.METADATA_FILE).read_text()
   return any(p.name.startswith(f'{layout.TARGET}.') or p.name in (layout.LEGACY_FILE, _OCDBT_FILE)
              for p in state.iterdir())
 

@@ -101,11 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(text)
     return 0
   cli.import_quietly('dss_jax.train.loop')
-  from dss_jax.train import loop, processes
+  from dss_jax.train import gin_config, loop, processes
   processes.start(processes.Start(
       args.distributed, args.coordinator, args.num_processes, args.process_id))
   try:
-    result = loop.train(config, text)
+    with gin_config.macros_named():
+      result = loop.train(config, text)
   except Exception as error:
     from dss_jax.precompile import advice
     if not advice.is_out_of_memory(error):

@@ -10,6 +10,7 @@ from dss_jax import models
 from dss_jax import sharding as sharding_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
+from dss_jax.train import rngs as rngs_lib
 from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
 
@@ -37,11 +38,12 @@ def build(config: config_lib.TrainConfig, sharding: sharding_lib.Sharding) -> Co
   model = models.Transformer(config.model)
   schedule = optimizer_lib.make_schedule(config.optimizer, config.steps)
   optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
+  rngs = rngs_lib.Rngs(config.seed, config.rngs)
   state_sharding = state_lib.sharding(sharding, model, optimizer)
   train_step = sharding.jit(
       step_lib.make_train_step(
           model, optimizer, schedule, objectives=config.objectives,
-          microbatches=config.microbatches, seed=config.seed, loss_chunk=config.loss_chunk),
+          microbatches=config.microbatches, rngs=rngs, loss_chunk=config.loss_chunk),
       donate_argnums=0, out_shardings=(state_sharding, sharding.replicated))
   return Compute(model, optimizer, state_sharding,
-                 lambda: state_lib.init_state(model, optimizer, config.seed), train_step)
+                 lambda: state_lib.init_state(model, optimizer, rngs), train_step)

@@ -42,7 +42,7 @@ def _named(path: str) -> Iterator[None]:
   try:
     yield
   except errors.UserError as error:
-    raise errors.UserError(f'INITIAL_CHECKPOINT_PATH={path}: {error}') from error
+    raise errors.UserError(f'TrainConfig.initial_checkpoint_path={path}: {error}') from error
 
 
 def _check_vocabulary(path: str, info: student_info.StudentInfo, given: str) -> None:

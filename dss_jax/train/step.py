@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dss_jax import models, objective
+from dss_jax.train import rngs as rngs_lib
 from dss_jax.train import state as state_lib
 
 Batch = Mapping[str, jax.Array]  # model features of data.DssFeatureConverter, int32 [B, length]
@@ -112,18 +113,14 @@ def make_train_step(
     *,
     objectives: objective.Objectives,
     microbatches: int = 1,
-    seed: int = 0,
+    rngs: rngs_lib.Rngs = rngs_lib.Rngs(),  # noqa: B008
     loss_chunk: int = 0,
 ) -> Callable[[state_lib.TrainState, Batch], tuple[state_lib.TrainState, Metrics]]:
-  """The function that the trainer compiles: (state, batch) -> (new state, metrics).
-
-  Dropout keys derive from `seed` and the step, so a resumed run repeats them. `rbg` keys:
-  threefry costs several percent of a step.
-  """
+  """The function that the trainer compiles: (state, batch) -> (new state, metrics)."""
   use_dropout = model.config.dropout_rate > 0
 
   def train_step(state, batch):
-    key = jax.random.fold_in(jax.random.key(seed, impl='rbg'), state.step) if use_dropout else None
+    key = rngs.dropout(state.step) if use_dropout else None
     grads, sums = gradients(
         model, state.params, batch, objectives=objectives, microbatches=microbatches,
         dropout_key=key, loss_chunk=loss_chunk)
