@@ -22,7 +22,7 @@ import tensorstore as ts
 from etils import epath
 from flax import serialization, traverse_util
 
-from dss_jax import errors, student_info
+from dss_jax import errors, families, student_info
 from dss_jax.convert import t5x_gin
 from dss_jax.convert import t5x_layout as layout
 from dss_jax.convert import weights as weights_lib
@@ -79,7 +79,7 @@ class T5XWeights(weights_lib.Weights):
     said = {} if info else t5x_gin.read(folder)
     self.says_activation = bool(info) or 'mlp_activations' in said
     try:
-      self.config = weights_lib.infer_config(self.specs, **said, scan_layers=scanned)
+      self.config = families.infer_config(self.specs, **said, scan_layers=scanned)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
       raise errors.UserError(
           f'{self.path}: not a T5 encoder-decoder (looked for {error}); it has '

@@ -53,7 +53,7 @@ def axis_sizes(config: models.T5Config) -> dict[str, int]:
           'mlp': config.mlp_dim, 'relpos_buckets': config.relpos_num_buckets}
 
 
-def to_scanned(name: str, config: models.T5Config) -> tuple[str, range] | None:
+def to_scanned(name: str, config: models.Config) -> tuple[str, range] | None:
   """Our name -> scalable_t5's and the layers that it fills; None where the names are the same."""
   if match := _LAYER.fullmatch(name):
     side, index, rest = match[1], int(match[2]), match[3]
@@ -64,7 +64,7 @@ def to_scanned(name: str, config: models.T5Config) -> tuple[str, range] | None:
   return None
 
 
-def num_layers(name: str, config: models.T5Config) -> int:
+def num_layers(name: str, config: models.Config) -> int:
   """Of the stack that a parameter is in."""
   in_encoder = name.startswith('encoder/')
   return config.num_encoder_layers if in_encoder else config.num_decoder_layers

@@ -30,7 +30,7 @@ import tensorstore as ts
 from etils import epath
 from flax import serialization, traverse_util
 
-from dss_jax import errors, files
+from dss_jax import errors, families, files
 from dss_jax.convert import t5x_layout as layout
 from dss_jax.convert import weights as weights_lib
 
@@ -81,8 +81,11 @@ def write_t5x(
     progress: wraps the tensors' names, for a progress bar.
 
   Raises:
-    UserError: path/checkpoint_<step> exists.
+    UserError: T5X has no such network, or path/checkpoint_<step> exists.
   """
+  if not families.of(weights.config).in_t5x:
+    raise errors.UserError(f'T5X has no network of the family {families.name(weights.config)!r}: '
+                           'write another format')
   final = epath.Path(path) / f'checkpoint_{step}'
   if final.exists():
     raise errors.UserError(f'{final} exists: give another folder or step, or remove it')
@@ -97,7 +100,8 @@ def write_t5x(
 
 def _targets(weights: weights_lib.Weights, dtype: Any, scanned: bool) -> dict[str, _Target]:
   targets = {}
-  sizes = layout.axis_sizes(weights.config)
+  config: Any = weights.config
+  sizes = layout.axis_sizes(config)
   for name, spec in weights.specs.items():
     new_dtype = np.dtype(dtype or spec.dtype)
     place = layout.to_scanned(name, weights.config) if scanned else None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gin
-from dss_jax import errors, gin_files, models
+from dss_jax import errors, families, gin_files
 from dss_jax.train import config as config_lib
 
 _CLASSES: dict[str, Any] = {}  # Dataclasses, by the names that gin has for them.
@@ -24,10 +24,10 @@ _TrainConfig = configurable(config_lib.TrainConfig, 'dss_jax.train')
 for _cls in (config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.MeshConfig,
              config_lib.EvalConfig, config_lib.CheckpointConfig):
   configurable(_cls, 'dss_jax.train')
-configurable(models.T5Config, 'dss_jax.models')
+for _family in families.FAMILIES.values():
+  configurable(_family.config, 'dss_jax.models')
 
-_MODEL = f'dss_jax.models.{models.T5Config.__name__}'
-_MODEL_FIELD = re.compile(r'T5Config\.(\w+) is (.*?):(?= use )')
+_MODEL_FIELD = re.compile(r'(\w+Config)\.(\w+) is (.*?):(?= use )')
 _MACRO = re.compile(r'^[A-Za-z_]\w*$')
 
 
@@ -154,6 +154,7 @@ def explain(error: Exception) -> str:
 
 def _with_macro(field: re.Match[str]) -> str:
   """'T5Config.dtype is 3:' -> 'DTYPE=3 (T5Config.dtype):', where that macro sets the field."""
-  bound = gin.config._CONFIG.get(('', _MODEL), {}).get(field[1])
+  model, name, value = field.groups()
+  bound = gin.config._CONFIG.get(('', f'dss_jax.models.{model}'), {}).get(name)
   macro = re.match(r'%(\w+)', repr(bound))
-  return f'{macro[1]}={field[2]} (T5Config.{field[1]}):' if macro else field[0]
+  return f'{macro[1]}={value} ({model}.{name}):' if macro else field[0]

@@ -11,9 +11,9 @@ import sentencepiece
 from t5x_weights import Given
 
 import dss_jax
-from dss_jax import errors, models, student_info
+from dss_jax import errors, families, models, student_info
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.convert import formats, hugging_face, own_vocabulary, safetensors_file, t5x
+from dss_jax.convert import formats, hugging_face, own_vocabulary, safetensors_file, t5, t5x
 from dss_jax.convert import weights as weights_lib
 from dss_jax.teacher.ask import t5_client
 
@@ -92,7 +92,7 @@ def test_ids_of_generation_config_count_too(hf):
 def test_a_missing_head_is_the_embedding_only_where_it_was_left_out(hf, tied):
   """A model without a head, or one of transformers 4 that lost it, has none."""
   weights = Given()
-  keep = {hugging_face.their_name(name): x for name, x in weights.values.items()
+  keep = {families.of(weights.config).their_name(name): x for name, x in weights.values.items()
           if 'logits' not in name}
   rewrite(hf / 'model.safetensors', keep)
   changes = {'tie_word_embeddings': True, 'scale_decoder_outputs': False} if tied else {}
@@ -190,12 +190,12 @@ def test_a_gate_of_unknown_activation_is_refused(tmp_path):
 
 
 def test_sizes_of_published_models_tell_the_activation():
-  ul2 = models.T5Config(**weights_lib._UL2)
-  inferred = weights_lib.infer_config(weights_lib.expected_specs(ul2))
-  assert inferred.mlp_activations == SILU and weights_lib.is_published(inferred)
+  ul2 = models.T5Config(**t5._UL2)
+  inferred = families.infer_config(weights_lib.expected_specs(ul2))
+  assert inferred.mlp_activations == SILU and t5.is_published(inferred)
   base = models.t5_config('1.1', 'base')
-  assert weights_lib.infer_config(weights_lib.expected_specs(base)) == base
-  assert weights_lib.is_published(base) and not weights_lib.is_published(Given().config)
+  assert families.infer_config(weights_lib.expected_specs(base)) == base
+  assert t5.is_published(base) and not t5.is_published(Given().config)
 
 
 @pytest.mark.parametrize('to', ['native', 't5x', 'hf'])
@@ -230,7 +230,7 @@ def test_a_tensor_without_numbers_is_named(tmp_path, to, value, kind):
   folder = write(tmp_path / 'a', to, weights)
   (folder / 'student.json').write_text(student_info.StudentInfo(weights.config).as_json())
   found = formats.open_weights(str(folder))
-  stored = hugging_face.their_name(name) if to == 'hf' else name
+  stored = families.of(weights.config).their_name(name) if to == 'hf' else name
   message = rf'a.*: {stored} holds 2 values of 384 that are no numbers \({kind}\)'
   with pytest.raises(errors.UserError, match=message):
     weights_lib.load_params(found, found.config)

@@ -13,9 +13,9 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from dss_jax import errors, models, student_info
+from dss_jax import errors, families, models, student_info
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.convert import formats, hugging_face, hugging_face_config, model_card
+from dss_jax.convert import formats, hugging_face_config, model_card
 from dss_jax.convert import weights as weights_lib
 
 TINY = {'vocab_size': 64, 'emb_dim': 16, 'num_heads': 2, 'head_dim': 6, 'mlp_dim': 20,
@@ -111,14 +111,14 @@ def test_the_config_comes_back(tmp_path, version):
 
 def test_every_parameter_has_a_name_at_hugging_face():
   for config in CONFIGS.values():
-    names = [hugging_face.their_name(name) for name in weights_lib.expected_specs(config)]
+    names = [families.of(config).their_name(name) for name in weights_lib.expected_specs(config)]
     assert len(set(names)) == len(names)
 
 
 def test_config_json_comes_back():
   for config in CONFIGS.values():
-    written = json.loads(json.dumps(hugging_face_config.from_t5_config(config, np.float32)))
-    assert hugging_face_config.to_t5_config(written, 'x') == config
+    written = json.loads(json.dumps(hugging_face_config.write(config, np.float32)))
+    assert hugging_face_config.read(written, 'x') == config
 
 
 @pytest.mark.parametrize(('field', 'value', 'message'), [
@@ -128,13 +128,13 @@ def test_config_json_comes_back():
     ('d_model', None, "has no field 'd_model'"),
 ])
 def test_another_models_config_is_refused(field, value, message):
-  written = hugging_face_config.from_t5_config(CONFIGS['1.1'], np.float32)
+  written = hugging_face_config.write(CONFIGS['1.1'], np.float32)
   if value is None:
     del written[field]
   else:
     written[field] = value
   with pytest.raises(errors.UserError, match=message):
-    hugging_face_config.to_t5_config(written, 'config.json')
+    hugging_face_config.read(written, 'config.json')
 
 
 def test_a_mismatch_lists_parameters_expected_and_found(tmp_path):
