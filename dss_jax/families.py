@@ -52,6 +52,12 @@ class Family:
     return f'{template.format(i=layer[1]) if layer else template}.weight'
 
 
+_OTHERS = {  # model_type: what this project lacks
+    'longt5': 'LongT5, which attends locally or to summaries of blocks',
+    'switch_transformers': 'Switch Transformers, a mixture of experts',
+    't5gemma': "T5Gemma, made of Gemma 2's layers",
+    't5gemma2': "T5Gemma 2, made of Gemma 3's layers",
+}
 T5 = 't5'  # what student.json means that names no family
 FAMILIES = {  # by what student.json calls them
     T5: Family(
@@ -87,9 +93,11 @@ def of_model_type(kind: Any, where: str) -> Family:
   for one in FAMILIES.values():
     if kind in one.model_types:
       return one
-  why = ', whose layers each have a position bias of their own' if kind == 'umt5' else ''
   known = ', '.join(kind for one in FAMILIES.values() for kind in one.model_types)
-  raise errors.UserError(f'{where}: model_type is {kind!r}{why}; give a T5 ({known})')
+  why = f' ({_OTHERS[kind]})' if kind in _OTHERS else ''
+  raise errors.UserError(
+      f'{where}: model_type is {kind!r}{why}, which this project does not have; give a T5 ('
+      f'{known}: T5 v1.0 and v1.1, LM-adapted, Flan-T5, mT5, umT5, ByT5, UL2, madlad400)')
 
 
 def infer_config(specs: Mapping[str, Any], **known: Any) -> Any:

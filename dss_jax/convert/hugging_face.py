@@ -32,7 +32,7 @@ def _is_transposed(name: str) -> bool:
 
 
 def is_hugging_face(path: str) -> bool:
-  return (epath.Path(path) / CONFIG_FILE).exists()
+  return any((epath.Path(path) / name).exists() for name in (CONFIG_FILE, _ADAPTER_FILE))
 
 
 def weight_files(folder: epath.Path) -> list[epath.Path]:
@@ -51,6 +51,10 @@ class HuggingFaceWeights(weights_lib.Weights):
   def __init__(self, path: str):
     self.path = path
     folder = epath.Path(path)
+    if (folder / _ADAPTER_FILE).exists():
+      raise errors.UserError(
+          f'{folder}/{_ADAPTER_FILE}: an adapter, which would not be applied; save the merged '
+          'model with `merge_and_unload().save_pretrained(NEW_DIR)` of peft')
     hf_config = read_json(folder / CONFIG_FILE)
     self._file_of = _open_files(folder)
     self.config = hugging_face_config.read(hf_config, f'{path}/{CONFIG_FILE}')
@@ -134,10 +138,6 @@ def read_json(path: epath.Path) -> Any:
 
 def _open_files(folder: epath.Path) -> dict[str, safetensors_file.SafetensorsFile]:
   """Each tensor's file."""
-  if (folder / _ADAPTER_FILE).exists():
-    raise errors.UserError(
-        f'{folder}/{_ADAPTER_FILE}: an adapter, which would not be applied; save the merged model '
-        'with `merge_and_unload().save_pretrained(NEW_DIR)` of peft')
   map_: dict[str, str] = {}
   if (folder / _INDEX_FILE).exists():
     map_ = read_json(folder / _INDEX_FILE).get('weight_map', {})

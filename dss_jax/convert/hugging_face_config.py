@@ -22,6 +22,11 @@ def read(hf: Mapping[str, Any], where: str) -> models.Config:
     UserError: names the field that another model, or one that this project lacks, has.
   """
   family = families.of_model_type(hf.get('model_type'), where)
+  for name in hf.get('architectures') or ():
+    if 'EncoderModel' in name or 'For' in name and 'ForConditionalGeneration' not in name:
+      raise errors.UserError(
+          f'{where}: architectures is {name!r}, which does not write text (an encoder alone, or '
+          'another head); give a T5ForConditionalGeneration, MT5... or UMT5...')
   for name, right in (('is_encoder_decoder', True), ('is_decoder', False)):
     if hf.get(name, right) is not right:
       raise errors.UserError(f'{where}: {name} is {hf[name]!r}; a T5 with both stacks has {right}')

@@ -1,4 +1,4 @@
-"""T5 elsewhere: its names and config.json at Hugging Face, and its sizes from shapes."""
+"""T5 and umT5 elsewhere: names and config.json at Hugging Face, and sizes from shapes."""
 
 import dataclasses
 import re
@@ -17,6 +17,8 @@ NAMES = {
 
     'encoder/relpos_bias/rel_embedding':
         'encoder.block.0.layer.0.SelfAttention.relative_attention_bias',
+    'encoder/layers_{i}/relpos_bias/rel_embedding':  # umT5's
+        'encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias',
     'encoder/layers_{i}/pre_attention_layer_norm/scale': 'encoder.block.{i}.layer.0.layer_norm',
     'encoder/layers_{i}/attention/query/kernel': 'encoder.block.{i}.layer.0.SelfAttention.q',
     'encoder/layers_{i}/attention/key/kernel': 'encoder.block.{i}.layer.0.SelfAttention.k',
@@ -31,6 +33,8 @@ NAMES = {
 
     'decoder/relpos_bias/rel_embedding':
         'decoder.block.0.layer.0.SelfAttention.relative_attention_bias',
+    'decoder/layers_{i}/relpos_bias/rel_embedding':
+        'decoder.block.{i}.layer.0.SelfAttention.relative_attention_bias',
     'decoder/layers_{i}/pre_self_attention_layer_norm/scale':
         'decoder.block.{i}.layer.0.layer_norm',
     'decoder/layers_{i}/self_attention/query/kernel': 'decoder.block.{i}.layer.0.SelfAttention.q',
@@ -59,6 +63,7 @@ COPIES = ('encoder.embed_tokens', 'decoder.embed_tokens')  # of the embedding
 UNUSED = ('decoder.block.0.layer.1.EncDecAttention.relative_attention_bias',)
 
 _GATE = 'encoder/layers_0/mlp/wi_0/kernel'
+_OWN_BIAS = 'encoder/layers_0/relpos_bias/rel_embedding'
 # UL2 and Flan-UL2, whose gate is SiLU's: https://huggingface.co/google/ul2, config.json.
 _UL2 = {'emb_dim': 4096, 'num_heads': 16, 'head_dim': 256, 'mlp_dim': 16384,
         'num_encoder_layers': 32, 'num_decoder_layers': 32}
@@ -76,7 +81,7 @@ _FUNCTIONS = {  # dense_act_fn: ours. Theirs named 'gelu' is the exact one, ours
     'relu': 'relu', 'gelu_new': 'gelu', 'gelu_pytorch_tanh': 'gelu', 'silu': 'silu',
     'swish': 'silu',
 }
-_PROJECTIONS = {'t5': 'relu', 'mt5': 'gated-gelu'}  # the defaults
+_PROJECTIONS = {'t5': 'relu', 'mt5': 'gated-gelu', 'umt5': 'gated-gelu'}  # the defaults
 MODEL_TYPES = tuple(_PROJECTIONS)
 _NORM_EPSILON = 1e-6
 _NEVER_SCALES_MT5 = 5  # this version of transformers, and later ones
@@ -102,7 +107,8 @@ def from_hugging_face(hf: Mapping[str, Any], where: str) -> models.T5Config:
     return models.T5Config(
         **fields, num_decoder_layers=hf['num_layers'] if layers is None else layers,
         mlp_activations=_activations(hf, where),
-        logits_via_embedding=_is_tied_and_scaled(hf, where))
+        logits_via_embedding=_is_tied_and_scaled(hf, where),
+        relpos_per_layer=hf['model_type'] == 'umt5')
   except ValueError as error:
     theirs = ', '.join(f'{name} {hf[name]!r}' for name in _FIELDS.values() if name in hf)
     raise errors.UserError(f'{where}: {error} The file has {theirs}') from error
@@ -125,9 +131,9 @@ def _activations(hf: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _is_tied_and_scaled(hf: Mapping[str, Any], where: str) -> bool:
-  """v1.0's head. transformers 5 always saves tie_word_embeddings true; of a T5 it keeps what the
-  file said in scale_decoder_outputs, and an mT5 it never scales."""
-  if hf['model_type'] == 't5':
+  """v1.0's head. transformers 5 always saves tie_word_embeddings true; of a T5 or umT5 it keeps
+  what the file said in scale_decoder_outputs, and an mT5 it never scales."""
+  if hf['model_type'] != 'mt5':
     return bool(hf.get('scale_decoder_outputs', hf.get('tie_word_embeddings', True)))
   if not hf.get('tie_word_embeddings', False):  # What an mT5 of transformers 4 is by default.
     return False
@@ -154,9 +160,10 @@ def to_hugging_face(config: models.T5Config) -> dict[str, Any]:
         "alone or with 'linear'")
   name = 'gelu' if gate and function == 'gelu' else names[function]
   tied = config.logits_via_embedding
+  kind = 'umt5' if config.relpos_per_layer else 't5'
   return {
-      'architectures': ['T5ForConditionalGeneration'],
-      'model_type': 't5',
+      'architectures': [f'{kind.upper()}ForConditionalGeneration'],
+      'model_type': kind,
       **{theirs: getattr(config, ours) for ours, theirs in _FIELDS.items()},
       'num_decoder_layers': config.num_decoder_layers,
       'feed_forward_proj': f'gated-{name}' if gate else name,
@@ -178,7 +185,8 @@ def from_shapes(specs: Mapping[str, jax.ShapeDtypeStruct], **overrides: Any) -> 
   Raises:
     KeyError: a parameter that every T5 has is missing.
   """
-  heads, buckets = specs['encoder/relpos_bias/rel_embedding'].shape
+  per_layer = _OWN_BIAS in specs
+  heads, buckets = specs[_OWN_BIAS if per_layer else 'encoder/relpos_bias/rel_embedding'].shape
   vocab_size, emb_dim = specs['token_embedder/embedding'].shape
   gated = _GATE in specs
   first = _GATE if gated else 'encoder/layers_0/mlp/wi/kernel'
@@ -190,7 +198,7 @@ def from_shapes(specs: Mapping[str, jax.ShapeDtypeStruct], **overrides: Any) -> 
       'mlp_dim': specs[first].shape[1],
       'mlp_activations': ('gelu', 'linear') if gated else ('relu',),
       'logits_via_embedding': 'decoder/logits_dense/kernel' not in specs,
-      'relpos_num_buckets': buckets,
+      'relpos_num_buckets': buckets, 'relpos_per_layer': per_layer,
       **overrides})
   if 'mlp_activations' not in overrides and _has_size(config, _UL2):
     return dataclasses.replace(config, mlp_activations=('silu', 'linear'))

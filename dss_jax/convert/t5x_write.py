@@ -16,8 +16,8 @@ Adafactor with momentum, starts with these bindings:
   utils.RestoreCheckpointConfig.fallback_to_scratch = True
 
 With scan_layers the shared position bias is copied into every layer of scalable_t5. There the
-copies drift apart in training, and what T5X saves then fits no T5 with a shared bias, this
-project's included: train with examples/t5 what is to come back.
+copies drift apart in training, and what T5X saves is read as an umT5: train with examples/t5 what
+is to come back as a T5.
 """
 
 import dataclasses
@@ -81,11 +81,15 @@ def write_t5x(
     progress: wraps the tensors' names, for a progress bar.
 
   Raises:
-    UserError: T5X has no such network, or path/checkpoint_<step> exists.
+    UserError: T5X's network cannot hold it, or path/checkpoint_<step> exists.
   """
   if not families.of(weights.config).in_t5x:
     raise errors.UserError(f'T5X has no network of the family {families.name(weights.config)!r}: '
                            'write another format')
+  if not scan_layers and any(map(layout.shared, weights.specs)):
+    raise errors.UserError(
+        'an umT5 has a position bias in every layer, the network of examples/t5 one for all: give '
+        '--scan_layers, for that of examples/scalable_t5')
   final = epath.Path(path) / f'checkpoint_{step}'
   if final.exists():
     raise errors.UserError(f'{final} exists: give another folder or step, or remove it')

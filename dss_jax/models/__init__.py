@@ -1,4 +1,4 @@
-"""Flax T5 v1.0 and v1.1, in pure JAX: no TensorFlow, SeqIO, gin or T5X is imported here."""
+"""Flax T5 v1.0, v1.1 and umT5, in pure JAX: no TensorFlow, SeqIO, gin or T5X is imported here."""
 
 from dss_jax.models.config import Config, T5Config
 from dss_jax.models.layout import is_stacked, stack_layers, unstack_layers

@@ -69,8 +69,7 @@ class Config:
       self._check_whole(field, 1)
     self._check_whole('start_id', 0)
     for field in ('logits_via_embedding', 'scan_layers', 'one_hot_embedding'):
-      if not isinstance(getattr(self, field), bool):
-        self._fail(field, 'use True or False')
+      self._check_flag(field)
     if self.remat not in REMAT:
       self._fail('remat', f'use one of {REMAT}')
     if not isinstance(self.dropout_rate, (int, float)) or not 0.0 <= self.dropout_rate < 1.0:
@@ -87,6 +86,10 @@ class Config:
     value = getattr(self, field)
     if not _is_int(value) or value < least:
       self._fail(field, f'use an integer of at least {least}')
+
+  def _check_flag(self, field: str):
+    if not isinstance(getattr(self, field), bool):
+      self._fail(field, 'use True or False')
 
   def _checked_activations(self) -> tuple[str, ...]:
     names = self.mlp_activations
@@ -108,17 +111,21 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class T5Config(Config):
-  """A T5 encoder-decoder (T5, Raffel et al. 2020, section 2.1), v1.0 or v1.1.
+  """A T5 encoder-decoder (T5, Raffel et al. 2020, section 2.1), v1.0 or v1.1, or an umT5.
 
   Attributes: those of `Config`, and
     relpos_num_buckets, relpos_max_distance: relative position buckets, section 2.1.
+    relpos_per_layer: every layer has a position bias of its own (umT5, Chung et al. 2023),
+      instead of one for all layers of a stack.
   """
 
   relpos_num_buckets: int = 32
   relpos_max_distance: int = 128
+  relpos_per_layer: bool = False
 
   def __post_init__(self):
     super().__post_init__()
+    self._check_flag('relpos_per_layer')
     buckets, distance = self.relpos_num_buckets, self.relpos_max_distance
     # The encoder halves the buckets by sign, and half of each half counts single steps.
     if not _is_int(buckets) or buckets < 4 or buckets % 4:

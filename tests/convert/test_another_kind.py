@@ -66,8 +66,12 @@ def make_vocabulary(words='apple brick cloud red old new green blue', **options)
     ({'dense_act_fn': 'gelu'}, "feed_forward_proj is 'gated-gelu', dense_act_fn is 'gelu'"),
     ({'dense_act_fn': 'silu'}, "dense_act_fn is 'silu'.*contradict"),
     ({'is_gated_act': False}, 'is_gated_act is False.*contradict'),
-    ({'model_type': 'umt5'}, "'umt5', whose layers each have a position bias"),
-    ({'model_type': 'longt5'}, "model_type is 'longt5'; give a T5"),
+    ({'model_type': 'longt5'}, r"'longt5' \(LongT5, .* which this project does not have; give"),
+    ({'model_type': 'switch_transformers'}, r'\(Switch Transformers, a mixture of experts\)'),
+    ({'model_type': 't5gemma'}, r"'t5gemma' \(T5Gemma, .*\(t5, mt5, umt5: .*Flan-T5, mT5, umT5"),
+    ({'model_type': 't5gemma2'}, r"'t5gemma2' \(T5Gemma 2, "),
+    ({'architectures': ['T5EncoderModel']}, "'T5EncoderModel', which does not .*encoder alone"),
+    ({'architectures': ['T5ForTokenClassification']}, 'or another head'),
     ({'is_encoder_decoder': False}, 'is_encoder_decoder is False'),
     ({'quantization_config': {'bits': 8}}, 'quantization_config.*quantized'),
     ({'relative_attention_num_buckets': 30}, r'relpos_num_buckets is 30.*multiple of 4'),
@@ -153,8 +157,11 @@ def test_a_dtype_that_is_not_read_is_named(hf):
 
 def test_an_adapter_is_not_left_out(hf):
   edit(hf / 'adapter_config.json', peft_type='LORA')
-  with pytest.raises(errors.UserError, match='adapter_config.json: an adapter.*merge'):
-    formats.open_weights(str(hf))
+  (hf / 'model.safetensors').rename(hf / 'adapter_model.safetensors')
+  for _ in range(2):
+    with pytest.raises(errors.UserError, match='adapter_config.json: an adapter.*merge'):
+      formats.open_weights(str(hf))
+    (hf / 'config.json').unlink(missing_ok=True)  # As peft saves it.
 
 
 # T5X, and what shapes do not tell -----------------------------------------------------------------
@@ -362,8 +369,9 @@ def write_added(file, tokens):
                     str(row['id']): row for row in rows}}}[file.name])
 
 
-def test_a_byt5_folder_reads_bytes(hf):
-  edit(hf / 'tokenizer_config.json', tokenizer_class='ByT5Tokenizer')
+@pytest.mark.parametrize('file', ['tokenizer_config.json', 'config.json'])
+def test_a_byt5_folder_reads_bytes(hf, file):
+  edit(hf / file, tokenizer_class='ByT5Tokenizer')
   info = formats.find_info(str(hf), formats.open_weights(str(hf)))
   assert info.vocabulary == 'bytes'
 

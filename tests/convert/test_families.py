@@ -17,6 +17,7 @@ class OtherConfig(models.Config):
 
   relpos_num_buckets: int = 32
   relpos_max_distance: int = 128
+  relpos_per_layer: bool = False
   start_id: int = 2
 
 
