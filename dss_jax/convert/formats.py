@@ -8,13 +8,14 @@ from etils import epath
 
 from dss_jax import errors, files, student_info, tokenizer
 from dss_jax.convert import (
-  ctranslate2_folder,
-  hugging_face,
-  native,
-  own_vocabulary,
-  t5x,
-  t5x_gin,
-  tokenizer_files,
+    ctranslate2_folder,
+    hugging_face,
+    native,
+    own_vocabulary,
+    t5,
+    t5x,
+    t5x_gin,
+    tokenizer_files,
 )
 from dss_jax.convert import weights as weights_lib
 
@@ -48,6 +49,7 @@ class Format:
     is_one: whether there is one at a path.
     read: opens it.
     write: path of a folder that is there, the weights open for reading, and an `Output`.
+    files: those of its folder that hold the parameters; None for all.
     library: that loads it, as model hubs call it.
     keeps_scan: whether layers are stored as the input has them unless told otherwise; else one
       by one.
@@ -59,6 +61,7 @@ class Format:
   is_one: Callable[[str], bool]
   read: Callable[[str], weights_lib.Weights]
   write: Callable[[str, weights_lib.Weights, Output], None]
+  files: Callable[[epath.Path], list[epath.Path]] | None = None
   library: str = 'jax'
   keeps_scan: bool = False
   dtypes: tuple[str, ...] = ('float32', 'bfloat16')
@@ -95,8 +98,13 @@ FORMATS = {
         'config.json, safetensors, tokenizer and model card, for transformers',
         'a Hugging Face folder (config.json, model.safetensors)',
         hugging_face.is_hugging_face, hugging_face.HuggingFaceWeights, _write_hugging_face,
-        library='transformers'),
+        files=hugging_face.weight_files, library='transformers'),
 }
+
+
+def format_of(path: str) -> Format | None:
+  """The format of what lies at a path that exists."""
+  return next((one for one in FORMATS.values() if one.is_one(path)), None)
 
 
 def open_weights(path: str) -> weights_lib.Weights:
@@ -110,9 +118,8 @@ def open_weights(path: str) -> weights_lib.Weights:
   folder = epath.Path(path)
   if not folder.exists():
     raise errors.UserError(f'{path} does not exist')
-  for one in FORMATS.values():
-    if one.is_one(path):
-      return weights_lib.FiniteWeights(one.read(path))
+  if found := format_of(path):
+    return weights_lib.FiniteWeights(found.read(path))
   held = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else ['a file']
   *others, last = (one.folder for one in FORMATS.values() if one.folder)
   raise errors.UserError(
@@ -129,7 +136,7 @@ def find_info(path: str, weights: weights_lib.Weights) -> student_info.StudentIn
   if info := student_info.find(path):
     weights_lib.check_network(weights, info.model)
     return info
-  if not weights.says_activation and not weights_lib.is_published(weights.config):
+  if not weights.says_activation and not t5.is_published(weights.config):
     raise errors.UserError(
         f'{weights.path}: its arrays do not tell whether the gate of its MLP is GELU (T5 v1.1) or '
         f'SiLU (UL2): put the {t5x_gin.FILE} of its training beside it, or one with the line '
