@@ -96,7 +96,7 @@ FORMATS = {
         keeps_scan=True),
     'hf': Format(
         'config.json, safetensors, tokenizer and model card, for transformers',
-        'a Hugging Face folder (config.json, model.safetensors)',
+        'a Hugging Face folder (config.json, and model.safetensors or pytorch_model.bin)',
         hugging_face.is_hugging_face, hugging_face.HuggingFaceWeights, _write_hugging_face,
         files=hugging_face.weight_files, library='transformers'),
 }

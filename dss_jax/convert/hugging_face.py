@@ -1,7 +1,7 @@
 """Hugging Face folders: reading and writing; `families` has the names.
 
-A folder holds config.json, model.safetensors (or model.safetensors.index.json with its shards)
-and spiece.model.
+A folder holds config.json, spiece.model, and model.safetensors, or model.safetensors.index.json
+with its shards; pytorch_model.bin and flax_model.msgpack are read where there are no safetensors.
 """
 
 import json
@@ -14,14 +14,15 @@ import numpy as np
 from etils import epath
 
 from dss_jax import errors, families
-from dss_jax.convert import hugging_face_config, safetensors_file
+from dss_jax.convert import hugging_face_config, hugging_face_files, safetensors_file
 from dss_jax.convert import weights as weights_lib
+from dss_jax.convert.hugging_face_files import read_json
 
 CONFIG_FILE = 'config.json'
 TOKENIZER_FILE = 'spiece.model'
-_ONE_FILE = 'model.safetensors'
+_ONE_FILE = 'model.safetensors'  # as it is written
+_PATTERNS = ('*.safetensors*', 'pytorch_model*.bin*', 'flax_model*.msgpack*')  # read in this order
 _GENERATION_FILE = 'generation_config.json'
-_INDEX_FILE = 'model.safetensors.index.json'
 _ADAPTER_FILE = 'adapter_config.json'
 # Our name, theirs.
 _EMBEDDING, _HEAD = 'token_embedder/embedding', 'decoder/logits_dense/kernel'
@@ -37,7 +38,8 @@ def is_hugging_face(path: str) -> bool:
 
 def weight_files(folder: epath.Path) -> list[epath.Path]:
   """The files that say what the parameters are."""
-  return [folder / CONFIG_FILE, *folder.glob('*.safetensors*')]
+  found = (list(folder.glob(pattern)) for pattern in _PATTERNS)
+  return [folder / CONFIG_FILE, *next(filter(None, found), [])]
 
 
 class HuggingFaceWeights(weights_lib.Weights):
@@ -56,7 +58,7 @@ class HuggingFaceWeights(weights_lib.Weights):
           f'{folder}/{_ADAPTER_FILE}: an adapter, which would not be applied; save the merged '
           'model with `merge_and_unload().save_pretrained(NEW_DIR)` of peft')
     hf_config = read_json(folder / CONFIG_FILE)
-    self._file_of = _open_files(folder)
+    self._file_of = hugging_face_files.open_files(folder)
     self.config = hugging_face_config.read(hf_config, f'{path}/{CONFIG_FILE}')
     if (folder / _GENERATION_FILE).exists():
       hugging_face_config.check_ids(
@@ -102,7 +104,10 @@ class HuggingFaceWeights(weights_lib.Weights):
 
   def _check_equals_embedding(self, name: str) -> None:
     embedding = self._names[_EMBEDDING]
-    copy, shared = (self._file_of[one].read(one) for one in (name, embedding))
+    file, other = (self._file_of[one] for one in (name, embedding))
+    if file is other and file.place(name) == file.place(embedding):
+      return
+    copy, shared = file.read(name), other.read(embedding)
     if not np.array_equal(copy.view(np.uint8), shared.view(np.uint8)):
       fix = ''
       if name == self._head:
@@ -119,51 +124,6 @@ def _head_is_embedding(hf_config: Mapping[str, Any]) -> bool:
   """
   names = hf_config.get('architectures') or ['T5ForConditionalGeneration']
   return bool(hf_config.get('tie_word_embeddings')) and all('For' in name for name in names)
-
-
-def read_json(path: epath.Path) -> Any:
-  """Contents of a JSON object.
-
-  Raises:
-    UserError: it is none, or cannot be read.
-  """
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f'{path}: {error}; is the folder complete?') from error
-  if not isinstance(found, dict):
-    raise errors.UserError(f'{path}: {type(found).__name__} instead of an object with fields')
-  return found
-
-
-def _open_files(folder: epath.Path) -> dict[str, safetensors_file.SafetensorsFile]:
-  """Each tensor's file."""
-  map_: dict[str, str] = {}
-  if (folder / _INDEX_FILE).exists():
-    map_ = read_json(folder / _INDEX_FILE).get('weight_map', {})
-  names = sorted(set(map_.values()))
-  missing = [name for name in names or [_ONE_FILE] if not (folder / name).exists()]
-  if (folder / _ONE_FILE).exists() and names != [_ONE_FILE]:
-    if names and not missing:
-      raise errors.UserError(
-          f'{folder} holds two checkpoints, {_ONE_FILE} and the {len(names)} files of '
-          f'{_INDEX_FILE}: remove the one that is not meant')
-    names, map_, missing = [_ONE_FILE], {}, []  # An index of files that are gone says nothing.
-  if missing:
-    others = sorted(p.name for p in folder.iterdir())
-    raise errors.UserError(
-        f'{folder} has no {missing[0]} (it has {", ".join(others)}). A folder with '
-        'pytorch_model.bin alone is converted by `T5ForConditionalGeneration.from_pretrained(DIR)'
-        '.save_pretrained(NEW_DIR)` of transformers')
-  files = {name: safetensors_file.SafetensorsFile(str(folder / name)) for name in names}
-  pairs = {(tensor, name) for name, file in files.items() for tensor in file.specs}
-  found = dict(sorted(pairs))
-  odd = sorted({*map_.items()} - pairs) or sorted(pairs - {*found.items()})
-  if odd:
-    raise errors.UserError(
-        f'{folder}/{_INDEX_FILE} is not of the files beside it ({odd[0][0]} in {odd[0][1]}): copy '
-        'or download the folder again')
-  return {tensor: files[name] for tensor, name in found.items()}
 
 
 def write_hugging_face(
@@ -197,7 +157,7 @@ def write_hugging_face(
   if len(shards) > 1:
     total = sum(_num_bytes(spec) for spec in specs.values())
     weight_map = {name: file for file, names in shards.items() for name in names}
-    (folder / _INDEX_FILE).write_text(
+    (folder / hugging_face_files.index_of(_ONE_FILE)).write_text(
         json.dumps({'metadata': {'total_size': total}, 'weight_map': weight_map}, indent=2) + '\n')
   stored = next(iter(specs.values())).dtype
   for file, values in (

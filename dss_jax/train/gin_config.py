@@ -172,8 +172,9 @@ def macros_named() -> Iterator[None]:
 
 def with_macros(text: str) -> str:
   """'MeshConfig.fsdp=0: ...' -> 'MESH_FSDP=0: ...', where a macro sets the field."""
-  macros = {f'{base.__name__}.{field}': value[1:] for selector, cls in _CLASSES.items()
-            if not selector.startswith('dss_jax.models.') for field, value in bound(selector).items()
+  ours = {selector: cls for selector, cls in _CLASSES.items() if 'dss_jax.models' not in selector}
+  macros = {f'{base.__name__}.{field}': value[1:] for selector, cls in ours.items()
+            for field, value in bound(selector).items()
             for base in cls.__mro__ if value.startswith('%')}
   return re.sub(r'\b[A-Z]\w+\.\w+', lambda name: macros.get(name[0], name[0]), text)
 

@@ -171,10 +171,13 @@ def test_folders_that_hold_nothing_to_read(tmp_path):
     formats.open_weights(str(tmp_path))
 
 
-def test_a_folder_with_pytorch_pickles_alone_says_what_to_do(tmp_path):
+def test_a_folder_with_weights_of_tensorflow_alone_says_what_to_do(tmp_path):
   write(tmp_path / 'a', 'hf', CONFIGS['1.1'])
-  (tmp_path / 'a/model.safetensors').rename(tmp_path / 'a/pytorch_model.bin')
-  with pytest.raises(errors.UserError, match='save_pretrained'):
+  (tmp_path / 'a/model.safetensors').rename(tmp_path / 'a/tf_model.h5')
+  with pytest.raises(errors.UserError, match=r'tf_model\.h5.*from_tf=True.*save_pretrained'):
+    formats.open_weights(str(tmp_path / 'a'))
+  (tmp_path / 'a/tf_model.h5').unlink()
+  with pytest.raises(errors.UserError, match='has no model.safetensors .it has README.md, config'):
     formats.open_weights(str(tmp_path / 'a'))
 
 
