@@ -40,8 +40,9 @@ def folder(kept, tmp_path):
 
 def their_arrays(given):
   """{PyTorch's name: array in PyTorch's layout}"""
-  return {families.of(given.config).their_name(name): x.T if x.ndim == 2 and 'embedding' not in name.split('/')
-          else x for name, x in given.values.items()}
+  their_name = families.of(given.config).their_name
+  return {their_name(name): x.T if x.ndim == 2 and 'embedding' not in name.split('/') else x
+          for name, x in given.values.items()}
 
 
 def flax_arrays(given):
