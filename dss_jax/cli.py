@@ -227,13 +227,16 @@ def entry_point() -> None:
 
 @contextlib.contextmanager
 def flags_named(flags: Container[str]) -> Iterator[None]:
-  """A library's error about its parameter, `beams=0: ...`, becomes one about `--beams`."""
+  """A library's error about its parameter, `beams=0: ...`, becomes one about `--beams`.
+
+  So does one about a field of that name: `DataSettings.vocabulary=x: ...`, about `--vocabulary`.
+  """
   try:
     yield
   except errors.UserError as error:
-    name = re.match(r'\w+', str(error))
-    if name and name[0] in flags:
-      raise errors.UserError(f'--{error}') from error
+    name = re.match(r'(?:\w+\.)?(\w+)', str(error))
+    if name and name[1] in flags:
+      raise errors.UserError(f'--{str(error)[name.start(1):]}') from error
     raise
 
 

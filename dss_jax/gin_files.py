@@ -13,6 +13,7 @@ Some names are no files, and what stands in them is made when they are read:
 """
 
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -24,7 +25,6 @@ from dss_jax import datasets, errors
 
 _RECIPE = 'gin/recipes/{DATASET}.gin'
 _MODELS = 'gin/native/models/'
-_METHODS = 'dss_teacher|dss_shuffled|dss|finetune|distill|rationale_then_label'
 _given = ''  # The dataset of the command line, which is read before the files that it is for.
 
 
@@ -60,12 +60,27 @@ def known_files() -> list[str]:
 
 def takes_dataset(path: str) -> bool:
   """Whether `path` is a method of ours, which makes a run of any DATASET: 'gin/native/dss.gin'."""
-  return re.fullmatch(rf'gin/native/({_METHODS})\.gin', path) is not None
+  return path in {f'gin/native/{name}.gin' for name in methods()}
+
+
+@functools.cache
+def methods() -> dict[str, str]:
+  """{'dss': 'dss_{DATASET}', 'distill': '{DATASET}_distill', ...}: what each of them trains on.
+
+  A method is a file of gin/native that leaves the dataset open.
+  """
+  found = {}
+  for path in sorted((configs_dir() / 'native').glob('*.gin')):
+    text = path.read_text(encoding='utf-8')
+    if task := re.search(r"^MIXTURE_OR_TASK_NAME = '(.*{DATASET}.*)'", text, re.MULTILINE):
+      found[path.stem] = task[1]
+  return found
 
 
 def method_and_dataset(path: str) -> tuple[str, str] | None:
   """'gin/native/dss_teacher_cqa.gin' -> ('dss_teacher', 'cqa')."""
-  found = re.fullmatch(rf'gin/native/({_METHODS})_([^/]+)\.gin', path)
+  known = '|'.join(sorted(methods(), reverse=True))  # 'dss_teacher' before 'dss'.
+  found = re.fullmatch(rf'gin/native/({known})_([^/]+)\.gin', path)
   return (found[1], found[2]) if found else None
 
 

@@ -48,7 +48,7 @@ class MeshConfig:
   model: int = 1
 
   def __post_init__(self):
-    sizes = {'MESH_DATA': self.data, 'MESH_FSDP': self.fsdp, 'MESH_MODEL': self.model}
+    sizes = valid.fields(self, *AXES)
     valid.whole(1, **{name: size for name, size in sizes.items() if size != -1})
 
   @property
@@ -82,11 +82,11 @@ def parse_mesh(text: str) -> MeshConfig:
     return MeshConfig(data, fsdp, model)
   except (ValueError, errors.UserError) as error:
     raise errors.UserError(
-        f'--mesh={text}: give devices along data, fsdp and model, such as 1x16x1; one may be '
+        f'mesh={text}: give devices along data, fsdp and model, such as 1x16x1; one may be '
         '-1 and takes what the others leave') from error
 
 
-def check_network(network: models.T5Config, mesh: MeshConfig) -> None:
+def check_network(network: models.Config, mesh: MeshConfig) -> None:
   """UserError if the network's sizes cannot be divided among the mesh's devices."""
   for size, what, axis in (
       (network.num_heads, 'attention heads', 'model'), (network.mlp_dim, 'MLP units', 'model'),
@@ -94,7 +94,7 @@ def check_network(network: models.T5Config, mesh: MeshConfig) -> None:
     devices = getattr(mesh, axis)
     if size % devices:
       raise errors.UserError(
-          f'--mesh={mesh.name}: {size} {what} cannot be divided among {devices} devices along '
+          f'mesh={mesh.name}: {size} {what} cannot be divided among {devices} devices along '
           f'{axis}; {math.gcd(size, devices)} would do')
 
 
@@ -108,8 +108,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
   found = config.of(count)
   if found is None:
     raise errors.UserError(
-        f'MESH_DATA={config.data}, MESH_FSDP={config.fsdp}, MESH_MODEL={config.model}: the '
-        f'product must be the number of devices, {count} (one axis may be -1)')
+        ', '.join(f'{name}={size}' for name, size in valid.fields(config, *AXES).items())
+        + f': the product must be the number of devices, {count} (one axis may be -1)')
   return jax.make_mesh(
       (found.data, found.fsdp, found.model), AXES,
       axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
@@ -156,7 +156,7 @@ class Sharding:
     """So many rows, rounded up to whole shares."""
     return -(-rows // self.shards) * self.shards
 
-  def params(self, model: models.Transformer) -> Any:
+  def params(self, model: models.Network) -> Any:
     """NamedSharding of every parameter, from its logical axis names."""
     boxed = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
     specs = nn.get_partition_spec(boxed)
@@ -167,9 +167,11 @@ class Sharding:
     if batch_size % (self.shards * microbatches):
       whole = math.gcd(batch_size // microbatches, self.mesh.size)
       raise errors.UserError(
-          f'BATCH_SIZE={batch_size} must be a multiple of {self.shards} (mesh data x fsdp) times '
-          f'MICROBATCHES={microbatches}: change it (in a new MODEL_DIR), or split every row over '
-          f'devices, MESH_MODEL={self.mesh.size // whole} and MESH_DATA x MESH_FSDP = {whole}')
+          f'DataConfig.batch_size={batch_size} must be a multiple of {self.shards} (mesh data x '
+          f'fsdp) times TrainConfig.microbatches={microbatches}: change it (in a new '
+          'TrainConfig.model_dir), or split every row over devices, '
+          f'MeshConfig.model={self.mesh.size // whole} and MeshConfig.data x MeshConfig.fsdp = '
+          f'{whole}')
 
   def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """A batch, the same in every process -> global arrays, rows split over the mesh.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dss_jax import errors, models
+from dss_jax import errors, families, models
 
 FILE = 'student.json'
 VOCABULARY_FILE = 'vocabulary.model'
@@ -40,7 +40,7 @@ class StudentInfo:
     training: task, steps, data and scores, for the model card; {} if not trained here.
   """
 
-  model: models.T5Config
+  model: models.Config
   vocabulary: str = ''
   label_prefix: str = ''
   rationale_prefix: str | None = None
@@ -84,6 +84,8 @@ class StudentInfo:
   def as_json(self) -> str:
     fields = dataclasses.asdict(self)
     fields['model']['dtype'] = np.dtype(self.model.dtype).name
+    if (family := families.name(self.model)) != families.T5:
+      fields['model']['family'] = family
     return json.dumps(fields, indent=2, sort_keys=True) + '\n'
 
 
@@ -95,7 +97,8 @@ def from_json(text: str, where: str) -> StudentInfo:
   """
   try:
     fields = json.loads(text)
-    fields['model'] = models.T5Config(**fields['model'])
+    family = families.FAMILIES[fields['model'].pop('family', families.T5)]
+    fields['model'] = family.config(**fields['model'])
     for asked in (fields, *fields.get('datasets', {}).values()):
       asked['labels'] = tuple(asked['labels'])
     return StudentInfo(**fields)

@@ -49,22 +49,24 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
   FEATURE_CONVERTER_CLS = FeatureConverter
 
   def __init__(self, *args: Any, alpha: float = 0.5, objectives: Sequence[Any] | None = None,
-               **kwargs: Any):
+               z_loss: float = 0.0, label_smoothing: float = 0.0,
+               loss_normalizing_factor: Any = None, **kwargs: Any):
     """As T5X's, whose terms of the loss are no part of ours and must be off.
 
     Args:
       *args: see T5X.
       alpha: weight of the label loss, in [0, 1].
       objectives: further rows of the table, see `objective.table`.
+      z_loss, label_smoothing, loss_normalizing_factor: as they are here; T5X's sizes bind them.
       **kwargs: see T5X.
 
     Raises:
       UserError: `z_loss`, `label_smoothing` or `loss_normalizing_factor` is given.
     """
     super().__init__(*args, **kwargs)
-    for name, off in (
-        ('z_loss', 0.0), ('label_smoothing', 0.0), ('loss_normalizing_factor', None)):
-      value = getattr(self, f'_{name}')
+    for name, value, off in (
+        ('z_loss', z_loss, 0.0), ('label_smoothing', label_smoothing, 0.0),
+        ('loss_normalizing_factor', loss_normalizing_factor, None)):
       if value != off:
         raise errors.UserError(
             f'{name.upper()} = {value!r} (t5x_engine.EncoderDecoderModel.{name}): the loss of '

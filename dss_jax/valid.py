@@ -1,4 +1,4 @@
-"""What a setting may be: each check names the macro that the user set, its value and the fix.
+"""What a setting may be: each check names the field, its value and the fix.
 
 Values come from gin, so any Python literal may stand anywhere.
 """
@@ -10,6 +10,14 @@ from typing import Any
 from dss_jax import errors, files
 
 _LARGEST = 2**31 - 1  # Steps, lengths and seeds are int32 on the device.
+
+
+def fields(config: Any, *names: str) -> dict[str, Any]:
+  """{'MeshConfig.fsdp': 4}: fields of a dataclass, as errors name them.
+
+  Where gin made it, `gin_config.macros_named` puts the macro in the name's place.
+  """
+  return {f'{type(config).__name__}.{name}': getattr(config, name) for name in names}
 
 
 def whole(least: int, **settings: Any) -> None:

@@ -4,6 +4,7 @@ For students trained from scratch; pretrained T5 needs T5's own vocabulary.
 """
 
 import argparse
+import ast
 import io
 import os
 import sys
@@ -27,8 +28,9 @@ def train(
   """Trains on inputs, labels and rationales, and writes `output`, whole or not at all.
 
   Ids as in T5: 0 padding, 1 EOS, 2 unknown, no BOS. Every character of the text is covered;
-  the task prefixes and, of registered datasets, labels and answer phrase are part of it. One
-  thread: the same records give the same model.
+  the prefixes of the objectives that `data.configure` was told, what further ones write, and, of
+  registered datasets, labels and answer phrase are part of it. One thread: the same records give
+  the same model.
 
   Args:
     records_dir: folder of the records.
@@ -81,7 +83,7 @@ def _sets(records_dir: str) -> list[str]:
 def _sentences(records_dir: str, names: Sequence[str]) -> Iterator[str]:
   from dss_jax import records
   from dss_jax.data import settings
-  prefixes = settings.current()
+  label, rationale, *others = settings.current().table()
   for known in _datasets(names):
     yield known.completion.answer_phrase
     yield from known.labels or ()
@@ -90,10 +92,12 @@ def _sentences(records_dir: str, names: Sequence[str]) -> Iterator[str]:
     phrase = ''.join(one.completion.answer_phrase for one in _datasets([name]))
     for record in records.read_records(records_dir, dataset, split):
       for part in record.input.split('</s>'):
-        yield prefixes.label_prefix + part
+        yield label.prefix + part
       yield f'{phrase} {record.label or record.teacher_label}'
       if record.rationale:
-        yield prefixes.rationale_prefix + record.rationale
+        yield rationale.prefix + record.rationale
+      for row in others:
+        yield f'{row.prefix}{getattr(record, row.target)}'
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +115,9 @@ example:
   parser.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
                       help='a module that registers datasets of your own: their labels and answer '
                            'phrases are covered; may be repeated')
+  parser.add_argument('--objectives', metavar='ROWS', type=ast.literal_eval, default=None,
+                      help="further tasks, as the training's DSS_OBJECTIVES: their prefixes and "
+                           'targets are covered')
   parser.add_argument('--output', required=True, metavar='FILE', help='the .model file to write')
   parser.add_argument('--vocab_size', type=int, default=8192, help='pieces (default: 8192)')
   parser.add_argument('--model_type', choices=MODEL_TYPES, default='unigram',
@@ -124,6 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not args.records_dir:
     raise errors.UserError('--records_dir is not set (and DSS_DATA_DIR is not either)')
   cli.import_quietly('dss_jax.tasks', *args.modules)
+  if args.objectives:
+    from dss_jax import data
+    data.configure(objectives=args.objectives)
   pieces = train(args.records_dir, args.output, sets=args.sets, vocab_size=args.vocab_size,
                  model_type=args.model_type)
   print(f'{args.output}: {pieces:,} pieces; train with --gin.VOCABULARY={args.output} '

@@ -15,7 +15,7 @@
 # where all nodes see them. Logs are in runs/slurm. Example, 2 nodes with 4 GPUs each:
 #   launch/slurm.sh --nodes=2 --gpus_per_node=4 --time=12:00:00 --partition=gpu \
 #       --sbatch_option=--mem=64G -- --gin_file=gin/native/dss.gin --gin.DATASET=anli \
-#       --gin.INITIAL_CHECKPOINT_PATH=t5-v1_1-base --gin.RECORDS_DIR=records \
+#       --gin.INITIAL_CHECKPOINT_PATH=google/t5-v1_1-base --gin.RECORDS_DIR=records \
 #       --gin.MODEL_DIR=runs/anli
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

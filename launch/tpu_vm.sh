@@ -30,7 +30,7 @@
 # preempted slice loses its own. The hosts' service account needs access to the bucket. Examples:
 #   launch/tpu_vm.sh up --name=dss --zone=us-west4-a --accelerator_type=v5litepod-16 --spot \
 #       --delete_when_done -- --gin_file=gin/native/dss.gin --gin.DATASET=anli \
-#       --gin.MESH_MODEL=2 --gin.INITIAL_CHECKPOINT_PATH=gs://my-bucket/t5-v1_1-base \
+#       --gin.MESH_MODEL=2 --gin.INITIAL_CHECKPOINT_PATH=google/t5-v1_1-base \
 #       --gin.RECORDS_DIR=gs://my-bucket/records --gin.MODEL_DIR=gs://my-bucket/runs/anli
 #   launch/tpu_vm.sh watch --name=dss --zone=us-west4-a
 #   launch/tpu_vm.sh create --name=dss --zone=us-west4-a --accelerator_type=v6e-8 \

@@ -11,6 +11,7 @@ import pytest
 
 import dss_jax.tasks  # noqa: F401
 from dss_jax import datasets, errors, gin_files, models, records
+from dss_jax.experiments import grid
 from dss_jax.tasks import toy
 from dss_jax.train import config as config_lib
 from dss_jax.train import gin_config, loop
@@ -68,6 +69,15 @@ def test_what_a_method_and_a_dataset_make(method, name):
   assert run.data.pack == (name != 'toy') and run.steps == (300 if name == 'toy' else 10_000)
   assert run.model.emb_dim == (32 if name == 'toy' else 768)
   assert plain([f'gin/native/{method}_{name}.gin']) == config_lib.as_dict(run)  # Its old name.
+
+
+def test_a_method_is_a_file():
+  assert gin_files.methods() == {
+      name: task.format('{DATASET}') for name, task in sorted(TASKS.items())}
+  assert {file for labels in grid.METHODS.values() for file in labels.values()} == set(TASKS)
+  assert grid.METHODS['dss'] == {'gold': 'dss', 'teacher': 'dss_teacher'}
+  assert grid.METHODS['distill'] == {'teacher': 'distill'}
+  assert grid.WEIGHTED == ('dss', 'dss_shuffled')
 
 
 def test_files_then_overlays_then_bindings():

@@ -4,7 +4,7 @@ import html
 
 import pytest
 
-from dss_jax import errors, records, vocab
+from dss_jax import data, errors, records, vocab
 from dss_jax.inspect import __main__ as inspect
 
 
@@ -78,3 +78,16 @@ def test_a_vocabulary_has_t5s_ids_and_is_the_same_each_time(toy_records, tmp_pat
   assert pieces[0] == pieces[1] and pieces[0][:3] == ['<pad>', '</s>', '<unk>']
   with pytest.raises(errors.UserError, match='no \\*-train record set'):
     vocab.main([f'--records_dir={tmp_path}', f'--output={tmp_path}/c.model'])
+
+
+def test_a_vocabulary_covers_further_objectives(toy_records, tmp_path):
+  rows = "(('premise', '<premise>', 'teacher_label', 0.2),)"
+  flags = [f'--records_dir={toy_records}', f'--output={tmp_path}/v.model', '--vocab_size=64',
+           '--model_type=char']
+  try:
+    for more, known in (([], False), ([f'--objectives={rows}'], True)):
+      assert vocab.main([*flags, *more]) == 0
+      model = vocab.sentencepiece.SentencePieceProcessor(model_file=f'{tmp_path}/v.model')
+      assert (model.unk_id() not in model.encode('<premise>')) == known
+  finally:
+    data.configure()

@@ -22,12 +22,15 @@ Tensors are converted one at a time, so a model larger than half of the memory f
 """
 _EPILOG = """\
 examples:
-  # A public model, downloaded, as the start of a run:
-  python -m dss_jax.convert --input=t5-v1_1-base --output=t5_1_1_base --to=native
+  # A public model, by its name at the Hugging Face hub or its folder, as the start of a run:
+  python -m dss_jax.convert --input=google/t5-v1_1-base --output=t5_1_1_base --to=native
   python -m dss_jax.train ... --gin.INITIAL_CHECKPOINT_PATH=t5_1_1_base
 
   # What you trained, for transformers (its best checkpoint, with tokenizer and model card):
   python -m dss_jax.convert --input=runs/dss_cqa --output=export --to=hf
+
+  # For CPUs, in int8 (needs the extra `ct2`):
+  python -m dss_jax.convert --input=runs/dss_cqa --output=ct2 --to=ct2 --dtype=int8
 
   # For T5X, in bfloat16:
   python -m dss_jax.convert --input=runs/dss_cqa --output=t5x --to=t5x --dtype=bfloat16
@@ -35,7 +38,6 @@ examples:
 A run's folder means its best checkpoint; name one step as runs/dss_cqa/checkpoints/200.
 Paths may be gs://.
 """
-_DTYPES = ('float32', 'bfloat16')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,10 +45,13 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog=cli.program('convert'), description=_DESCRIPTION.format(formats=listed), epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--input', required=True, metavar='DIR', help='the checkpoint to read')
+  parser.add_argument('--input', required=True, metavar='DIR',
+                      help="the checkpoint to read: a folder, or a model's name at the hub")
   parser.add_argument('--output', required=True, metavar='DIR', help='a new folder')
   parser.add_argument('--to', required=True, choices=list(formats.FORMATS))
-  parser.add_argument('--dtype', choices=_DTYPES, help="of the output (default: the input's)")
+  dtypes = sorted({name for one in formats.FORMATS.values() for name in one.dtypes})
+  parser.add_argument('--dtype', choices=dtypes,
+                      help="of the output (default: the input's; float32 for ct2)")
   parser.add_argument('--scan_layers', action=argparse.BooleanOptionalAction,
                       help='native and t5x: store all layers of a stack in one tensor (default: '
                            "native as the input, t5x no: scanned is for T5X's scalable_t5, which "
@@ -108,7 +113,7 @@ def convert(
     to: a key of `formats.FORMATS`.
     info: what is known of the student; its network becomes that of the weights.
     vocabulary: contents of the SentencePiece model, if there is one.
-    dtype: 'float32', 'bfloat16', or None for the weights' own.
+    dtype: one of the format's `dtypes`, or None for the weights' own.
     scan_layers: how native and T5X store layers; None for as the weights have them where the
       format `keeps_scan`, else one by one.
     step: for T5X's folder name.
@@ -120,6 +125,8 @@ def convert(
   if folder.exists():
     raise errors.UserError(f'--output={output} exists: give a new folder, or remove it')
   wanted = formats.FORMATS[to]
+  if dtype not in (None, *wanted.dtypes):
+    raise errors.UserError(f'--dtype={dtype}: {to} has {", ".join(wanted.dtypes)}')
   as_before = weights.config.scan_layers and wanted.keeps_scan
   scanned = as_before if scan_layers is None else scan_layers
   info = dataclasses.replace(info, model=dataclasses.replace(info.model, scan_layers=scanned))

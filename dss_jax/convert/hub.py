@@ -164,8 +164,8 @@ def _weights(names: Iterable[str], download: Callable[[str], str]) -> list[str]:
 
 def _wanted(folder: pathlib.Path) -> list[str]:
   """The names of a snapshot's files that are used."""
-  small = [name for name in _SMALL if (folder / name).exists()]
-  return small + sorted(path.name for path in hugging_face_files.weight_files(epath.Path(folder)))
+  weights = {path.name for path in hugging_face.weight_files(epath.Path(folder))}
+  return sorted(weights | {name for name in _SMALL if (folder / name).exists()})
 
 
 def _why(repo: str, revision: str, error: Exception, kinds: Any, constants: Any) -> str:
@@ -190,7 +190,8 @@ def _why(repo: str, revision: str, error: Exception, kinds: Any, constants: Any)
     return (f'not on this machine, and {reason}: where it can be reached, run `hf download '
             f'{repo}{at} --local-dir=DIR`, copy DIR here, and give its path')
   if isinstance(error, kinds.EntryNotFoundError):
-    return f'the model has no {hugging_face.CONFIG_FILE}: it is none of transformers; see {page}'
+    return (f'the model has no {hugging_face.CONFIG_FILE}: it is an adapter, or none of '
+            f'transformers; see {page}')
   if _status(error) == 401:
     return 'the hub does not accept the token: correct HF_TOKEN, or unset it'
   return f'it cannot be downloaded ({type(error).__name__}: {" ".join(str(error).split())[:200]})'

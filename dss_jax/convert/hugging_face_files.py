@@ -11,8 +11,6 @@ from etils import epath
 from dss_jax import errors
 from dss_jax.convert import flax_file, safetensors_file, torch_file
 
-_ADAPTER_FILE = 'adapter_config.json'
-
 
 class TensorFile(Protocol):
   """A file open for reading, with PyTorch's names and layout of the tensors."""
@@ -49,23 +47,12 @@ def index_of(name: str) -> str:
   return f'{name}.index.json'
 
 
-def weight_files(folder: epath.Path) -> list[epath.Path]:
-  """The files that hold tensors, or say where they are, in the format that is read."""
-  found = (list(folder.glob(pattern)) for pattern in (
-      '*.safetensors*', 'pytorch_model*.bin*', 'flax_model*.msgpack*'))
-  return next(filter(None, found), [])
-
-
 def open_files(folder: epath.Path) -> dict[str, TensorFile]:
   """The file of each tensor.
 
   Raises:
     UserError: files or shards are missing, are not those of the index, or are damaged.
   """
-  if (folder / _ADAPTER_FILE).exists():
-    raise errors.UserError(
-        f'{folder}/{_ADAPTER_FILE}: an adapter, which would not be applied; save the merged model '
-        'with `merge_and_unload().save_pretrained(NEW_DIR)` of peft')
   one = _format(folder)
   shards, map_ = _shards(folder, one)
   files = {name: FORMATS[one](str(folder / name)) for name in shards}

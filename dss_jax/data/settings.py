@@ -45,10 +45,10 @@ class DataSettings:
   train_fraction_seed: int = 0
 
   def __post_init__(self):
-    valid.path(VOCABULARY=self.vocabulary, RECORDS_DIR=self.records_dir)
-    valid.text(LABEL_PREFIX=self.label_prefix, RATIONALE_PREFIX=self.rationale_prefix)
-    valid.share(TRAIN_FRACTION=self.train_fraction)
-    valid.whole(0, TRAIN_FRACTION_SEED=self.train_fraction_seed)
+    valid.path(**valid.fields(self, 'vocabulary', 'records_dir'))
+    valid.text(**valid.fields(self, 'label_prefix', 'rationale_prefix'))
+    valid.share(**valid.fields(self, 'train_fraction'))
+    valid.whole(0, **valid.fields(self, 'train_fraction_seed'))
 
   def table(self) -> 'objective.Objectives':
     """The table of objectives; their weights are the trainer's to choose."""
@@ -62,7 +62,7 @@ class DataSettings:
     if not folder:
       raise errors.UserError('no folder of records: give --records_dir=DIR, '
                              '--gin.RECORDS_DIR=DIR or set DSS_DATA_DIR')
-    files.check_path('RECORDS_DIR' if self.records_dir else 'DSS_DATA_DIR', folder)
+    files.check_path('DataSettings.records_dir' if self.records_dir else 'DSS_DATA_DIR', folder)
     return folder
 
 

@@ -43,8 +43,8 @@ def load(spec: str) -> seqio.Vocabulary:
         f"{_one_line(error)}; give the path of a .model file, 'bytes', or train one with "
         '`python -m dss_jax.vocab`')
     raise errors.UserError(
-        f'VOCABULARY={spec}: not a readable SentencePiece model: {why}') from error
-  tokenizer.check_ids(vocabulary.tokenizer, f'VOCABULARY={spec}')
+        f'DataSettings.vocabulary={spec}: not a readable SentencePiece model: {why}') from error
+  tokenizer.check_ids(vocabulary.tokenizer, f'DataSettings.vocabulary={spec}')
   return vocabulary
 
 
@@ -70,7 +70,8 @@ def fingerprint(spec: str) -> str:
     with tf.io.gfile.GFile(spec, 'rb') as f:
       return hashlib.sha256(f.read()).hexdigest()
   except tf.errors.OpError as error:
-    raise errors.UserError(f'VOCABULARY={spec} cannot be read ({_one_line(error)})') from error
+    raise errors.UserError(
+        f'DataSettings.vocabulary={spec} cannot be read ({_one_line(error)})') from error
 
 
 def describe(chosen: settings.DataSettings) -> str:

@@ -32,7 +32,7 @@ class BatchDecoder:
     sharding: rows of a batch are split over its mesh's data and fsdp axes.
   """
 
-  def __init__(self, model: models.Transformer, sharding: sharding_lib.Sharding):
+  def __init__(self, model: models.Network, sharding: sharding_lib.Sharding):
     self._model = model
     self._sharding = sharding
     # As many entries as options are used. Decorated methods would keep the network for ever.
@@ -113,7 +113,9 @@ class BatchDecoder:
 
   def _make_sampler(self, length: int, sampling: Sampling, seed: int) -> sharding_lib.Jitted:
     def draw(params, tokens, numbers):
-      keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+      # Whatever JAX's default is: of rbg, a row's draws would depend on its batch.
+      root = jax.random.key(seed, impl='threefry2x32')
+      keys = jax.vmap(lambda n: jax.random.fold_in(root, n))(numbers)
       found = sample(self._model, params, tokens, length, keys, sampling)
       return found.tokens, found.log_probs
     return self._jit(draw)

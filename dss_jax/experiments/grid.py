@@ -10,14 +10,19 @@ from typing import Any
 
 from dss_jax import errors, gin_files, valid
 
-METHODS = {  # method: {label source: its gin file}
-    'dss': {'gold': 'dss', 'teacher': 'dss_teacher'},
-    'dss_shuffled': {'gold': 'dss_shuffled'},
-    'finetune': {'gold': 'finetune'},
-    'distill': {'teacher': 'distill'},
-    'rationale_then_label': {'gold': 'rationale_then_label'},
-}
-WEIGHTED = ('dss', 'dss_shuffled')  # Only these have a DSS_ALPHA to choose.
+
+def _methods() -> dict[str, dict[str, str]]:
+  """{'dss': {'gold': 'dss', 'teacher': 'dss_teacher'}, ...}: method, labels -> its gin file."""
+  found: dict[str, dict[str, str]] = {}
+  for file, task in gin_files.methods().items():
+    labels = 'teacher' if task.endswith(('_teacher', '_distill')) else 'gold'
+    found.setdefault(file.removesuffix('_teacher'), {})[labels] = file
+  return found
+
+
+METHODS = _methods()
+# Only these have a DSS_ALPHA to choose: mixtures of label and rationale.
+WEIGHTED = tuple(name for name in METHODS if gin_files.methods()[name].startswith('dss_'))
 AS_IN_RECIPE = 'recipe'
 _LISTS = {  # field: what each of its values may be
     'datasets': valid.text, 'methods': valid.text, 'labels': valid.text,
@@ -65,28 +70,27 @@ class Sweep:
       values = getattr(self, name)
       if isinstance(values, str) or not isinstance(values, Sequence) or (
           not values and name in _LISTS):
-        raise errors.UserError(f"{name.upper()}={values!r}: write a tuple, such as ('x',)")
+        raise errors.UserError(f"Sweep.{name}={values!r}: write a tuple, such as ('x',)")
       for value in values:
-        _LISTS.get(name, valid.text)(**{name.upper(): value})
+        _LISTS.get(name, valid.text)(**{f'Sweep.{name}': value})
       if len({_shown(value) for value in values}) < len(values):
-        raise errors.UserError(f'{name.upper()}={values!r} names something twice')
-    _known('METHODS', self.methods, METHODS)
-    _known('LABELS', self.labels, ('gold', 'teacher'))
+        raise errors.UserError(f'Sweep.{name}={values!r} names something twice')
+    _known('Sweep.methods', self.methods, METHODS)
+    _known('Sweep.labels', self.labels, ('gold', 'teacher'))
     for method in self.methods:
       if not set(METHODS[method]) & set(self.labels):
         raise errors.UserError(
-            f'METHODS: {method!r} learns {" and ".join(METHODS[method])} labels, and LABELS has '
-            f'{" and ".join(self.labels)}')
-    valid.whole(0, RATIONALES=self.rationales)
-    valid.text(RUN_FILE=self.run_file)
+            f'Sweep.methods: {method!r} learns {" and ".join(METHODS[method])} labels, and '
+            f'Sweep.labels has {" and ".join(self.labels)}')
+    valid.whole(0, **valid.fields(self, 'rationales'))
+    valid.text(**valid.fields(self, 'run_file'))
     unknown = re.sub(r'\{(method|dataset)\}', '', self.run_file)
     if '{' in unknown or '}' in unknown:
       raise errors.UserError(
-          f'RUN_FILE={self.run_file}: only {{method}} and {{dataset}} are replaced')
-    valid.settings(SETTINGS=self.settings)
-    valid.settings(SETTINGS_FOR=self.settings_for)
-    valid.settings(**{f'SETTINGS_FOR[{name!r}]': one for name, one in self.settings_for.items()})
-    _known('SETTINGS_FOR', self.settings_for, (*METHODS, *self.datasets, *self.models))
+          f'Sweep.run_file={self.run_file}: only {{method}} and {{dataset}} are replaced')
+    valid.settings(**valid.fields(self, 'settings', 'settings_for'), **{
+        f'Sweep.settings_for[{name!r}]': one for name, one in self.settings_for.items()})
+    _known('Sweep.settings_for', self.settings_for, (*METHODS, *self.datasets, *self.models))
 
 
 def _shown(value: Any) -> str:

@@ -28,7 +28,7 @@ examples:
 
   # Less data: DSS and fine-tuning at five fractions of CommonsenseQA, three seeds
   python -m dss_jax.experiments.sweep --gin_file=gin/sweeps/fractions.gin --out=fractions \\
-      --gin.RECORDS_DIR=records --gin.INITIAL_CHECKPOINT_PATH=t5-v1_1-base
+      --gin.RECORDS_DIR=records --gin.INITIAL_CHECKPOINT_PATH=google/t5-v1_1-base
 
   # The second of four machines that share OUT
   python -m dss_jax.experiments.sweep ... --shard=1/4

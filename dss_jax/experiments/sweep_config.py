@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import gin
 from dss_jax import errors
 from dss_jax.experiments import grid
 from dss_jax.train import gin_config
@@ -20,7 +19,7 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> grid.Sweep:
   names = {field.name.upper() for field in dataclasses.fields(grid.Sweep)}
   own = [binding for binding in bindings if binding.partition('=')[0] in names]
   gin_config.read(files, own)
-  if not gin.config._CONFIG.get(('', 'dss_jax.experiments.Sweep')):
+  if not gin_config.bound('dss_jax.experiments.Sweep'):
     raise errors.UserError(
         'these gin files make no sweep: give one such as gin/sweeps/fractions.gin')
   try:

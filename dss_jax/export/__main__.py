@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
       formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
   add('--model_dir', required=True, metavar='DIR',
-      help='a run, or a converted, Hugging Face or T5X folder')
+      help="a run, a converted, Hugging Face or T5X folder, or a model's name at the hub")
   add('--output', required=True, metavar='DIR', help='a new folder')
   add('--platforms', default='cpu,cuda,tpu', metavar='A,B',
       help='what the code is lowered for (default: cpu,cuda,tpu)')
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export_decoding(
-    model: models.Transformer, params: Any, length: int, platforms: Sequence[str]
+    model: models.Network, params: Any, length: int, platforms: Sequence[str]
 ) -> jax_export.Exported:
   """Greedy decoding as a function of flat parameters and tokens, both dimensions symbolic.
 

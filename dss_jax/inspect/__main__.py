@@ -23,6 +23,11 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the rows."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  with cli.flags_named(vars(args)):
+    return _inspect(args)
+
+
+def _inspect(args: argparse.Namespace) -> int:
   cli.import_quietly('dss_jax.tasks', *args.modules)
   from dss_jax import data
   chosen = {'vocabulary': args.vocabulary} if args.vocabulary else {}

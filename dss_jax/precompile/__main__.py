@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -97,24 +96,27 @@ def _look_at_data(config) -> list[str]:
   if not (config.data.records_dir or os.environ.get('DSS_DATA_DIR')):
     return []
   cli.import_quietly('dss_jax.tasks')
-  from dss_jax.train import loop
-  return loop.look_at_data(config)
+  from dss_jax.train import gin_config, loop
+  with gin_config.macros_named():
+    return [gin_config.with_macros(line) for line in loop.look_at_data(config)]
 
 
 def _runs(args: argparse.Namespace, bindings: Sequence[str]):
-  """(label, TrainConfig) of each model, or of the gin files as they are."""
+  """(label, TrainConfig) of each model, or of what the gin files train: 'dss_anli'."""
   from dss_jax.train import gin_config
   models = [(name, [f'gin/native/models/{name}.gin']) for name in _split(args.models)]
-  models = models or [(pathlib.Path(args.gin_file[-1]).stem, [])]
   given = ['MODEL_DIR=unused', *bindings]  # A plan writes no run.
   try:
     parts = 1 if args.microbatches == 'auto' else int(args.microbatches)
   except ValueError as error:
     raise errors.UserError(
         f'--microbatches={args.microbatches}: give a number, or auto') from error
-  return [(name, dataclasses.replace(
-      gin_config.parse([*args.gin_file, *files], given), microbatches=parts))
-          for name, files in models]
+  found = []
+  for name, files in models or [('', [])]:
+    config = gin_config.parse([*args.gin_file, *files], given)
+    found.append((name or config.data.mixture_or_task,
+                  dataclasses.replace(config, microbatches=parts)))
+  return found
 
 
 def _cells(args: argparse.Namespace, runs):
@@ -122,7 +124,8 @@ def _cells(args: argparse.Namespace, runs):
   from dss_jax import sharding
   from dss_jax.precompile import plan, topologies
   slices = [topologies.parse(name) for one in args.topology for name in _split(one) or ['']]
-  meshes = [sharding.parse_mesh(text) for text in _split(args.mesh)] or [runs[0][1].mesh]
+  with cli.flags_named({'mesh'}):
+    meshes = [sharding.parse_mesh(text) for text in _split(args.mesh)] or [runs[0][1].mesh]
   found = plan.cells(runs, slices, None if args.sweep else meshes)
   if not args.sweep and len(found) == 1 and found[0].problem:
     raise errors.UserError(found[0].problem)

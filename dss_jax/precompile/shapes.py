@@ -39,7 +39,7 @@ def problem(config: config_lib.TrainConfig) -> str:
   try:
     sharding.check_network(config.model, mesh)
   except errors.UserError as error:
-    return str(error)
+    return f'--{error}'
   shards = mesh.shards
   if rows % shards:
     good = ', '.join(str(n) for n in divisors(rows) if n < shards)

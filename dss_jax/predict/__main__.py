@@ -42,8 +42,8 @@ def _parser() -> argparse.ArgumentParser:
       formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
   add('--model_dir', required=True, metavar='DIR',
-      help="a run (its best checkpoint), one step's folder, or a converted, Hugging Face or T5X "
-           'folder')
+      help="a run (its best checkpoint), one step's folder, a converted, Hugging Face or T5X "
+           "folder, or a model's name at the hub")
   add('--input', required=True, metavar='FILE', help='JSON lines or a JSON list; may be gs://')
   add('--output', required=True, metavar='FILE', help='JSON lines; must not exist')
   add('--dataset', metavar='NAME',

@@ -76,7 +76,7 @@ class RunTime:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """A checkpoint that was read; `problems` tells of newer ones that were not."""
+  """Where a run goes on; `problems` tells of newer checkpoints that could not be used."""
 
   step: int
   state: state_lib.TrainState
@@ -110,7 +110,7 @@ class Checkpoints:
     """Writes the checksums before Orbax gives the folder its name."""
     if processes.is_main():
       step = self._saving[name]
-      aside = sorted((self._model_dir / name).glob(f'{step}.orbax-checkpoint-tmp*'),
+      aside = sorted((self._model_dir / name).glob(f'{step}{ocp.utils.TMP_DIR_SUFFIX}*'),
                      key=lambda path: path.stat().mtime)
       checksums.write(aside[-1] if aside else self._folder(step, name))
 

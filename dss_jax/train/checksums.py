@@ -13,7 +13,7 @@ from etils import epath
 from dss_jax import files
 
 FILE = 'checksums.json'
-_STILL_WRITTEN = ('_CHECKPOINT_METADATA', 'commit_success.txt')  # by Orbax, at the very end
+STILL_WRITTEN = ('_CHECKPOINT_METADATA', 'commit_success.txt')  # by Orbax, at the very end
 _BLOCK = 2**24  # bytes read at a time
 
 
@@ -51,7 +51,7 @@ def _files(root: epath.Path, prefix: str = '') -> list[str]:
     name = f'{prefix}{path.name}'
     if path.is_dir():
       found += _files(path, f'{name}/')
-    elif name not in (FILE, *_STILL_WRITTEN):
+    elif name not in (FILE, *STILL_WRITTEN):
       found.append(name)
   return found
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import optax
 
-from dss_jax import models
+from dss_jax import families, models
 from dss_jax import sharding as sharding_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
+from dss_jax.train import rngs as rngs_lib
 from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
 
@@ -25,7 +26,7 @@ class Compute:
     train_step: (TrainState, batch) -> (TrainState, metrics), jitted; donates the state.
   """
 
-  model: models.Transformer
+  model: models.Network
   optimizer: optax.GradientTransformation
   state_sharding: Any
   init: Callable[[], state_lib.TrainState]
@@ -34,14 +35,15 @@ class Compute:
 
 def build(config: config_lib.TrainConfig, sharding: sharding_lib.Sharding) -> Compute:
   """For the mesh of `sharding`; nothing is compiled yet."""
-  model = models.Transformer(config.model)
+  model = families.network(config.model)
   schedule = optimizer_lib.make_schedule(config.optimizer, config.steps)
   optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
+  rngs = rngs_lib.Rngs(config.seed, config.rngs)
   state_sharding = state_lib.sharding(sharding, model, optimizer)
   train_step = sharding.jit(
       step_lib.make_train_step(
           model, optimizer, schedule, objectives=config.objectives,
-          microbatches=config.microbatches, seed=config.seed, loss_chunk=config.loss_chunk),
+          microbatches=config.microbatches, rngs=rngs, loss_chunk=config.loss_chunk),
       donate_argnums=0, out_shardings=(state_sharding, sharding.replicated))
   return Compute(model, optimizer, state_sharding,
-                 lambda: state_lib.init_state(model, optimizer, config.seed), train_step)
+                 lambda: state_lib.init_state(model, optimizer, rngs), train_step)

@@ -12,6 +12,7 @@ from typing import Any
 from dss_jax import data as data_lib
 from dss_jax import errors, models, objective, valid
 from dss_jax.sharding import MeshConfig
+from dss_jax.train.rngs import RngConfig
 
 OPTIMIZERS = ('adamw', 'adamw_transformers4', 'adafactor')
 # Matrices, embedding table, scales of norms, relative position biases: T5 has no other parameters.
@@ -48,15 +49,15 @@ class DataConfig(data_lib.DataSettings):
 
   def __post_init__(self):
     super().__post_init__()
-    valid.text(MIXTURE_OR_TASK_NAME=self.mixture_or_task)
+    valid.text(**valid.fields(self, 'mixture_or_task'))
     lengths = self.feature_lengths
     if not isinstance(lengths, Mapping) or set(lengths) != {'inputs', 'targets'}:
       raise errors.UserError(
-          f"TASK_FEATURE_LENGTHS={lengths!r}: give exactly {{'inputs': ..., 'targets': ...}}")
-    valid.whole(1, BATCH_SIZE=self.batch_size, **{
-        f"TASK_FEATURE_LENGTHS['{side}']": length for side, length in lengths.items()})
-    valid.flag(PACK=self.pack, VERIFY_RECORDS=self.verify_records)
-    valid.whole(0, SEED=self.seed)
+          f"DataConfig.feature_lengths={lengths!r}: give exactly {{'inputs': ..., 'targets': ...}}")
+    valid.whole(1, **valid.fields(self, 'batch_size'), **{
+        f"DataConfig.feature_lengths['{side}']": length for side, length in lengths.items()})
+    valid.flag(**valid.fields(self, 'pack', 'verify_records'))
+    valid.whole(0, **valid.fields(self, 'seed'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,21 +91,20 @@ class OptimizerConfig:
   epsilon: float = 1e-8
 
   def __post_init__(self):
-    valid.one_of(OPTIMIZERS, OPTIMIZER=self.name)
-    valid.one_of(('linear', 'cosine', 'constant', 'rsqrt'), SCHEDULE=self.schedule)
+    valid.one_of(OPTIMIZERS, **valid.fields(self, 'name'))
+    valid.one_of(('linear', 'cosine', 'constant', 'rsqrt'), **valid.fields(self, 'schedule'))
     if self.clip_norm is None:  # Resolved here, so that run.json says what was done.
       object.__setattr__(self, 'clip_norm', 0.0 if self.name == 'adafactor' else 1.0)
-    valid.whole(0, WARMUP_STEPS=self.warmup_steps)
-    valid.number(lambda x: x >= 0, 'of at least 0', LEARNING_RATE=self.learning_rate,
-                 WEIGHT_DECAY=self.weight_decay, CLIP_NORM=self.clip_norm)
-    valid.number(lambda x: 0 <= x < 1, 'in [0, 1)', BETA2=self.beta2,
-                 **{'OptimizerConfig.beta1': self.beta1})
-    valid.number(lambda x: x > 0, 'above 0', **{'OptimizerConfig.epsilon': self.epsilon})
+    valid.whole(0, **valid.fields(self, 'warmup_steps'))
+    valid.number(lambda x: x >= 0, 'of at least 0',
+                 **valid.fields(self, 'learning_rate', 'weight_decay', 'clip_norm'))
+    valid.number(lambda x: 0 <= x < 1, 'in [0, 1)', **valid.fields(self, 'beta1', 'beta2'))
+    valid.number(lambda x: x > 0, 'above 0', **valid.fields(self, 'epsilon'))
     if not isinstance(self.no_decay, (tuple, list, type(None))):
-      raise errors.UserError(
-          f"NO_DECAY={self.no_decay!r}: give a tuple of names, such as ('scale', 'rel_embedding')")
+      raise errors.UserError(f'OptimizerConfig.no_decay={self.no_decay!r}: give a tuple of names, '
+                             "such as ('scale', 'rel_embedding')")
     for name in self.no_decay or ():
-      valid.one_of(PARAMETER_NAMES, NO_DECAY=name)
+      valid.one_of(PARAMETER_NAMES, **{'OptimizerConfig.no_decay': name})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +128,9 @@ class EvalConfig:
   test_at_end: bool = _free(True)
 
   def __post_init__(self):
-    valid.whole(0, EVAL_PERIOD=self.every, EVAL_EXAMPLES=self.num_examples)
-    valid.whole(1, EVAL_BATCH_SIZE=self.batch_size)
-    valid.flag(**{'EvalConfig.test_at_end': self.test_at_end})
+    valid.whole(0, **valid.fields(self, 'every', 'num_examples'))
+    valid.whole(1, **valid.fields(self, 'batch_size'))
+    valid.flag(**valid.fields(self, 'test_at_end'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +141,8 @@ class CheckpointConfig:
   keep: int = 2
 
   def __post_init__(self):
-    valid.whole(0, CHECKPOINT_PERIOD=self.every)
-    valid.whole(1, KEEP_CHECKPOINTS=self.keep)
+    valid.whole(0, **valid.fields(self, 'every'))
+    valid.whole(1, **valid.fields(self, 'keep'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +153,13 @@ class TrainConfig:
     model_dir: where everything of the run is written, local or `gs://`.
     steps: optimizer steps in total.
     model: the student.
-    data, optimizer, mesh, evaluation, checkpoints: see their classes.
+    data, optimizer, rngs, mesh, evaluation, checkpoints: see their classes.
     alpha: weight of the label loss (DESIGN: loss = alpha * label + (1 - alpha) * rationale);
       1.0 for the single-task baselines.
     microbatches: parts that a batch is computed in, one after the other; same update, but for
       what dropout draws.
     loss_chunk: target positions whose logits are in memory at a time; 0 for all; same update.
-    seed: initial parameters and dropout.
+    seed: of all random streams, see `train/rngs.py`.
     initial_checkpoint_path: parameters to start from: a model's name at the Hugging Face hub, a
       Hugging Face folder, a run's or a converted folder or a T5X checkpoint, local or `gs://`; ''
       starts from scratch.
@@ -169,8 +169,9 @@ class TrainConfig:
   model_dir: str = dataclasses.field(metadata=_FREE)
   data: DataConfig
   steps: int = 10_000
-  model: models.T5Config = models.T5Config()
+  model: models.Config = models.T5Config()
   optimizer: OptimizerConfig = OptimizerConfig()
+  rngs: RngConfig = RngConfig()
   mesh: MeshConfig = _free(MeshConfig())
   evaluation: EvalConfig = EvalConfig()
   checkpoints: CheckpointConfig = _free(CheckpointConfig())
@@ -183,28 +184,27 @@ class TrainConfig:
 
   def __post_init__(self):
     if not self.model_dir:
-      raise errors.UserError('MODEL_DIR is not set: give --gin.MODEL_DIR=DIR')
-    valid.path(MODEL_DIR=self.model_dir)
-    valid.path(hub=True, INITIAL_CHECKPOINT_PATH=self.initial_checkpoint_path)
+      raise errors.UserError('TrainConfig.model_dir is not set: name a folder')
+    valid.path(**valid.fields(self, 'model_dir'))
+    valid.path(hub=True, **valid.fields(self, 'initial_checkpoint_path'))
     for field in dataclasses.fields(self):
       if dataclasses.is_dataclass(field.type) and not isinstance(
           getattr(self, field.name), field.type):
         raise errors.UserError(f'TrainConfig.{field.name} is not a {field.type.__name__}: set its '
                                'fields, not itself')
-    valid.weight(DSS_ALPHA=self.alpha)
+    valid.weight(**valid.fields(self, 'alpha'))
     _ = self.objectives  # Refuses rows that are none.
-    valid.whole(1, TRAIN_STEPS=self.steps, MICROBATCHES=self.microbatches,
-                LOG_PERIOD=self.log_every)
-    valid.whole(0, LOSS_CHUNK=self.loss_chunk, SEED=self.seed)
+    valid.whole(1, **valid.fields(self, 'steps', 'microbatches', 'log_every'))
+    valid.whole(0, **valid.fields(self, 'loss_chunk', 'seed'))
     if self.data.batch_size % self.microbatches:
       raise errors.UserError(
-          f'BATCH_SIZE={self.data.batch_size} cannot be split into MICROBATCHES='
-          f'{self.microbatches} equal parts')
+          f'DataConfig.batch_size={self.data.batch_size} cannot be split into '
+          f'TrainConfig.microbatches={self.microbatches} equal parts')
     warmup = self.optimizer.warmup_steps
     if warmup > self.steps and self.optimizer.schedule != 'rsqrt':  # There it is a plateau.
       raise errors.UserError(
-          f'WARMUP_STEPS={warmup}: the run ends before, at TRAIN_STEPS={self.steps}; '
-          f'use at most --gin.WARMUP_STEPS={self.steps}')
+          f'OptimizerConfig.warmup_steps={warmup}: the run ends before, at '
+          f'TrainConfig.steps={self.steps}; use at most {self.steps}')
 
   @property
   def objectives(self) -> objective.Objectives:

@@ -31,7 +31,7 @@ class Evaluator:
       self,
       config: config_lib.TrainConfig,
       split: str,
-      model: models.Transformer,
+      model: models.Network,
       sharding: sharding_lib.Sharding,
       log_dir: str = '',
       between: Callable[[], None] = lambda: None,
@@ -174,8 +174,8 @@ def check_metric(name: str, metric: str) -> None:
 def no_metric(metric: str, known: Iterable[str]) -> errors.UserError:
   """The error to raise where checkpoints cannot be chosen by `metric`."""
   return errors.UserError(
-      f'EVAL_METRIC={metric}: checkpoints are chosen by a metric of the evaluation: '
-      f'{errors.did_you_mean(metric, known)}, or set --gin.EVAL_PERIOD=0 to choose none')
+      f'EvalConfig.metric={metric}: checkpoints are chosen by a metric of the evaluation: '
+      f'{errors.did_you_mean(metric, known)}, or set EvalConfig.every=0 to choose none')
 
 
 def _is_exact(task: seqio.Task) -> bool:

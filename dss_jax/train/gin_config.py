@@ -1,14 +1,15 @@
 """gin files and `--gin.NAME=VALUE` -> a TrainConfig."""
 
 import ast
+import contextlib
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
-from dss_jax import errors, gin_files, models
+from dss_jax import errors, families, gin_files
 from dss_jax.train import config as config_lib
 
 _CLASSES: dict[str, Any] = {}  # Dataclasses, by the names that gin has for them.
@@ -21,13 +22,13 @@ def configurable(cls: Any, module: str) -> Any:
 
 
 _TrainConfig = configurable(config_lib.TrainConfig, 'dss_jax.train')
-for _cls in (config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.MeshConfig,
-             config_lib.EvalConfig, config_lib.CheckpointConfig):
+for _cls in (config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.RngConfig,
+             config_lib.MeshConfig, config_lib.EvalConfig, config_lib.CheckpointConfig):
   configurable(_cls, 'dss_jax.train')
-configurable(models.T5Config, 'dss_jax.models')
+for _family in families.FAMILIES.values():
+  configurable(_family.config, 'dss_jax.models')
 
-_MODEL = f'dss_jax.models.{models.T5Config.__name__}'
-_MODEL_FIELD = re.compile(r'T5Config\.(\w+) is (.*?):(?= use )')
+_MODEL_FIELD = re.compile(r'(\w+Config)\.(\w+) is (.*?):(?= use )')
 _MACRO = re.compile(r'^[A-Za-z_]\w*$')
 
 
@@ -96,23 +97,31 @@ def _parse_file(path: str) -> None:
 
 
 def _macros() -> set[str]:
-  return {scope for scope, selector in gin.config._CONFIG if selector == 'gin.macro'}
+  """Names of the macros that have values: what gin's text binds without a class."""
+  return set(re.findall(r'^(\w+) =', gin.config_str(), re.MULTILINE))
+
+
+def bound(name: str) -> dict[str, str]:
+  """Field -> text of what the files bind it to, of a class such as 'dss_jax.train.TrainConfig'."""
+  return {field: repr(value) for field, value in gin.get_bindings(
+      name, resolve_references=False, inherit_scopes=False).items()}
 
 
 def _bind_defaults() -> None:
   """Gives a macro that no file sets the default of the field that it is bound to."""
-  bound = [(selector, name, repr(value)) for (_, selector), values in gin.config._CONFIG.items()
-           for name, value in values.items() if selector in _CLASSES]
-  for selector, name, value in bound:
-    field = _CLASSES[selector].__dataclass_fields__[name]
-    default = field.default_factory() if callable(field.default_factory) else field.default
-    macro = value.removeprefix('%')
-    if macro not in {value, *_macros()} and default is not dataclasses.MISSING:
-      gin.bind_parameter((macro, 'gin.macro', 'value'), default)
+  known = _macros()
+  for selector, cls in _CLASSES.items():
+    for name, value in bound(selector).items():
+      field = cls.__dataclass_fields__[name]
+      default = field.default_factory() if callable(field.default_factory) else field.default
+      macro = value.removeprefix('%')
+      if macro not in {value, *known} and default is not dataclasses.MISSING:
+        gin.bind_parameter((macro, 'gin.macro', 'value'), default)
 
 
 def _macro(name: str) -> Any:
-  return gin.query_parameter(f'%{name}') if name in _macros() else None
+  with contextlib.suppress(ValueError):  # It has no value.
+    return gin.query_parameter(f'%{name}')
 
 
 def _bind(binding: str, known: set[str]) -> None:
@@ -149,11 +158,29 @@ def explain(error: Exception) -> str:
     text = 'these gin files make no run: give one such as gin/native/dss.gin'
   elif text.startswith('macro()'):
     text = 'a %NAME that no gin file defines'
-  return ' '.join(_MODEL_FIELD.sub(_with_macro, text).split())
+  return with_macros(' '.join(_MODEL_FIELD.sub(_with_macro, text).split()))
+
+
+@contextlib.contextmanager
+def macros_named() -> Iterator[None]:
+  """A library's error about its field becomes one about the macro of these gin files."""
+  try:
+    yield
+  except errors.UserError as error:
+    raise errors.UserError(with_macros(str(error))) from error
+
+
+def with_macros(text: str) -> str:
+  """'MeshConfig.fsdp=0: ...' -> 'MESH_FSDP=0: ...', where a macro sets the field."""
+  ours = {selector: cls for selector, cls in _CLASSES.items() if 'dss_jax.models' not in selector}
+  macros = {f'{base.__name__}.{field}': value[1:] for selector, cls in ours.items()
+            for field, value in bound(selector).items()
+            for base in cls.__mro__ if value.startswith('%')}
+  return re.sub(r'\b[A-Z]\w+\.\w+', lambda name: macros.get(name[0], name[0]), text)
 
 
 def _with_macro(field: re.Match[str]) -> str:
   """'T5Config.dtype is 3:' -> 'DTYPE=3 (T5Config.dtype):', where that macro sets the field."""
-  bound = gin.config._CONFIG.get(('', _MODEL), {}).get(field[1])
-  macro = re.match(r'%(\w+)', repr(bound))
-  return f'{macro[1]}={field[2]} (T5Config.{field[1]}):' if macro else field[0]
+  model, name, value = field.groups()
+  macro = re.match(r'%(\w+)', bound(f'dss_jax.models.{model}').get(name, ''))
+  return f'{macro[1]}={value} ({model}.{name}):' if macro else field[0]

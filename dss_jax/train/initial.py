@@ -39,11 +39,11 @@ def check(config: config_lib.TrainConfig) -> None:
 
 @contextlib.contextmanager
 def named(path: str) -> Iterator[None]:
-  """An error inside of it begins with the macro and its value."""
+  """An error inside of it begins with the field and its value."""
   try:
     yield
   except errors.UserError as error:
-    raise errors.UserError(f'INITIAL_CHECKPOINT_PATH={path}: {error}') from error
+    raise errors.UserError(f'TrainConfig.initial_checkpoint_path={path}: {error}') from error
 
 
 def _check_vocabulary(path: str, info: student_info.StudentInfo, given: str) -> None:
@@ -81,7 +81,7 @@ def fingerprint(path: str) -> str:
   return digest.hexdigest()
 
 
-def load_params(path: str, config: models.T5Config, shardings: Any) -> Any:
+def load_params(path: str, config: models.Config, shardings: Any) -> Any:
   """Float32 parameters in the network's layout, each laid out by its sharding.
 
   Args:

@@ -1,5 +1,6 @@
 """The native trainer, as prose: prepare, then step, report, evaluate, save; test at the end."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -56,52 +57,65 @@ def train(config: config_lib.TrainConfig, gin_text: str = '') -> Result:
       number; a checkpoint that cannot be written.
     Stop: the program was told to stop; everything is saved.
   """
-  run = Run(config, gin_text)
-  try:
-    run.begin()
-    while run.step < config.steps:
-      run.take_a_step()
-      if run.is_due(config.evaluation.every):
-        run.validate()
-      if run.is_due(config.checkpoints.every or config.steps):
-        run.save()
-    return run.finish()
-  except errors.Stop:
-    run.save_now()
-    raise
-  finally:
-    run.close()
+  with contextlib.ExitStack() as closing:
+    run = Run(config, closing, gin_text)
+    try:
+      run.begin()
+      while run.step < config.steps:
+        run.take_a_step()
+        if run.is_due(config.evaluation.every):
+          run.validate()
+        if run.is_due(config.checkpoints.every or config.steps):
+          run.save()
+      return run.finish()
+    except errors.Stop:
+      run.save_now()
+      raise
 
 
 class Run:
-  """The parts of one run, built from its config, and where it stands.
+  """The parts of one run, all made from its config before its first step, and where it stands.
 
   Attributes:
     step: steps done.
     state: after them.
   """
 
-  def __init__(self, config: config_lib.TrainConfig, gin_text: str = ''):
+  def __init__(
+      self, config: config_lib.TrainConfig, closing: contextlib.ExitStack, gin_text: str = ''):
+    """Takes up the newest checkpoint, or begins afresh; `closing` closes what is open."""
     self.config = config
-    configure_data(config.data)
+    data = config.data
+    configure_data(data)
     if config.evaluation.every:
-      evaluation.check_metric(config.data.mixture_or_task, config.evaluation.metric)
+      evaluation.check_metric(data.mixture_or_task, config.evaluation.metric)
     self._warnings = check_data(config)
     self._sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config.mesh))
-    self._sharding.check_batch(config.data.batch_size, config.microbatches)
+    self._sharding.check_batch(data.batch_size, config.microbatches)
     self.config = run_info.pin(config)
     self._claim_model_dir(gin_text, config.initial_checkpoint_path)
     self._compute = compute_lib.build(config, self._sharding)
     self._told = preemption.Preemption()
+    closing.callback(self._told.close)
     self._evaluator = self._make_evaluator('validation') if config.evaluation.every else None
     self._checkpoints = checkpoints_lib.Checkpoints(
         config.model_dir, config.checkpoints, config.evaluation.metric)
+    closing.callback(self._checkpoints.close)
+    self._iterator = pipeline.train_iterator(
+        data.mixture_or_task, data.feature_lengths, batch_size=data.batch_size, pack=data.pack,
+        seed=data.seed)
+    start = self._start()
+    self.step, self.state, self._evaluated = start.step, start.state, start.clock.evaluated
+    self._began = time.monotonic() - start.clock.seconds
+    self._warnings += start.problems
+    self._reporter = reporting.Reporter(
+        config.model_dir, start=self.step, steps=config.steps, every=config.log_every)
     self._input = watchdogs.SlowInput(
-        f'the input pipeline of {config.data.mixture_or_task} ({settings.records_dir()})',
-        lambda line: self._reporter.say(line))
+        f'the input pipeline of {data.mixture_or_task} ({settings.records_dir()})',
+        self._reporter.say)
+    closing.callback(self._input.close)
     self._finite = watchdogs.FiniteLoss(
-        config.data.mixture_or_task, config.data.feature_lengths, config.model_dir,
-        self._checkpoints.steps)
+        data.mixture_or_task, data.feature_lengths, config.model_dir, self._checkpoints.steps)
 
   def _claim_model_dir(self, gin_text: str, initial_path: str) -> None:
     checkpoints_lib.check_model_dir(self.config.model_dir)
@@ -113,30 +127,12 @@ class Run:
       student_files.write(self.config)
     processes.wait_for_all('MODEL_DIR is claimed')
 
-  def begin(self) -> None:
-    """Takes up the newest checkpoint, or begins afresh."""
-    data = self.config.data
-    self._iterator = pipeline.train_iterator(
-        data.mixture_or_task, data.feature_lengths, batch_size=data.batch_size, pack=data.pack,
-        seed=data.seed)
+  def _start(self) -> checkpoints_lib.Restored:
+    """The newest checkpoint, to which the data are moved, or step 0."""
     abstract = checkpoints_lib.abstract(
         jax.eval_shape(self._compute.init), self._compute.state_sharding)
-    restored = self._checkpoints.restore(abstract, self._iterator)
-    clock = restored.clock if restored else checkpoints_lib.RunTime()
-    self.step = restored.step if restored else 0
-    self.state = restored.state if restored else self._first_state()
-    self._evaluated = clock.evaluated
-    self._began = time.monotonic() - clock.seconds
-
-    self._reporter = reporting.Reporter(
-        self.config.model_dir, start=self.step, steps=self.config.steps,
-        every=self.config.log_every)
-    for warning in [*self._warnings, *(restored.problems if restored else ())]:
-      self._reporter.say(f'warning: {warning}')
-    if restored:
-      self._reporter.say(f'resuming {self.config.model_dir} at step {self.step}')
-    if not self._evaluated:  # The run was told to stop before.
-      self.validate()
+    return self._checkpoints.restore(abstract, self._iterator) or checkpoints_lib.Restored(
+        0, self._first_state(), checkpoints_lib.RunTime(), [])
 
   def _first_state(self) -> state_lib.TrainState:
     """Fresh parameters, or those of INITIAL_CHECKPOINT_PATH under a fresh optimizer."""
@@ -149,6 +145,15 @@ class Run:
     return self._sharding.jit(
         lambda params: state_lib.first_state(params, self._compute.optimizer),
         out_shardings=sharding, donate_argnums=0)(params)
+
+  def begin(self) -> None:
+    """Says what is to be known; does the evaluation that was cut short, if one was."""
+    for warning in self._warnings:
+      self._reporter.say(f'warning: {warning}')
+    if self.step:
+      self._reporter.say(f'resuming {self.config.model_dir} at step {self.step}')
+    if not self._evaluated:  # The run was told to stop before.
+      self.validate()
 
   def take_a_step(self) -> None:
     """One optimizer step; it is looked at, and told of, while the next one runs."""
@@ -200,11 +205,6 @@ class Run:
     best_step, params, validation = best or (None, self.state.params, {})
     test = self._test(best_step or self.config.steps, params)
     return Result(self.config.steps, best_step, dict(validation), test, seconds)
-
-  def close(self) -> None:
-    self._told.close()
-    self._input.close()
-    self._checkpoints.close()
 
   def _test(self, step: int, params: Any) -> dict[str, float]:
     path = os.path.join(self.config.model_dir, run_info.TEST_FILE)

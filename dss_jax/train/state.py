@@ -10,6 +10,7 @@ from flax import struct
 
 from dss_jax import models
 from dss_jax import sharding as sharding_lib
+from dss_jax.train import rngs as rngs_lib
 
 
 @struct.dataclass
@@ -22,10 +23,10 @@ class TrainState:
 
 
 def init_state(
-    model: models.Transformer, optimizer: optax.GradientTransformation, seed: int
+    model: models.Network, optimizer: optax.GradientTransformation, rngs: rngs_lib.Rngs
 ) -> TrainState:
   """Step 0. Parameters are unboxed: plain arrays from here on."""
-  params = nn.unbox(models.init_params(model, jax.random.key(seed)))
+  params = nn.unbox(models.init_params(model, rngs.params()))
   return first_state(params, optimizer)
 
 
@@ -35,7 +36,7 @@ def first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSt
 
 
 def sharding(
-    mesh: sharding_lib.Sharding, model: models.Transformer,
+    mesh: sharding_lib.Sharding, model: models.Network,
     optimizer: optax.GradientTransformation) -> TrainState:
   """NamedSharding of every leaf: optimizer statistics lie where their parameters do.
 
@@ -43,7 +44,7 @@ def sharding(
   replicated.
   """
   params = mesh.params(model)
-  abstract = jax.eval_shape(lambda: init_state(model, optimizer, 0))
+  abstract = jax.eval_shape(lambda: init_state(model, optimizer, rngs_lib.Rngs()))
   opt_state = optax.tree_utils.tree_map_params(
       optimizer,
       lambda leaf, param, place: place if leaf.shape == param.shape else mesh.replicated,

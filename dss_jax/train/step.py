@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dss_jax import models, objective
+from dss_jax.train import rngs as rngs_lib
 from dss_jax.train import state as state_lib
 
 Batch = Mapping[str, jax.Array]  # model features of data.DssFeatureConverter, int32 [B, length]
@@ -24,7 +25,7 @@ def features(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def batch_loss(
-    model: models.Transformer,
+    model: models.Network,
     params: Any,
     batch: Batch,
     counts: jax.Array,
@@ -58,7 +59,7 @@ def batch_loss(
 
 
 def gradients(
-    model: models.Transformer,
+    model: models.Network,
     params: Any,
     batch: Batch,
     *,
@@ -106,24 +107,20 @@ def _split(batch: Batch, microbatches: int) -> Batch:
 
 
 def make_train_step(
-    model: models.Transformer,
+    model: models.Network,
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],
     *,
     objectives: objective.Objectives,
     microbatches: int = 1,
-    seed: int = 0,
+    rngs: rngs_lib.Rngs = rngs_lib.Rngs(),  # noqa: B008
     loss_chunk: int = 0,
 ) -> Callable[[state_lib.TrainState, Batch], tuple[state_lib.TrainState, Metrics]]:
-  """The function that the trainer compiles: (state, batch) -> (new state, metrics).
-
-  Dropout keys derive from `seed` and the step, so a resumed run repeats them. `rbg` keys:
-  threefry costs several percent of a step.
-  """
+  """The function that the trainer compiles: (state, batch) -> (new state, metrics)."""
   use_dropout = model.config.dropout_rate > 0
 
   def train_step(state, batch):
-    key = jax.random.fold_in(jax.random.key(seed, impl='rbg'), state.step) if use_dropout else None
+    key = rngs.dropout(state.step) if use_dropout else None
     grads, sums = gradients(
         model, state.params, batch, objectives=objectives, microbatches=microbatches,
         dropout_key=key, loss_chunk=loss_chunk)
@@ -140,7 +137,7 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: models.Transformer, objectives: objective.Objectives, loss_chunk: int = 0,
+    model: models.Network, objectives: objective.Objectives, loss_chunk: int = 0,
 ) -> Callable[[Any, Batch], objective.TaskSums]:
   """(params, batch) -> sums of teacher-forced cross entropy; add them, then `summarize`."""
   def eval_step(params, batch):

@@ -12,7 +12,7 @@ import pytest
 import torch_bytes
 from t5x_weights import Given
 
-from dss_jax import cli, errors, student_info
+from dss_jax import cli, errors, families, student_info
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import formats, hub, hugging_face
 
@@ -30,8 +30,9 @@ def folder(tmp_path_factory, given):
   made = tmp_path_factory.mktemp('model') / 'hf'
   convert_main.convert(given, str(made), 'hf', info=student_info.StudentInfo(model=given.config))
   (made / 'student.json').unlink()
-  arrays = {hugging_face.their_name(name): x.T if x.ndim == 2 and not name.endswith(
-      'token_embedder/embedding') else x for name, x in given.values.items()}
+  their_name = families.of(given.config).their_name
+  arrays = {their_name(name): x.T if x.ndim == 2 and not name.endswith('token_embedder/embedding')
+            else x for name, x in given.values.items()}
   torch_bytes.write(made / 'pytorch_model.bin', arrays)
   (made / 'spiece.model').write_bytes(b'not looked at here')
   (made / 'tf_model.h5').write_bytes(b'x' * 1000)
@@ -180,7 +181,7 @@ def test_models_of_another_kind(served, folder, tmp_path):
   fails(NAME, 'has no model.safetensors or pytorch_model.bin or .*; it has .*tf_model.h5')
   (made / 'config.json').unlink()
   served.add(NAME, made)
-  fails(NAME, 'the model has no config.json: it is none of transformers')
+  fails(NAME, 'the model has no config.json: it is an adapter, or none of')
   assert not {'tf_model.h5'} & {*served.downloads()}
 
 

@@ -11,7 +11,7 @@ from etils import epath
 from flax import serialization, traverse_util
 from t5x_weights import Given
 
-from dss_jax import errors, student_info
+from dss_jax import errors, families, student_info
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import formats, hugging_face, hugging_face_files
 from dss_jax.predict import fingerprint
@@ -40,15 +40,16 @@ def folder(kept, tmp_path):
 
 def their_arrays(given):
   """{PyTorch's name: array in PyTorch's layout}"""
-  return {hugging_face.their_name(name): x.T if x.ndim == 2 and 'embedding' not in name.split('/')
-          else x for name, x in given.values.items()}
+  their_name = families.of(given.config).their_name
+  return {their_name(name): x.T if x.ndim == 2 and 'embedding' not in name.split('/') else x
+          for name, x in given.values.items()}
 
 
 def flax_arrays(given):
   """{Flax's name at transformers 4: array}"""
   found = {}
   for name, x in given.values.items():
-    theirs = hugging_face.their_name(name).replace('.', '/')
+    theirs = families.of(given.config).their_name(name).replace('.', '/')
     if name.endswith('/kernel'):
       theirs = theirs.replace('/weight', '/kernel')
     elif name.endswith(('/embedding', '/rel_embedding')):

@@ -184,7 +184,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(toy_data):
 
 def test_a_vocabulary_that_is_not_there_is_named():
   data.configure(vocabulary='no/such.model')
-  with pytest.raises(errors.UserError, match='VOCABULARY=no/such.model'):
+  with pytest.raises(errors.UserError, match='vocabulary=no/such.model'):
     checks.check_vocabulary('dss_toy', 128)
 
 

@@ -49,13 +49,13 @@ def test_a_cell_becomes_a_run(tmp_path):
 
 
 @pytest.mark.parametrize('changes, message', [
-    ({'methods': ('dss', 'fine_tune')}, "METHODS: 'fine_tune': did you mean 'finetune'"),
-    ({'methods': ('distill',)}, "'distill' learns teacher labels, and LABELS has gold"),
-    ({'labels': ('golden',)}, 'LABELS'),
-    ({'seeds': ()}, r'SEEDS=\(\)'),
-    ({'datasets': 'cqa'}, "DATASETS='cqa': write a tuple"),
-    ({'seeds': (1, 1)}, 'SEEDS=.*twice'),
-    ({'settings_for': {'t5_1_1_base': {}}}, 'SETTINGS_FOR'),
+    ({'methods': ('dss', 'fine_tune')}, "Sweep.methods: 'fine_tune': did you mean 'finetune'"),
+    ({'methods': ('distill',)}, "'distill' learns teacher labels, and Sweep.labels has gold"),
+    ({'labels': ('golden',)}, 'Sweep.labels'),
+    ({'seeds': ()}, r'Sweep.seeds=\(\)'),
+    ({'datasets': 'cqa'}, "Sweep.datasets='cqa': write a tuple"),
+    ({'seeds': (1, 1)}, 'Sweep.seeds=.*twice'),
+    ({'settings_for': {'t5_1_1_base': {}}}, 'Sweep.settings_for'),
 ])
 def test_what_is_no_grid_is_refused(changes, message):
   with pytest.raises(errors.UserError, match=message):

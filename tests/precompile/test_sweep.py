@@ -41,6 +41,13 @@ def test_a_cell_says_what_fits_and_what_it_takes(compiler, capsys):
   assert row['least_seconds'] == pytest.approx(row['flops'] / 8 / 197e12)
 
 
+def test_without_models_a_row_says_what_is_trained(compiler, capsys):
+  files = ['--gin_file=gin/native/finetune.gin', '--gin.DATASET=cqa',
+           '--gin_file=gin/recipes/unpacked.gin', '--topology=v5e:2x4', '--format=json']
+  assert command.main(files) == 0
+  assert json.loads(capsys.readouterr().out)[0]['model'] == 'cqa_finetune'
+
+
 def test_operations_are_those_of_the_paper_formula():
   config = models.T5Config(vocab_size=10, emb_dim=4, num_heads=2, head_dim=3, mlp_dim=5,
                            num_encoder_layers=1, num_decoder_layers=1)

@@ -116,7 +116,7 @@ def test_what_is_no_model_is_named(tmp_path, name, contents, why):
   path.write_bytes(contents)
   with pytest.raises(errors.UserError, match=rf'--vocabulary={path} is not a .*{why}'):
     tokenizer.read_model(str(path), '--vocabulary')
-  with pytest.raises(errors.UserError, match=f'VOCABULARY={path}: not a .*{why}'):
+  with pytest.raises(errors.UserError, match=f'DataSettings.vocabulary={path}: not a .*{why}'):
     vocabularies.load(str(path))
 
 

@@ -121,9 +121,9 @@ def test_a_relative_folder_that_is_gone_is_no_name(served, models, claim, tmp_pa
   assert served.asked == []
 
 
-def test_the_error_names_the_macro(served, claim, tmp_path):
+def test_the_error_names_the_field(served, claim, tmp_path):
   for path, message in (('google/none', 'google/none: no folder'), ('hf://t5', 'hf://t5: give hf')):
-    with pytest.raises(errors.UserError, match=f'INITIAL_CHECKPOINT_PATH={path}: {message}'):
+    with pytest.raises(errors.UserError, match=f'initial_checkpoint_path={path}: {message}'):
       claim(path)
   assert not (tmp_path / 'run').exists()
 

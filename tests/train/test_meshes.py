@@ -14,6 +14,7 @@ from dss_jax import sharding as sharding_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
+from dss_jax.train.rngs import Rngs
 
 CONFIG = models.T5Config(
     vocab_size=64, emb_dim=32, num_heads=4, head_dim=8, num_encoder_layers=2,
@@ -36,7 +37,7 @@ def five_steps(optimizer, mesh, microbatches):
   """(parameters, their largest change) after five steps; `mesh` None: one device, no mesh."""
   step = step_lib.make_train_step(
       MODEL, optimizer, lambda step: 0.0, objectives=EVEN, microbatches=microbatches)
-  state, batch = state_lib.init_state(MODEL, optimizer, 0), BATCH
+  state, batch = state_lib.init_state(MODEL, optimizer, Rngs()), BATCH
   if mesh is None:
     compiled = jax.jit(step)
   else:

@@ -77,7 +77,8 @@ def test_what_changes_no_number_may_change(claim, settings):
 
 @pytest.mark.parametrize('settings', [
     {'DTYPE': 'bfloat16'}, {'SCAN_LAYERS': True}, {'SEED': 1}, {'EVAL_PERIOD': 5},
-    {'BATCH_SIZE': 8}, {'T5Config.mlp_activations': "('gelu',)"}, {'LABEL_PREFIX': 'x '}])
+    {'BATCH_SIZE': 8}, {'T5Config.mlp_activations': "('gelu',)"}, {'LABEL_PREFIX': 'x '},
+    {'RngConfig.dropout': 'threefry2x32'}, {'RngConfig.params': 'rbg'}])
 def test_what_changes_numbers_or_their_names_is_another_run(claim, settings):
   assert claim()
   with pytest.raises(errors.UserError, match='holds a run with other settings: .* was .*, is '):
@@ -90,6 +91,7 @@ def test_a_run_json_from_when_they_counted(claim):
   def earlier(run):
     run['identity'] |= {'model.remat': 'none', 'model.one_hot_embedding': False}
     del run['identity']['optimizer.epsilon'], run['initial_checkpoint_sha256']
+    del run['identity']['rngs.params'], run['identity']['rngs.dropout']
   run_json(claim, earlier)
   assert not claim(REMAT='dots')
   run_json(claim, lambda run: run['identity'].update({'optimizer.gone': 1}))
@@ -123,7 +125,7 @@ def test_the_same_checkpoint_under_another_path(claim, weights):
   for other in (weights('other', seed=2), ''):
     with pytest.raises(errors.UserError, match='settings: initial_checkpoint_path was '):
       claim(INITIAL_CHECKPOINT_PATH=other)
-  with pytest.raises(errors.UserError, match='INITIAL_CHECKPOINT_PATH=.*nowhere does not exist'):
+  with pytest.raises(errors.UserError, match='initial_checkpoint_path=.*nowhere does not exist'):
     claim(INITIAL_CHECKPOINT_PATH=first.parent / 'nowhere')
   run_json(claim, lambda run: run.pop('initial_checkpoint_sha256'))
   with pytest.raises(errors.UserError, match='settings: initial_checkpoint_path was '):

@@ -1,9 +1,12 @@
 """Every setting of a run: what it may not be is refused by the name of its macro."""
 
+import re
+
 import pytest
 
-from dss_jax import errors
-from dss_jax.train import gin_config
+from dss_jax import data, errors, sharding
+from dss_jax.data import vocabularies
+from dss_jax.train import config, gin_config
 
 WHOLE_FROM_1 = ('BATCH_SIZE', 'TRAIN_STEPS', 'MICROBATCHES', 'LOG_PERIOD', 'EVAL_BATCH_SIZE',
                 'KEEP_CHECKPOINTS', 'VOCAB_SIZE')
@@ -69,3 +72,30 @@ def test_a_warm_up_longer_than_the_run():
     parse('TRAIN_STEPS=20', 'WARMUP_STEPS=21')
   parse('TRAIN_STEPS=20', 'WARMUP_STEPS=20')
   parse('TRAIN_STEPS=20', 'WARMUP_STEPS=10000', 'SCHEDULE=rsqrt')  # There it is a plateau.
+
+
+@pytest.mark.parametrize(('make', 'said'), [
+    (lambda: config.CheckpointConfig(every=-1), r'CheckpointConfig\.every=-1: '),
+    (lambda: config.OptimizerConfig(no_decay=('x',)), r"OptimizerConfig\.no_decay='x': known: "),
+    (lambda: sharding.MeshConfig(fsdp=0), r'MeshConfig\.fsdp=0: use '),
+    (lambda: sharding.make_mesh(sharding.MeshConfig(model=3)),
+     r'^MeshConfig\.data=-1, MeshConfig\.fsdp=1, MeshConfig\.model=3: the product must'),
+    (lambda: sharding.parse_mesh('eight'), '^mesh=eight: '),
+    (lambda: data.DataSettings(train_fraction=2), r'DataSettings\.train_fraction=2: ')])
+def test_a_library_error_names_the_field(make, said):
+  """What the user of the classes has written; macros and flags are the command line's."""
+  with pytest.raises(errors.UserError, match=said) as caught:
+    make()
+  assert not re.search('[A-Z]{3,}|--', str(caught.value))
+
+
+def test_gin_puts_its_macros_in_the_place_of_fields():
+  """By what the files of this run bind; other fields keep their names."""
+  parse()
+  with pytest.raises(errors.UserError, match=r'^MESH_DATA=-1, MESH_FSDP=1, MESH_MODEL=3: the '), \
+      gin_config.macros_named():
+    sharding.make_mesh(sharding.MeshConfig(model=3))
+  with pytest.raises(errors.UserError, match=r'^VOCABULARY=no/such'), gin_config.macros_named():
+    vocabularies.load('no/such.model')
+  assert gin_config.with_macros('OptimizerConfig.beta1=2, No.such') == (
+      'OptimizerConfig.beta1=2, No.such')

@@ -16,6 +16,7 @@ from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
 from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
+from dss_jax.train.rngs import RngConfig, Rngs
 
 CONFIG = models.T5Config(
     vocab_size=64, emb_dim=16, num_heads=2, head_dim=8, num_encoder_layers=1,
@@ -154,7 +155,7 @@ def test_the_loss_in_chunks_never_holds_all_logits():
 def test_parameters_are_really_split():
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(2, 2, 2)))
   optimizer = optimizer_lib.make_optimizer(config_lib.OptimizerConfig(), lambda step: 1e-3)
-  state = sharding.jit(lambda: state_lib.init_state(MODEL, optimizer, 0),
+  state = sharding.jit(lambda: state_lib.init_state(MODEL, optimizer, Rngs()),
                        out_shardings=state_lib.sharding(sharding, MODEL, optimizer))()
   for tree in (state.params, state.opt_state[1][0].mu):
     kernel = tree['encoder']['layers_0']['mlp']['wi_0']['kernel']  # embed x mlp
@@ -168,7 +169,7 @@ def test_both_losses_fall(name):
   optimizer = optimizer_lib.make_optimizer(config, schedule)
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config_lib.MeshConfig(2, 2, 2)))
   state_sharding = state_lib.sharding(sharding, MODEL, optimizer)
-  state = sharding.jit(lambda: state_lib.init_state(MODEL, optimizer, 0),
+  state = sharding.jit(lambda: state_lib.init_state(MODEL, optimizer, Rngs()),
                        out_shardings=state_sharding)()
   step = sharding.jit(step_lib.make_train_step(MODEL, optimizer, schedule, objectives=EVEN),
                       out_shardings=(state_sharding, sharding.replicated))
@@ -189,10 +190,24 @@ def test_dropout_differs_by_step_and_repeats_with_the_seed():
   schedule = optimizer_lib.make_schedule(config, 10)
   optimizer = optimizer_lib.make_optimizer(config, schedule)
   batch = ragged.unpacked_batch(ragged.examples())
-  step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, objectives=EVEN, seed=3))
-  state = state_lib.init_state(model, optimizer, 0)
+  step = jax.jit(step_lib.make_train_step(
+      model, optimizer, schedule, objectives=EVEN, rngs=Rngs(3)))
+  state = state_lib.init_state(model, optimizer, Rngs())
   next_state, first = step(state, batch)
   _, again = step(state, batch)
   _, second = step(next_state, batch)  # The rate is 0: only the dropout key differs.
   assert float(first['loss']) == float(again['loss'])
   assert float(first['loss']) != float(second['loss'])
+
+
+@pytest.mark.parametrize('default', ['threefry2x32', 'rbg'])
+def test_a_stream_is_its_seed_its_generator_and_the_step(default):
+  """The literal keys: another folding would be another run, also of those begun before."""
+  with jax.default_prng_impl(default):
+    rngs = Rngs(3)
+    params, masks = rngs.params(), rngs.dropout(7)
+    assert [str(jax.random.key_impl(key)) for key in (params, masks)] == ['threefry2x32', 'rbg']
+    assert jax.random.key_data(params).tolist() == [0, 3]
+    assert jax.random.key_data(masks).tolist() == [2647473427, 4234374204, 2647473427, 4234374204]
+  other = Rngs(3, RngConfig(dropout='threefry2x32')).dropout(7)
+  assert jax.random.key_data(other).tolist() == [2647473427, 4234374204]

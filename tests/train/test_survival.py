@@ -92,8 +92,10 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(short, copied, run, caps
 def test_without_a_whole_checkpoint_nothing_is_begun_anew(copied, run):
   for step in (2, 4, 6):
     truncate(largest(copied / 'checkpoints' / str(step)))
+  before = signal.getsignal(signal.SIGTERM)
   with pytest.raises(errors.UserError, match='step 6 is .*step 4 is .*step 2 is .*another MODEL'):
     run(copied)
+  assert signal.getsignal(signal.SIGTERM) is before  # What is refused closes what it has.
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dss_jax import errors
+from dss_jax import cli, errors
 from dss_jax.predict import gathering
 from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import endpoint, prompts
@@ -215,7 +215,8 @@ def _look(folder: str, mesh: 'sharding.MeshConfig') -> str:
     raise errors.UserError(
         f'--model={folder} has no vocabulary (vocabulary.model or spiece.model): copy the '
         'SentencePiece model of its training there')
-  sharding.check_network(info.model, mesh)
+  with cli.flags_named({'mesh'}):
+    sharding.check_network(info.model, mesh)
   return weights.path
 
 
