@@ -12,7 +12,7 @@ import sentencepiece
 from etils import epath
 
 from dss_jax import errors, student_info
-from dss_jax.convert import hugging_face
+from dss_jax.convert import hugging_face, tokenizer_json
 
 _MODELS = (student_info.VOCABULARY_FILE, hugging_face.TOKENIZER_FILE)
 _ADDED, _CONFIG, _FAST, _MAP = (
@@ -51,6 +51,8 @@ def find(path: str, info: student_info.StudentInfo) -> Own | None:
     if len(set(models.values())) > 1:
       raise errors.UserError(f'{folder} holds two vocabularies, {" and ".join(models)}: remove the '
                              'one that is not meant')
+    if not models and (folder / _FAST).exists():
+      models[_FAST] = tokenizer_json.to_sentencepiece(folder / _FAST)
     for name, model in models.items():
       return Own(str(folder / name), model, dict(_added(folder)))
   return None
