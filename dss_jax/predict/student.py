@@ -128,9 +128,13 @@ class Student:
     else:
       predictions = [self._read(*answer) for answer in self._search(prompts, chosen)]
     if chosen.rationale and not self.info.answer_phrase:
-      asked = self._prompts(self.info.rationale_prefix or '', inputs, chosen)
-      predictions = [dataclasses.replace(prediction, rationale=self.tokenizer.decode(ids))
-                     for prediction, (ids, _) in zip(predictions, self._search(asked, chosen))]
+      written = self._written(self.info.rationale_prefix or '', inputs, chosen)
+      predictions = [dataclasses.replace(prediction, rationale=text)
+                     for prediction, text in zip(predictions, written)]
+    for task in chosen.tasks or ():
+      written = self._written(self.info.prefixes[task], inputs, chosen)
+      predictions = [dataclasses.replace(prediction, tasks={**prediction.tasks, task: text})
+                     for prediction, text in zip(predictions, written)]
     if chosen.samples:
       drawn = self._sample(prompts, first_row, chosen)
       predictions = [dataclasses.replace(prediction, samples=samples)
@@ -174,6 +178,10 @@ class Student:
       raise errors.UserError(
           f'rationale: {self.path} was not trained to write any (student.json has no '
           'rationale_prefix): leave it out, or give rationale_prefix')
+    for task in options.tasks or ():
+      if task not in info.prefixes:
+        raise errors.UserError(f'tasks: {self.path} was not trained to write {task!r}: '
+                               f'{errors.did_you_mean(task, info.prefixes)}')
     if options.rank and info.answer_phrase:
       raise errors.UserError('rank: a student that writes its rationale first cannot score labels '
                              'alone: leave it out')
@@ -219,6 +227,11 @@ class Student:
     return self._decoder.search(
         self.params, prompts, options.batch_size, self._input_length(options),
         self._target_length(options), options.beams, options.length_penalty)
+
+  def _written(self, prefix: str, inputs: Sequence[str], options: Options) -> list[str]:
+    """The texts of the best answers, whole."""
+    found = self._search(self._prompts(prefix, inputs, options), options)
+    return [self.tokenizer.decode(ids) for ids, _ in found]
 
   def _sample(
       self, prompts: decode.Prompts, first_row: int, options: Options
