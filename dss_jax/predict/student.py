@@ -143,7 +143,7 @@ class Student:
 
   def encode(self, text: str) -> list[int]:
     """Token ids of a text, EOS included; nothing is put before it and nothing cut."""
-    return [*self.tokenizer.encode(text), tokenizer_lib.EOS_ID]
+    return [*self.tokenizer.encode(text), self.tokenizer.eos_id]
 
   def generate(
       self, prompts: decode.Prompts, *, seeds: Sequence[int] = (), batch_size: int = 64,
@@ -207,11 +207,11 @@ class Student:
     return [self._encode(prefix + text, self._input_length(options)) for text in inputs]
 
   def _encode(self, text: str, length: int) -> list[int]:
-    return [*self.tokenizer.encode(text)[:length - 1], tokenizer_lib.EOS_ID]
+    return [*self.tokenizer.encode(text)[:length - 1], self.tokenizer.eos_id]
 
   def _continuation(self, ids: Sequence[int]) -> Continuation:
-    ended = tokenizer_lib.EOS_ID in ids
-    count = ids.index(tokenizer_lib.EOS_ID) + 1 if ended else len(ids)
+    ended = self.tokenizer.eos_id in ids
+    count = ids.index(self.tokenizer.eos_id) + 1 if ended else len(ids)
     return Continuation(self.tokenizer.decode(ids), count, ended)
 
   def _read(self, ids: Sequence[int], log_prob: float) -> Prediction:
@@ -259,7 +259,7 @@ class Student:
     length = self._target_length(options)
     found: dict[tuple[int, ...], str] = {}
     for name in names:
-      ids = (*self._encode_label(name), tokenizer_lib.EOS_ID)
+      ids = (*self._encode_label(name), self.tokenizer.eos_id)
       if len(ids) > length:
         raise errors.UserError(
             f'rank: label {name!r} (row {row + 1}) has {len(ids)} tokens, and '
