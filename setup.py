@@ -17,6 +17,7 @@ CORE = [
     'flax>=0.12.8,<0.13',
     'gin-config>=0.5.0',
     'google-crc32c>=1.5',
+    'huggingface_hub>=1.33,<3',  # public models by name
     'importlib-resources>=6.0',  # TFDS uses it and does not ask for it
     'jax>=0.10.2,<0.13',
     'ml-collections>=1.0',  # imported by clu's metric writers

@@ -89,6 +89,9 @@ def _outside(error: Exception) -> str | None:
   return None
 
 
+_CHECKPOINTS = ('--input', '--model_dir', '--model', '--gin.INITIAL_CHECKPOINT_PATH')
+
+
 def _check_words(words: Sequence[str]) -> None:
   """What no verb can use is told apart before anything begins: other stores, garbled text."""
   for word in words:
@@ -100,7 +103,8 @@ def _check_words(words: Sequence[str]) -> None:
   for before, word in zip(['', *own], own):
     flag, _, value = word.partition('=') if word.startswith('--') else (before, '', word)
     if flag != '--base_url':
-      files.check_path(flag if flag.startswith('--') else 'path', value.strip('\'"'))
+      files.check_path(flag if flag.startswith('--') else 'path', value.strip('\'"'),
+                       hub=flag in _CHECKPOINTS)
 
 
 def _is_utf8(word: str, undecoded: str) -> bool:

@@ -23,19 +23,20 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
   return '://' in os.fspath(path)
 
 
-def check_path(name: str, path: str | None, *, local: bool = False) -> None:
+def check_path(name: str, path: str | None, *, local: bool = False, hub: bool = False) -> None:
   """Refuses an address that nothing here reads, before anything is read or made.
 
   Args:
     name: what the user set it with: a flag, a variable, a macro.
     path: its value.
     local: whether it must be on this machine.
+    hub: whether it may be a model at the Hugging Face hub, hf://OWNER/NAME.
 
   Raises:
     UserError: the path has a scheme other than `gs://`, or any if it must be local.
   """
   found = _SCHEME.match(path or '')
-  if not found or (found[0] == 'gs://' and not local):
+  if not found or (found[0] == 'gs://' and not local) or (found[0] == 'hf://' and hub):
     return
   takes = 'a copy of it on this machine' if local else (
       "a path on this machine's disks, or gs://BUCKET/...")

@@ -69,11 +69,11 @@ def text(**settings: Any) -> None:
             f'''--gin.{name}="'{value}'"''')
 
 
-def path(**settings: Any) -> None:
-  """Raises UserError unless every value is a path on a local disk, or of gs://."""
+def path(*, hub: bool = False, **settings: Any) -> None:
+  """Raises UserError unless every value is a path on this machine or on gs://; see `check_path`."""
   text(**settings)
   for name, value in settings.items():
-    files.check_path(name, value)
+    files.check_path(name, value, hub=hub)
 
 
 def one_of(known: Sequence[str], **settings: Any) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import sys
+import time
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -16,6 +18,7 @@ REPO = pathlib.Path(__file__).parents[1]
 # of the time of the tests that train. Keyed by the program, the flags and the version of jaxlib.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(REPO / '.pytest_cache' / 'compiled'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+sys.path.insert(0, str(REPO / 'tests'))  # hub_server.py
 
 
 @pytest.fixture(scope='session')
@@ -71,3 +74,31 @@ def random_weights():
     params = nn.unbox(models.init_params(models.Transformer(config), jax.random.key(seed)))
     return weights.ArrayWeights(params, config)
   return make
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+  """A hub on loopback, see hub_server.py, with an empty cache and no token.
+
+  `served.home` is where the cache is, `served.cache` that of google/t5-v1_1-base.
+  """
+  import hub_server
+  from huggingface_hub import constants
+
+  from dss_jax.convert import hub
+  monkeypatch.chdir(tmp_path)
+  for name in ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN'):
+    monkeypatch.delenv(name, raising=False)
+  sleep = time.sleep
+  monkeypatch.setattr(time, 'sleep', lambda seconds: sleep(min(seconds, 0.1)))  # between tries
+  with hub_server.running() as (found, address):
+    for name, value in {'ENDPOINT': address, 'HF_HUB_CACHE': str(tmp_path / 'home' / 'hub'),
+                        'HF_TOKEN_PATH': str(tmp_path / 'home' / 'token'), 'HF_HUB_OFFLINE': False,
+                        'HUGGINGFACE_CO_URL_TEMPLATE':
+                            address + '/{repo_id}/resolve/{revision}/{filename}'}.items():
+      monkeypatch.setattr(constants, name, value)
+    hub._fetch.cache_clear()
+    found.home, found.constants = tmp_path / 'home', constants
+    found.cache = tmp_path / 'home' / 'hub' / 'models--google--t5-v1_1-base'
+    yield found
+    hub._fetch.cache_clear()

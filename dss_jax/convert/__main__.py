@@ -66,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
   valid.whole(0, **{'--step': args.step})
   weights = formats.open_weights(args.input)
-  info = formats.find_info(args.input, weights)
+  info = formats.find_info(weights.path, weights)
   info = dataclasses.replace(info, training=model_card.describe_run(weights.path) or info.training)
-  info, vocabulary = _vocabulary(args, info)
+  info, vocabulary = _vocabulary(weights.path, info, args.vocabulary)
   convert(weights, args.output, args.to, info=info, vocabulary=vocabulary, dtype=args.dtype,
           scan_layers=args.scan_layers, step=args.step)
   if not info.vocabulary:
@@ -83,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _vocabulary(args, info: student_info.StudentInfo):
+def _vocabulary(path: str, info: student_info.StudentInfo, given: str | None):
   """What goes beside the weights: the info with its vocabulary, and the model's bytes."""
-  data = formats.find_vocabulary(args.input, info, args.vocabulary)
-  if args.vocabulary == student_info.BYTES:
+  data = formats.find_vocabulary(path, info, given)
+  if given == student_info.BYTES:
     return dataclasses.replace(info, vocabulary=student_info.BYTES), None
   if data is not None:
     info = dataclasses.replace(info, vocabulary=student_info.VOCABULARY_FILE)

@@ -9,6 +9,7 @@ from etils import epath
 from dss_jax import errors, files, student_info, tokenizer
 from dss_jax.convert import (
     ctranslate2_folder,
+    hub,
     hugging_face,
     native,
     own_vocabulary,
@@ -108,16 +109,20 @@ def format_of(path: str) -> Format | None:
 
 
 def open_weights(path: str) -> weights_lib.Weights:
-  """Opens a checkpoint of one of FORMATS, local or `gs://`.
+  """Opens a checkpoint of one of FORMATS, local or `gs://`; its `path` is where it lies.
+
+  Args:
+    path: a folder, or a model's name at the hub, see `hub.local`.
 
   Raises:
     UserError: the path does not exist, is none of them, or is damaged. So does `read` for a
       tensor with NaN or infinity.
   """
-  files.check_path('path', path)
+  files.check_path('path', path, hub=True)
+  path = hub.local(path)
   folder = epath.Path(path)
   if not folder.exists():
-    raise errors.UserError(f'{path} does not exist')
+    raise errors.UserError(f'{path} does not exist{hub.hint(path)}')
   if found := format_of(path):
     return weights_lib.FiniteWeights(found.read(path))
   held = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else ['a file']

@@ -49,6 +49,13 @@ def index_of(name: str) -> str:
   return f'{name}.index.json'
 
 
+def weight_files(folder: epath.Path) -> list[epath.Path]:
+  """The files that hold tensors, or say where they are, in the format that is read."""
+  found = (list(folder.glob(pattern)) for pattern in (
+      '*.safetensors*', 'pytorch_model*.bin*', 'flax_model*.msgpack*'))
+  return next(filter(None, found), [])
+
+
 def open_files(folder: epath.Path) -> dict[str, TensorFile]:
   """The file of each tensor.
 
@@ -87,7 +94,7 @@ def _shards(folder: epath.Path, one: str) -> tuple[list[str], Mapping[str, str]]
   """The names of the files, and what the index says of each tensor's."""
   map_: Mapping[str, str] = {}
   if (folder / index_of(one)).exists():
-    map_ = _weight_map(folder / index_of(one))
+    map_ = weight_map(folder / index_of(one))
   names = sorted(set(map_.values()))
   missing = [name for name in names if not (folder / name).exists()]
   if (folder / one).exists() and names != [one]:
@@ -101,7 +108,8 @@ def _shards(folder: epath.Path, one: str) -> tuple[list[str], Mapping[str, str]]
   return names, map_
 
 
-def _weight_map(index: epath.Path) -> Mapping[str, str]:
+def weight_map(index: epath.Path) -> Mapping[str, str]:
+  """The shard of each tensor, as an index says; UserError if it does not."""
   map_ = read_json(index).get('weight_map', {})
   if not isinstance(map_, dict) or not all(
       isinstance(name, str) and '/' not in name for name in map_.values()):

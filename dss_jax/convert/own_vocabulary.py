@@ -17,6 +17,7 @@ from dss_jax.convert import hugging_face, tokenizer_json
 _MODELS = (student_info.VOCABULARY_FILE, hugging_face.TOKENIZER_FILE)
 _ADDED, _CONFIG, _FAST, _MAP = (
     'added_tokens.json', 'tokenizer_config.json', 'tokenizer.json', 'special_tokens_map.json')
+FILES = (*_MODELS, _ADDED, _CONFIG, _FAST, _MAP)  # that tell of it
 _SENTINEL = re.compile(r'<extra_id_\d+>')  # T5's, beyond the pieces; no text of ours holds one.
 _SPARE_ROWS = 1024  # more than any public table has beyond its pieces
 _SPECIAL = ('<pad>', '</s>', '<unk>')  # by id

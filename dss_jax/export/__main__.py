@@ -112,7 +112,7 @@ def _write(folder: epath.Path, student, exported: jax_export.Exported, args, len
     arrays = {name: x.view(np.uint16) for name, x in arrays.items()}
   with (folder / PARAMS_FILE).open('wb') as f:
     np.savez(f, allow_pickle=False, **arrays)
-  vocabulary = formats.find_vocabulary(args.model_dir, student.info, args.vocabulary)
+  vocabulary = formats.find_vocabulary(student.path, student.info, args.vocabulary)
   if vocabulary is not None:
     (folder / student_info.VOCABULARY_FILE).write_bytes(vocabulary)
   info = student.info

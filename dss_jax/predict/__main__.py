@@ -119,10 +119,11 @@ def _labels(text: str) -> tuple[str, ...]:
 
 def _load(args):
   import dss_jax
+  from dss_jax.convert import hub
   from dss_jax.train import config
   changes = {name: getattr(args, name) for name in ('label_prefix', 'rationale_prefix')
              if getattr(args, name) is not None}
-  learnt = student_info.find(args.model_dir)
+  learnt = student_info.find(hub.local(args.model_dir))
   several = learnt is not None and args.dataset in learnt.datasets
   return dss_jax.load(args.model_dir, dtype=args.dtype, vocabulary=args.vocabulary,
                       dataset=args.dataset if several else '',

@@ -35,7 +35,8 @@ def load(
   """Loads a student: a run's MODEL_DIR, a converted folder, a Hugging Face folder, T5X.
 
   Args:
-    path: the folder, local or `gs://`; of a run, its best checkpoint, or one step's folder.
+    path: the folder, local or `gs://`; of a run, its best checkpoint, or one step's folder; or a
+      model's name at the Hugging Face hub.
     dtype: 'float32' or 'bfloat16' for parameters and activations; by default float32
       parameters and the activations of the training.
     vocabulary: SentencePiece model, or 'bytes', if it is not beside the weights.
@@ -49,12 +50,12 @@ def load(
       labels that it cannot tell apart, an unknown field or dataset, a parameter with NaN.
   """
   weights = formats.open_weights(path)
-  info = formats.find_info(path, weights).of(dataset)
+  info = formats.find_info(weights.path, weights).of(dataset)
   unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(info)})
   if unknown:
     raise errors.UserError(f'StudentInfo has no field {unknown[0]!r}')
   info = dataclasses.replace(info, **changes)
-  model_bytes = formats.find_vocabulary(path, info, vocabulary)
+  model_bytes = formats.find_vocabulary(weights.path, info, vocabulary)
   if vocabulary == student_info.BYTES:
     info = dataclasses.replace(info, vocabulary=student_info.BYTES)
   # Unrolled: a scan copies every layer's cache and weights at every token (measured: 10-15 %).

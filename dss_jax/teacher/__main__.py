@@ -63,7 +63,7 @@ def _check_paths(chosen: argparse.Namespace, records_dir: str) -> None:
   files.check_path('--records_dir' if chosen.records_dir else 'DSS_DATA_DIR', records_dir)
   files.check_path('--prompt', chosen.prompt, local=True)
   if chosen.client == 't5':
-    files.check_path('--model', chosen.model)
+    files.check_path('--model', chosen.model, hub=True)
 
 
 def _run(

@@ -160,8 +160,9 @@ class TrainConfig:
       what dropout draws.
     loss_chunk: target positions whose logits are in memory at a time; 0 for all; same update.
     seed: of all random streams, see `train/rngs.py`.
-    initial_checkpoint_path: parameters to start from: a run's or a converted folder, a Hugging
-      Face folder or a T5X checkpoint, local or `gs://`; '' starts from scratch.
+    initial_checkpoint_path: parameters to start from: a model's name at the Hugging Face hub, a
+      Hugging Face folder, a run's or a converted folder or a T5X checkpoint, local or `gs://`; ''
+      starts from scratch.
     log_every: steps between two lines of metrics.
   """
 
@@ -184,7 +185,8 @@ class TrainConfig:
   def __post_init__(self):
     if not self.model_dir:
       raise errors.UserError('TrainConfig.model_dir is not set: name a folder')
-    valid.path(**valid.fields(self, 'model_dir', 'initial_checkpoint_path'))
+    valid.path(**valid.fields(self, 'model_dir'))
+    valid.path(hub=True, **valid.fields(self, 'initial_checkpoint_path'))
     for field in dataclasses.fields(self):
       if dataclasses.is_dataclass(field.type) and not isinstance(
           getattr(self, field.name), field.type):

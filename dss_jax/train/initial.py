@@ -30,15 +30,16 @@ def check(config: config_lib.TrainConfig) -> None:
   path = config.initial_checkpoint_path
   if not path:
     return
-  with _named(path):
+  with named(path):
     weights = formats.open_weights(path)
-    info = formats.find_info(path, weights)
+    info = formats.find_info(weights.path, weights)
     weights_lib.check_network(weights, config.model)
-    _check_vocabulary(path, info, config.data.vocabulary)
+    _check_vocabulary(weights.path, info, config.data.vocabulary)
 
 
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
+def named(path: str) -> Iterator[None]:
+  """An error inside of it begins with the macro and its value."""
   try:
     yield
   except errors.UserError as error:
@@ -66,7 +67,7 @@ def fingerprint(path: str) -> str:
   Raises:
     UserError: see `open.open_weights`.
   """
-  with _named(path):
+  with named(path):
     weights = formats.open_weights(path)
   sizes = {name: math.prod(spec.shape) for name, spec in weights.specs.items()}
   large = [name for name in sizes if sizes[name] > _SMALL]

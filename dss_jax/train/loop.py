@@ -92,7 +92,8 @@ class Run:
     self._warnings = check_data(config)
     self._sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config.mesh))
     self._sharding.check_batch(data.batch_size, config.microbatches)
-    self._claim_model_dir(gin_text)
+    self.config = run_info.pin(config)
+    self._claim_model_dir(gin_text, config.initial_checkpoint_path)
     self._compute = compute_lib.build(config, self._sharding)
     self._told = preemption.Preemption()
     closing.callback(self._told.close)
@@ -116,11 +117,12 @@ class Run:
     self._finite = watchdogs.FiniteLoss(
         data.mixture_or_task, data.feature_lengths, config.model_dir, self._checkpoints.steps)
 
-  def _claim_model_dir(self, gin_text: str) -> None:
+  def _claim_model_dir(self, gin_text: str, initial_path: str) -> None:
     checkpoints_lib.check_model_dir(self.config.model_dir)
     if not run_info.exists(self.config.model_dir):
       initial.check(self.config)
-    new = run_info.claim(self.config.model_dir, run_info.describe(self.config, gin_text))
+    new = run_info.claim(
+        self.config.model_dir, run_info.describe(self.config, gin_text, initial_path))
     if new and processes.is_main():
       student_files.write(self.config)
     processes.wait_for_all('MODEL_DIR is claimed')

@@ -1,8 +1,11 @@
 """Several processes as one run: how they find each other, and who writes what is written once."""
 
 import dataclasses
+import json
+from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from dss_jax import errors
@@ -73,6 +76,29 @@ def wait_for_all(where: str) -> None:
   """Returns once every process is here; `where` names the place in errors."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(where)
+
+
+def from_main(make: Callable[[], str]) -> str:
+  """A text that the main process makes, in every process; all must ask.
+
+  Raises:
+    UserError: `make` did in the main process.
+  """
+  if jax.process_count() == 1:
+    return make()
+  said = {'text': '', 'error': ''}
+  if is_main():
+    try:
+      said['text'] = make()
+    except errors.UserError as error:
+      said['error'] = str(error)
+  data = np.frombuffer(json.dumps(said).encode(), np.uint8)
+  length = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+  data = np.asarray(multihost_utils.broadcast_one_to_all(np.resize(data, length)))
+  said = json.loads(data.tobytes())
+  if said['error']:
+    raise errors.UserError(said['error'])
+  return said['text']
 
 
 def any_process(here: bool) -> bool:

@@ -1,5 +1,6 @@
 """`run.json`: what a run was, complete enough to repeat it and to refuse a mix-up."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -10,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from dss_jax import errors, files
+from dss_jax.convert import hub
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.train import config as config_lib
 from dss_jax.train import identity, initial, processes
@@ -21,14 +23,41 @@ _PACKAGES = ('dss_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 's
              'tensorflow', 'tensorflow-text', 'sentencepiece', 'numpy')
 
 
-def describe(config: config_lib.TrainConfig, gin_text: str = '') -> dict[str, Any]:
-  """The contents of run.json for a run with this config, on this machine."""
+def pin(config: config_lib.TrainConfig) -> config_lib.TrainConfig:
+  """The config with a model of the hub at one commit; all processes must ask.
+
+  Of a run that goes on, the commit that it began with, wherever a branch is by now.
+  """
+  given = config.initial_checkpoint_path
+
+  def find() -> str:
+    if exists(config.model_dir):
+      earlier = _read(config.model_dir)
+      began = earlier['identity'].get('initial_checkpoint_path')
+      if given in (began, (earlier.get(_HUB) or {}).get('given')):
+        return began
+    with initial.named(given):
+      return hub.pinned(given)
+
+  return dataclasses.replace(config, initial_checkpoint_path=processes.from_main(find))
+
+
+def describe(
+    config: config_lib.TrainConfig, gin_text: str = '', given: str = '') -> dict[str, Any]:
+  """The contents of run.json for a run with this config, on this machine.
+
+  Args:
+    config: as `pin` returns it.
+    gin_text: all bindings.
+    given: the INITIAL_CHECKPOINT_PATH that the user gave.
+  """
   return {
       'identity': identity.of(config),
       'config': config_lib.as_dict(config),
       'gin': gin_text.splitlines(),
       'records': _records_used(config),
       'vocabulary_sha256': vocabularies.fingerprint(config.data.vocabulary),
+      _HUB: {'given': given},
       'versions': {'python': platform.python_version(), **_versions()},
   }
 
@@ -57,6 +86,11 @@ def exists(model_dir: str) -> bool:
   return tf.io.gfile.exists(os.path.join(model_dir, RUN_FILE))
 
 
+def _read(model_dir: str) -> dict[str, Any]:
+  with tf.io.gfile.GFile(os.path.join(model_dir, RUN_FILE)) as f:
+    return json.loads(f.read())
+
+
 def claim(model_dir: str, described: Mapping[str, Any]) -> bool:
   """Writes run.json into a new MODEL_DIR, or checks that it is of the same run.
 
@@ -71,12 +105,14 @@ def claim(model_dir: str, described: Mapping[str, Any]) -> bool:
   if not exists(model_dir):
     if processes.is_main():
       tf.io.gfile.makedirs(model_dir)
-      _write(model_dir, {**described, _START: _fingerprint(described['identity'])})
+      path = described['identity']['initial_checkpoint_path']
+      found = hub.describe(path) if path else None
+      _write(model_dir, {**described, _START: _fingerprint(described['identity']),
+                         _HUB: found and {**described[_HUB], **found}})
     return True
-  with tf.io.gfile.GFile(os.path.join(model_dir, RUN_FILE)) as f:
-    earlier = json.loads(f.read())
+  earlier = _read(model_dir)
   now = json.loads(json.dumps(described))
-  now[_START] = _start(earlier, now)
+  now[_START], now[_HUB] = _start(earlier, now), earlier.get(_HUB)
   changed = identity.differences(*(
       run['identity'] | {name: run.get(name) for name in identity.CONTENTS.values()}
       for run in (earlier, now)))
@@ -95,6 +131,7 @@ def claim(model_dir: str, described: Mapping[str, Any]) -> bool:
   return False
 
 
+_HUB = 'initial_checkpoint'  # what of the hub it began with; None if nothing
 _START = identity.CONTENTS['initial_checkpoint_path']
 
 

@@ -44,8 +44,9 @@ def of_checkpoint(path: str) -> Said:
     UserError: it cannot be read, or does not say what its network is.
   """
   from dss_jax.convert import formats  # Late: it loads Orbax.
-  info = formats.find_info(path, formats.open_weights(path))
-  return Said(path, _network(info.model), _file(own_vocabulary.find(path, info)))
+  weights = formats.open_weights(path)
+  info = formats.find_info(weights.path, weights)
+  return Said(path, _network(info.model), _file(own_vocabulary.find(weights.path, info)))
 
 
 def _network(config: models.Config) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def test_a_finished_run_only_reports(finished, toy_records, toy_vocabulary, caps
     ({'VOCABULARY': 's3://b/v.model'}, 'VOCABULARY=s3://b/v.model: s3:// cannot be'),
     ({'RECORDS_DIR': 'https://h/r'}, 'RECORDS_DIR=https://h/r: https:// cannot be read'),
     ({'MODEL_DIR': 'gs:/b/run'}, 'MODEL_DIR=gs:/b/run: .*; use .* gs://BUCKET/'),
-    ({'INITIAL_CHECKPOINT_PATH': 'hf://t5'}, 'INITIAL_CHECKPOINT_PATH=hf://t5: hf:// cannot'),
+    ({'INITIAL_CHECKPOINT_PATH': 'hf://t5'}, 'INITIAL_CHECKPOINT_PATH=hf://t5: .*OWNER/NAME'),
 ])
 def test_bad_settings_get_one_line(finished, toy_records, toy_vocabulary, settings, message):
   before = sorted(p for p in finished.rglob('*'))

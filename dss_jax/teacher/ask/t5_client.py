@@ -210,8 +210,8 @@ def _look(folder: str, mesh: 'sharding.MeshConfig') -> str:
   from dss_jax import sharding, student_info
   from dss_jax.convert import formats
   weights = formats.open_weights(folder)
-  info = formats.find_info(folder, weights)
-  if info.vocabulary != student_info.BYTES and formats.find_vocabulary(folder, info) is None:
+  info = formats.find_info(weights.path, weights)
+  if info.vocabulary != student_info.BYTES and formats.find_vocabulary(weights.path, info) is None:
     raise errors.UserError(
         f'--model={folder} has no vocabulary (vocabulary.model or spiece.model): copy the '
         'SentencePiece model of its training there')
