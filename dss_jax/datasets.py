@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from dss_jax import errors, fields
+from dss_jax import errors, fields, metrics
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -71,7 +71,7 @@ class Dataset:
       missing field. `row_number` (from 0) is passed for rows that have no id of their own.
     labels: the closed label set, in order, or None for free text and equations; numbers become
       texts, as in rows.
-    metric: 'text' (exact match) or 'equation' (equal value), DESIGN "Metrics".
+    metric: of `metrics.BY_NAME`: 'text' (exact match) or 'equation' (equal value).
     completion: how the teacher's completions are laid out.
     holdout: how 10 % of train become validation where the dataset has no validation split:
       'permutation' (the released code's rows), 'hash' (of the id), or None (it has one).
@@ -106,8 +106,9 @@ class Dataset:
       if (value := getattr(self, argument)) is not None and not callable(value):
         raise errors.UserError(f'dataset {self.name!r}: {argument} is {fields.describe(value)}: '
                                'give a function')
-    if self.metric not in ('text', 'equation'):
-      raise ValueError(f"dataset {self.name!r}: metric={self.metric!r}; use 'text' or 'equation'")
+    if self.metric not in metrics.BY_NAME:
+      raise ValueError(f'dataset {self.name!r}: metric={self.metric!r}; use '
+                       f'{" or ".join(map(repr, metrics.BY_NAME))}')
     if self.holdout not in ('permutation', 'hash', None):
       raise ValueError(
           f"dataset {self.name!r}: holdout={self.holdout!r}; use 'permutation', 'hash' or None")

@@ -10,9 +10,11 @@ Some names are no files, and what stands in them is made when they are read:
   gin/native/dss_cqa.gin             gin/native/dss.gin with DATASET = 'cqa'
   gin/recipes/single_task_cqa.gin    gin/recipes/cqa.gin and gin/recipes/single_task.gin
   gin/native/models/t5_1_1_xl.gin    a size of `models.NAMED`
+  gin/t5x/defaults.gin               the native engine's defaults, for what T5X's files leave open
 """
 
 import contextlib
+import dataclasses
 import functools
 import io
 import os
@@ -110,6 +112,8 @@ def _made(path: str) -> str | None:
     return _recipe()
   if both := method_and_dataset(path):
     return f"DATASET = {both[1]!r}\ninclude 'gin/native/{both[0]}.gin'\n"
+  if path == 'gin/t5x/defaults.gin':
+    return _t5x_defaults()
   if found := re.fullmatch(r'gin/recipes/single_task_(\w+)\.gin', path):
     return f"include 'gin/recipes/{found[1]}.gin'\ninclude 'gin/recipes/single_task.gin'\n"
   if fields := _models().get(path.removeprefix(_MODELS).removesuffix('.gin')):
@@ -138,6 +142,20 @@ def _recipe() -> str:
   recipe = own if exists(own) else 'gin/recipes/paper.gin'
   model = f"include '{_MODELS}{name}.gin'\n" if name in _models() else ''
   return f"DATASET = {name!r}\ninclude '{recipe}'\n{model}"
+
+
+def _t5x_defaults() -> str:
+  """'WARMUP_STEPS = 0', ...: macros of t5x/model.gin that it and the paper's recipe leave open."""
+  from dss_jax.train import config  # Late: it loads jax and flax.
+  model, paper, run = ((configs_dir() / name).read_text(encoding='utf-8') for name in (
+      't5x/model.gin', 'recipes/paper.gin', 'native/run.gin'))
+  left = set(re.findall(r'%(\w+)', model)) - set(
+      re.findall(r'^(\w+) =', model + paper, re.MULTILINE))
+  found = {macro: getattr(config, cls).__dataclass_fields__[field].default
+           for cls, field, macro in re.findall(r'^(\w+)\.(\w+) = %(\w+)', run, re.MULTILINE)
+           if macro in left}
+  return ''.join(f'{macro} = {default!r}\n' for macro, default in found.items()
+                 if default is not dataclasses.MISSING)
 
 
 def _models() -> dict[str, dict[str, Any]]:

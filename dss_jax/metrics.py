@@ -4,8 +4,12 @@ The teacher's labels and the student's predictions are scored by the same functi
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from dss_jax import datasets, equations, errors
+from dss_jax import equations, errors
+
+if TYPE_CHECKING:
+  from dss_jax import datasets
 
 MetricFn = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 
@@ -48,7 +52,7 @@ def equation_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dic
 BY_NAME = {'text': text_accuracy, 'equation': equation_accuracy}
 
 
-def for_dataset(dataset: datasets.Dataset) -> list[MetricFn]:
+def for_dataset(dataset: 'datasets.Dataset') -> list[MetricFn]:
   """The metric functions that `dataset.metric` names; each has 'accuracy'."""
   return [BY_NAME[dataset.metric]]
 

@@ -31,6 +31,7 @@ class StudentInfo:
     label_prefix: put before an input to ask for the label; '' for the baselines.
     rationale_prefix: put before an input to ask for the rationale; None if the student did not
       learn to write one.
+    prefixes: of what else the student learnt to write, by the objective's name.
     answer_phrase: if the label stands behind a rationale in one target, the words between them.
     labels: the closed label set, if there is one.
     metric: 'text' or 'equation', how a label is compared with the gold one.
@@ -44,6 +45,7 @@ class StudentInfo:
   vocabulary: str = ''
   label_prefix: str = ''
   rationale_prefix: str | None = None
+  prefixes: Mapping[str, str] = dataclasses.field(default_factory=dict)
   answer_phrase: str = ''
   labels: tuple[str, ...] = ()
   metric: str = 'text'
@@ -86,6 +88,8 @@ class StudentInfo:
     fields['model']['dtype'] = np.dtype(self.model.dtype).name
     if (family := families.name(self.model)) != families.T5:
       fields['model']['family'] = family
+    if not self.prefixes:  # As before there were any: earlier versions read it.
+      del fields['prefixes']
     return json.dumps(fields, indent=2, sort_keys=True) + '\n'
 
 

@@ -13,18 +13,37 @@ from etils import epath
 from dss_jax import errors, files, student_info
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2  # T5's, and those of seqio.ByteVocabulary
+MADLAD_IDS = [-1, 2, 0]  # and a piece for the beginning, 1, that madlad fills rows up with
 EOS_MARKER = '</s>'
 _BYTE_OFFSET = 3  # seqio.ByteVocabulary: byte b is id b + 3, as in ByT5.
 
 
-def check_ids(pieces: sentencepiece.SentencePieceProcessor, where: str) -> None:
-  """UserError if a SentencePiece model has other ids than those that padding and decoding use."""
+def check_ids(
+    pieces: sentencepiece.SentencePieceProcessor, where: str, eos_id: int | None = EOS_ID) -> None:
+  """UserError if a SentencePiece model has other ids than those that padding and decoding use.
+
+  Args:
+    pieces: the model.
+    where: it is, for the message.
+    eos_id: the network's; None if it is not known. Madlad's 2 comes with its unknown piece at 0,
+      which is then read as padding.
+  """
   ids = [pieces.pad_id(), pieces.eos_id(), pieces.unk_id()]
-  if ids != [PAD_ID, EOS_ID, UNK_ID]:
+  if ids == MADLAD_IDS and eos_id in (None, ids[1]):
+    return
+  if eos_id in (None, EOS_ID) and ids != [PAD_ID, EOS_ID, UNK_ID]:
     raise errors.UserError(
         f"{where} has pad, EOS and unknown at {ids}, T5's are at {[PAD_ID, EOS_ID, UNK_ID]}: train "
         'one with `dss vocab`, or with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1 of '
         'SentencePiece')
+  if eos_id not in (None, ids[1]):
+    raise other_eos(where, ids[1], eos_id)
+
+
+def other_eos(where: str, found: int, eos_id: int | None) -> errors.UserError:
+  """The error to raise where vocabulary and network do not end a text with the same id."""
+  return errors.UserError(f'{where} ends a text with id {found}, the network with {eos_id} '
+                          "(T5Config.eos_id): use the network's own vocabulary")
 
 
 class Tokenizer(Protocol):
@@ -32,9 +51,11 @@ class Tokenizer(Protocol):
 
   Attributes:
     size: ids are below it.
+    eos_id: ends a text.
   """
 
   size: int
+  eos_id: int
 
   def encode(self, text: str) -> list[int]:
     ...
@@ -49,15 +70,16 @@ class Tokenizer(Protocol):
 class SentencePieceTokenizer:
   """Of a SentencePiece model, given as the bytes of its file."""
 
-  def __init__(self, model: bytes):
-    """Raises UserError if the model's pad, EOS or unknown id is not T5's."""
+  def __init__(self, model: bytes, eos_id: int = EOS_ID):
+    """Raises UserError if the model's ids are none that can be used; see `check_ids`."""
     self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-    check_ids(self._pieces, 'the vocabulary')
+    check_ids(self._pieces, 'the vocabulary', eos_id)
     self.size = self._pieces.vocab_size()
+    self.eos_id = self._pieces.eos_id()
 
   def encode(self, text: str) -> list[int]:
     """'a premise</s>a hypothesis' -> [12, 5, 1, 12, 9]."""
-    ids = [[*self._pieces.encode(part), EOS_ID] for part in text.split(EOS_MARKER)]
+    ids = [[*self._pieces.encode(part), self.eos_id] for part in text.split(EOS_MARKER)]
     return [i for part in ids for i in part][:-1]
 
   def encode_target(self, text: str) -> list[int]:
@@ -65,14 +87,16 @@ class SentencePieceTokenizer:
 
   def decode(self, ids: Iterable[int]) -> str:
     # T5's sentinels and the rows that pad its embedding are beyond the model's pieces.
-    known = self._pieces.vocab_size()
-    return self._pieces.decode([i if i < known else UNK_ID for i in _until_eos(ids)])
+    known, unknown = self._pieces.vocab_size(), self._pieces.unk_id()
+    return self._pieces.decode(
+        [i if i < known else unknown for i in _until_eos(ids, self.eos_id)])
 
 
 class ByteTokenizer:
   """UTF-8 bytes."""
 
   size = 256 + _BYTE_OFFSET
+  eos_id = EOS_ID
 
   def encode(self, text: str) -> list[int]:
     ids = [[*self.encode_target(part), EOS_ID] for part in text.split(EOS_MARKER)]
@@ -82,14 +106,14 @@ class ByteTokenizer:
     return [b + _BYTE_OFFSET for b in text.encode('utf-8')]
 
   def decode(self, ids: Iterable[int]) -> str:
-    values = [i - _BYTE_OFFSET for i in _until_eos(ids)]
+    values = [i - _BYTE_OFFSET for i in _until_eos(ids, EOS_ID)]
     return bytes(v for v in values if 0 <= v < 256).decode('utf-8', errors='ignore')
 
 
-def _until_eos(ids: Iterable[int]) -> list[int]:
+def _until_eos(ids: Iterable[int], eos_id: int) -> list[int]:
   kept = []
   for i in ids:
-    if i == EOS_ID:
+    if i == eos_id:
       break
     if i != PAD_ID:
       kept.append(int(i))
@@ -117,6 +141,8 @@ def make(info: student_info.StudentInfo, vocabulary: bytes | None, where: str) -
 
 def _make(info: student_info.StudentInfo, vocabulary: bytes | None, where: str) -> Tokenizer:
   if info.vocabulary == student_info.BYTES:
+    if info.model.eos_id != ByteTokenizer.eos_id:
+      raise other_eos('bytes', ByteTokenizer.eos_id, info.model.eos_id)
     return ByteTokenizer()
   if vocabulary is None:
     raise errors.UserError(
@@ -124,7 +150,7 @@ def _make(info: student_info.StudentInfo, vocabulary: bytes | None, where: str) 
         'model of its training there, or give it with --vocabulary')
   check_model(vocabulary, f'{where}: the vocabulary')
   try:
-    return SentencePieceTokenizer(vocabulary)
+    return SentencePieceTokenizer(vocabulary, info.model.eos_id)
   except errors.UserError as error:
     raise errors.UserError(f'{where}: {error}') from error
 

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--scan_layers', action=argparse.BooleanOptionalAction,
                       help='native and t5x: store all layers of a stack in one tensor (default: '
                            "native as the input, t5x no: scanned is for T5X's scalable_t5, which "
-                           'trains a position bias for every layer and cannot come back)')
+                           'trains a position bias for every layer: an umT5 comes back)')
   parser.add_argument('--vocabulary', metavar='FILE',
                       help="SentencePiece model, or 'bytes' (default: the input folder's)")
   parser.add_argument('--step', type=int, default=0, help='t5x: the step in checkpoint_<step>')

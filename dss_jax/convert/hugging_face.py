@@ -21,7 +21,6 @@ from dss_jax.convert.hugging_face_files import read_json
 CONFIG_FILE = 'config.json'
 TOKENIZER_FILE = 'spiece.model'
 _ONE_FILE = 'model.safetensors'  # as it is written
-_PATTERNS = ('*.safetensors*', 'pytorch_model*.bin*', 'flax_model*.msgpack*')  # read in this order
 _GENERATION_FILE = 'generation_config.json'
 _ADAPTER_FILE = 'adapter_config.json'
 # Our name, theirs.
@@ -38,8 +37,7 @@ def is_hugging_face(path: str) -> bool:
 
 def weight_files(folder: epath.Path) -> list[epath.Path]:
   """The files that say what the parameters are."""
-  found = (list(folder.glob(pattern)) for pattern in _PATTERNS)
-  return [folder / CONFIG_FILE, *next(filter(None, found), [])]
+  return [folder / CONFIG_FILE, *hugging_face_files.weight_files(folder)]
 
 
 class HuggingFaceWeights(weights_lib.Weights):

@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 
 from dss_jax import errors, families, models
-from dss_jax.decode import greedy
 
 _ELSEWHERE = {'quantization_config': 'quantized weights are not read',
               'transformers_weights': 'weights in a file of another name are not read'}
-# What `generate` of transformers then writes, or may not write, whatever the weights say.
 _FORCED = ('forced_bos_token_id', 'forced_eos_token_id', 'forced_decoder_ids', 'suppress_tokens',
            'begin_suppress_tokens', 'bad_words_ids')
 
@@ -40,7 +38,10 @@ def read(hf: Mapping[str, Any], where: str) -> models.Config:
 
 
 def check_ids(values: Mapping[str, Any], config: models.Config, where: str) -> None:
-  """UserError for token ids in config.json or generation_config.json that are not the network's."""
+  """UserError for token ids in config.json or generation_config.json that are not the network's.
+
+  Or that force tokens, which `generate` of transformers does whatever the network says.
+  """
   for name, ours in ids(config).items():
     value = values.get(name)
     if value not in (None, ours, [ours]):
@@ -56,7 +57,7 @@ def check_ids(values: Mapping[str, Any], config: models.Config, where: str) -> N
 
 def ids(config: models.Config) -> dict[str, int]:
   """What generation_config.json holds."""
-  return {'decoder_start_token_id': config.start_id, 'pad_token_id': greedy.PAD_ID,
+  return {'decoder_start_token_id': config.start_id, 'pad_token_id': config.pad_id,
           'eos_token_id': config.eos_id}
 
 

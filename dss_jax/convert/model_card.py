@@ -110,7 +110,7 @@ def _spelling(info: student_info.StudentInfo, vocabulary: bytes | None) -> str:
   """Labels that the model's text does not equal; `dss_jax` reads them, transformers cannot."""
   if vocabulary is None or not info.closed_set():
     return ''
-  pieces = tokenizer.SentencePieceTokenizer(vocabulary)
+  pieces = tokenizer.SentencePieceTokenizer(vocabulary, info.model.eos_id)
   rows = [f'| `{label}` | `{written}` |' for label in info.closed_set()
           if (written := pieces.decode(pieces.encode_target(label))) != label]
   return '\n'.join(['The vocabulary writes these labels otherwise:', '',

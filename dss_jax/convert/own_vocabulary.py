@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping
 import sentencepiece
 from etils import epath
 
-from dss_jax import errors, student_info
-from dss_jax.convert import hugging_face
+from dss_jax import errors, student_info, tokenizer
+from dss_jax.convert import hugging_face, tokenizer_json
 
 _MODELS = (student_info.VOCABULARY_FILE, hugging_face.TOKENIZER_FILE)
 _ADDED, _CONFIG, _FAST, _MAP = (
     'added_tokens.json', 'tokenizer_config.json', 'tokenizer.json', 'special_tokens_map.json')
 FILES = (*_MODELS, _ADDED, _CONFIG, _FAST, _MAP)  # that tell of it
-_ROLES = ('pad_token', 'eos_token', 'unk_token')  # by id
 _SENTINEL = re.compile(r'<extra_id_\d+>')  # T5's, beyond the pieces; no text of ours holds one.
 _SPARE_ROWS = 1024  # more than any public table has beyond its pieces
 _SPECIAL = ('<pad>', '</s>', '<unk>')  # by id
@@ -52,8 +51,10 @@ def find(path: str, info: student_info.StudentInfo) -> Own | None:
     if len(set(models.values())) > 1:
       raise errors.UserError(f'{folder} holds two vocabularies, {" and ".join(models)}: remove the '
                              'one that is not meant')
+    if not models and (folder / _FAST).exists():
+      models[_FAST] = tokenizer_json.to_sentencepiece(folder / _FAST)
     for name, model in models.items():
-      return Own(str(folder / name), model, dict(_added(folder)))
+      return Own(str(folder / name), model, dict(_added(folder, info)))
   return None
 
 
@@ -64,13 +65,17 @@ def is_bytes(path: str) -> bool:
              for file in files if file.exists())
 
 
-def _added(folder: epath.Path) -> Iterator[tuple[int, tuple[str, str]]]:
+def _added(
+    folder: epath.Path, info: student_info.StudentInfo) -> Iterator[tuple[int, tuple[str, str]]]:
   """Every token that the files beside a SentencePiece model give an id, or a role of T5's."""
   found = {name: hugging_face.read_json(folder / name)
            for name in (_ADDED, _CONFIG, _FAST, _MAP) if (folder / name).exists()}
+  roles = {'pad_token': info.model.pad_id, 'eos_token': info.model.eos_id}
+  if info.model.eos_id == tokenizer.EOS_ID:
+    roles['unk_token'] = tokenizer.UNK_ID
   try:
     for name in (_CONFIG, _MAP):
-      for i, role in enumerate(_ROLES):
+      for role, i in roles.items():
         token = found.get(name, {}).get(role)
         if token := token['content'] if isinstance(token, dict) else token:
           yield i, (token, name)

@@ -108,10 +108,19 @@ def from_hugging_face(hf: Mapping[str, Any], where: str) -> models.T5Config:
         **fields, num_decoder_layers=hf['num_layers'] if layers is None else layers,
         mlp_activations=_activations(hf, where),
         logits_via_embedding=_is_tied_and_scaled(hf, where),
-        relpos_per_layer=hf['model_type'] == 'umt5')
+        relpos_per_layer=hf['model_type'] == 'umt5', **_ids(hf))
   except ValueError as error:
     theirs = ', '.join(f'{name} {hf[name]!r}' for name in _FIELDS.values() if name in hf)
     raise errors.UserError(f'{where}: {error} The file has {theirs}') from error
+
+
+def _ids(hf: Mapping[str, Any]) -> dict[str, Any]:
+  """Madlad's, which are another SentencePiece model's: 2 ends, 1 fills up; else T5's, 1 and 0.
+
+  Any other are left to `hugging_face_config.check_ids`, which refuses them.
+  """
+  found = tuple(hf.get(f'{name}_token_id') for name in ('eos', 'pad'))
+  return {'eos_id': 2, 'pad_id': 1} if found == (2, 1) else {}
 
 
 def _activations(hf: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -76,9 +76,9 @@ def check_lengths(measured: list[TaskLengths], lengths: Mapping[str, int]) -> li
   return warnings
 
 
-def check_vocabulary(name: str, vocab_size: int) -> None:
-  """UserError if a token id of the task's vocabulary has no row in the embedding."""
-  vocabularies.current()  # Or says what is wrong with it.
+def check_vocabulary(name: str, vocab_size: int, eos_id: int = 1) -> None:
+  """UserError if the task's vocabulary has an id without a row in the embedding, or another EOS."""
+  vocabularies.load(settings.current().vocabulary, eos_id)  # Or says what is wrong with it.
   for feature in pipeline.get_mixture_or_task(name).output_features.values():
     needed = feature.vocabulary.vocab_size
     if needed > vocab_size:

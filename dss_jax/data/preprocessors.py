@@ -122,7 +122,7 @@ def tokenize(
   Rows are encoded by the hundred: one by one, this step would be most of the pipeline's cost.
   They say by which settings, for `check_settings`.
   """
-  vocabularies.load(chosen.vocabulary)  # Or says what is wrong with it.
+  vocabularies.load(chosen.vocabulary, None)  # Or says what is wrong with it.
   made_with = vocabularies.describe(chosen)
 
   def tokenize_rows(batch):
@@ -221,7 +221,7 @@ class ReadAnswer:
 
 @functools.lru_cache(maxsize=64)
 def _reader(task: ReadAnswer, max_tokens: int) -> answers.Reader:
-  loaded = vocabularies.load(task.vocabulary)
+  loaded = vocabularies.load(task.vocabulary, None)
   return answers.reader(task.labels, loaded.encode, loaded.decode, task.phrase,
                         dataset=task.dataset, max_tokens=max_tokens)
 

@@ -24,17 +24,20 @@ def named(spec: str) -> seqio.Vocabulary:
 
 
 @functools.cache
-def load(spec: str) -> seqio.Vocabulary:
+def load(spec: str, eos_id: int | None = tokenizer.EOS_ID) -> seqio.Vocabulary:
   """The vocabulary that `spec` names.
 
   Args:
     spec: 'bytes', or the path (local or `gs://`) of a SentencePiece model.
+    eos_id: the network's; None if it is not known.
 
   Raises:
-    UserError: the path does not exist or is not a SentencePiece model.
+    UserError: the path does not exist or is not a SentencePiece model, or its ids are others.
   """
   vocabulary = named(spec)
   if spec == settings.BYTES:
+    if eos_id not in (None, vocabulary.eos_id):
+      raise tokenizer.other_eos(f'VOCABULARY={spec}', vocabulary.eos_id, eos_id)
     return vocabulary
   try:
     _ = vocabulary.vocab_size  # Reads the file.
@@ -44,13 +47,13 @@ def load(spec: str) -> seqio.Vocabulary:
         '`python -m dss_jax.vocab`')
     raise errors.UserError(
         f'DataSettings.vocabulary={spec}: not a readable SentencePiece model: {why}') from error
-  tokenizer.check_ids(vocabulary.tokenizer, f'DataSettings.vocabulary={spec}')
+  tokenizer.check_ids(vocabulary.tokenizer, f'DataSettings.vocabulary={spec}', eos_id)
   return vocabulary
 
 
 def current() -> seqio.Vocabulary:
   """The one that the tasks read with; see `load`."""
-  return load(settings.current().vocabulary)
+  return load(settings.current().vocabulary, None)
 
 
 def _what_instead(spec: str) -> str:

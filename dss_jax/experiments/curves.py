@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib import pyplot
 
@@ -10,8 +12,7 @@ from dss_jax import page
 from dss_jax.experiments import figures, grid
 from dss_jax.experiments.results import Row
 
-_PANELS = (('train/label_loss', 'label loss, train (nats per token)'),
-           ('validation/accuracy', 'accuracy, validation (%)'))
+_LOSS = re.compile(r'train/(\w+)_loss')
 
 
 def draw_all(rows: Sequence[Row], out: str, folder: str) -> list[page.Figure]:
@@ -45,12 +46,21 @@ def read(path: str) -> dict[str, list[tuple[int, float]]]:
   return found
 
 
+def panels_of(curves: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """Metric -> title: the loss of each objective that any of the runs has, then accuracy."""
+  losses = {name: f'{found[1]} loss, train (nats per token)'
+            for curve in curves for name in curve if (found := _LOSS.fullmatch(name))}
+  return {**losses, 'validation/accuracy': 'accuracy, validation (%)'}
+
+
 def _draw(
     curves: Sequence[tuple[Row, Mapping[str, Sequence[tuple[int, float]]]]], name: str,
     title: str, fraction: float, folder: str) -> page.Figure:
   with figures.style(name):
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
-    for axes, (metric, label) in zip(panels, _PANELS, strict=True):
+    shown = panels_of([curve for _, curve in curves])
+    figure, panels = pyplot.subplots(
+        1, len(shown), figsize=(4.5 * len(shown), 3.6), layout='constrained', squeeze=False)
+    for axes, (metric, label) in zip(panels[0], shown.items(), strict=True):
       labelled = set()
       for row, curve in curves:
         points = curve.get(metric, ())
@@ -62,7 +72,7 @@ def _draw(
         labelled.add(method)
       axes.set(xlabel='step', title=label)
       axes.spines[['top', 'right']].set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncol=3,
+    figure.legend(*panels[0, -1].get_legend_handles_labels(), loc='outside lower center', ncol=3,
                   frameon=False, fontsize=9)
     return figures.save(
         figure, folder, name, title,

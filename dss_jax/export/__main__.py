@@ -117,7 +117,8 @@ def _write(folder: epath.Path, student, exported: jax_export.Exported, args, len
     (folder / student_info.VOCABULARY_FILE).write_bytes(vocabulary)
   info = student.info
   (folder / INFO_FILE).write_text(json.dumps({
-      'dtype': dtype.name, 'vocabulary': info.vocabulary, 'label_prefix': info.label_prefix,
+      'dtype': dtype.name, 'eos_id': student.tokenizer.eos_id,
+      'vocabulary': info.vocabulary, 'label_prefix': info.label_prefix,
       'rationale_prefix': info.rationale_prefix, 'answer_phrase': info.answer_phrase,
       'labels': info.closed_set(), 'input_length': info.input_length,
       'target_length': length, 'platforms': exported.platforms, 'jax': jax.__version__},

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import export
 
-PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+PAD_ID = 0
 BYTE_OFFSET = 3  # of the bytes vocabulary
 EOS_MARKER = '</s>'
 
@@ -33,6 +33,7 @@ class Student:
     self._decode = jax.jit(export.deserialize((folder / 'decode.jaxexport').read_bytes()).call)
     with np.load(folder / 'params.npz') as arrays:
       self._params = {name: jax.device_put(self._read(arrays[name])) for name in arrays.files}
+    self._eos_id = self.info.get('eos_id', 1)
     self._labels = None
     self._pieces = None
     if self.info['vocabulary'] != 'bytes':
@@ -60,7 +61,7 @@ class Student:
     read = self.read if prefix is None else str
     prefix = self.info['label_prefix'] if prefix is None else prefix
     limit = self.info['input_length']
-    rows = [[*self.encode(prefix + text)[:limit - 1], EOS_ID] for text in texts]
+    rows = [[*self.encode(prefix + text)[:limit - 1], self._eos_id] for text in texts]
     width = -(-max(map(len, rows)) // 32) * 32  # Few shapes, few compilations.
     tokens = np.zeros((len(rows), width), np.int32)
     for i, row in enumerate(rows):
@@ -81,7 +82,7 @@ class Student:
 
   def encode(self, text):
     """Ids without the EOS at the end; `</s>` becomes EOS."""
-    parts = [[*self._encode(part), EOS_ID] for part in text.split(EOS_MARKER)]
+    parts = [[*self._encode(part), self._eos_id] for part in text.split(EOS_MARKER)]
     return [i for part in parts for i in part][:-1]
 
   def _encode(self, text):
@@ -91,13 +92,14 @@ class Student:
 
   def decode(self, ids):
     """Text up to the first EOS."""
-    ids = ids[:ids.index(EOS_ID)] if EOS_ID in ids else ids
+    ids = ids[:ids.index(self._eos_id)] if self._eos_id in ids else ids
     ids = [i for i in ids if i != PAD_ID]
     if self._pieces is None:
       values = [i - BYTE_OFFSET for i in ids]
       return bytes(v for v in values if 0 <= v < 256).decode('utf-8', errors='ignore')
-    known = self._processor().vocab_size()
-    return self._processor().decode([i if i < known else UNK_ID for i in ids])
+    pieces = self._processor()
+    known, unknown = pieces.vocab_size(), pieces.unk_id()
+    return pieces.decode([i if i < known else unknown for i in ids])
 
   def _processor(self):
     if isinstance(self._pieces, pathlib.Path):

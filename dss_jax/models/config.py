@@ -34,8 +34,10 @@ class Config:
     dropout_rate: in [0, 1), used at every dropout place when not deterministic.
     logits_via_embedding: True ties the output head to the embedding (v1.0).
     dtype: 'float32' or 'bfloat16' (or the jax.numpy types); kept as a numpy dtype.
-    eos_id: the token that ends a sequence. Rows are filled up with 0.
+    eos_id: the token that ends a sequence.
     start_id: what the decoder reads first.
+    pad_id: what fills up rows elsewhere, for whoever reads an exported folder; here that is 0,
+      which nothing attends to.
     scan_layers: one compiled layer run by `nn.scan` over stacked parameters, instead of
       unrolled layers. Compiles much faster; same numbers.
     remat: what the backward pass recomputes: 'none', 'full' (all of a layer), or 'dots'
@@ -60,6 +62,7 @@ class Config:
   dtype: Any = 'float32'
   eos_id: int = 1
   start_id: int = 0
+  pad_id: int = 0
   scan_layers: bool = False
   remat: str = dataclasses.field(default='none', metadata=_SAME_NUMBERS)
   one_hot_embedding: bool = dataclasses.field(default=False, metadata=_SAME_NUMBERS)
@@ -67,7 +70,8 @@ class Config:
   def __post_init__(self):
     for field in _POSITIVE:
       self._check_whole(field, 1)
-    self._check_whole('start_id', 0)
+    for field in ('start_id', 'pad_id'):
+      self._check_whole(field, 0)
     for field in ('logits_via_embedding', 'scan_layers', 'one_hot_embedding'):
       self._check_flag(field)
     if self.remat not in REMAT:

@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
   add('--import', dest='modules', action='append', default=[], metavar='MODULE',
       help='import a module that registers datasets of your own; may be repeated')
   add('--rationale', action='store_true', help='also write the rationale')
+  add('--tasks', type=lambda text: text.split(','), metavar='NAME,...',
+      help='also write what else it learnt: names of the DSS_OBJECTIVES of its training')
   add('--rank', action='store_true', help='score every allowed label, no decoding')
   add('--labels', metavar='A,B,C',
       help="the labels of --rank for rows that have none (default: the student's)")
@@ -170,6 +172,8 @@ def output_row(
     row['label'] = example.label
   if prediction.rationale is not None:
     row['rationale'] = prediction.rationale
+  if prediction.tasks:
+    row['tasks'] = prediction.tasks
   if prediction.samples:
     row['samples'] = [{name: value for name, value in dataclasses.asdict(sample).items()
                        if value is not None} for sample in prediction.samples]

@@ -1,6 +1,7 @@
 """What can be asked of a student, and what it answers."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from dss_jax import valid
 
@@ -11,6 +12,7 @@ class Options:
 
   Attributes:
     rationale: also write the rationale.
+    tasks: names of further objectives that the student learnt, to be written besides.
     beams: 1 is greedy; more is beam search.
     length_penalty: of the beam search: log probability is divided by length ** this.
     samples: so many sampled answers besides, 0 for none.
@@ -22,6 +24,7 @@ class Options:
   """
 
   rationale: bool = False
+  tasks: Sequence[str] | None = None
   beams: int = 1
   length_penalty: float = 1.0
   samples: int = 0
@@ -64,6 +67,7 @@ class Prediction:
     probability: that the model writes exactly it; with `rank`, its share among the allowed
       labels (they sum to 1).
     rationale: if it was asked for.
+    tasks: what it wrote for each of `Options.tasks`, by name.
     samples: if any were asked for.
     scores: with `rank`, the share of every allowed label.
   """
@@ -71,6 +75,7 @@ class Prediction:
   label: str
   probability: float
   rationale: str | None = None
+  tasks: Mapping[str, str] = dataclasses.field(default_factory=dict)
   samples: tuple[Sample, ...] = ()
   scores: dict[str, float] | None = None
 

@@ -129,9 +129,13 @@ class Student:
     else:
       predictions = [self._read(*answer) for answer in self._search(prompts, chosen)]
     if chosen.rationale and not self.info.answer_phrase:
-      asked = self._prompts(self.info.rationale_prefix or '', inputs, chosen)
-      predictions = [dataclasses.replace(prediction, rationale=self.tokenizer.decode(ids))
-                     for prediction, (ids, _) in zip(predictions, self._search(asked, chosen))]
+      written = self._written(self.info.rationale_prefix or '', inputs, chosen)
+      predictions = [dataclasses.replace(prediction, rationale=text)
+                     for prediction, text in zip(predictions, written)]
+    for task in chosen.tasks or ():
+      written = self._written(self.info.prefixes[task], inputs, chosen)
+      predictions = [dataclasses.replace(prediction, tasks={**prediction.tasks, task: text})
+                     for prediction, text in zip(predictions, written)]
     if chosen.samples:
       drawn = self._sample(prompts, first_row, chosen)
       predictions = [dataclasses.replace(prediction, samples=samples)
@@ -140,7 +144,7 @@ class Student:
 
   def encode(self, text: str) -> list[int]:
     """Token ids of a text, EOS included; nothing is put before it and nothing cut."""
-    return [*self.tokenizer.encode(text), tokenizer_lib.EOS_ID]
+    return [*self.tokenizer.encode(text), self.tokenizer.eos_id]
 
   def generate(
       self, prompts: decode.Prompts, *, seeds: Sequence[int] = (), batch_size: int = 64,
@@ -175,6 +179,10 @@ class Student:
       raise errors.UserError(
           f'rationale: {self.path} was not trained to write any (student.json has no '
           'rationale_prefix): leave it out, or give rationale_prefix')
+    for task in options.tasks or ():
+      if task not in info.prefixes:
+        raise errors.UserError(f'tasks: {self.path} was not trained to write {task!r}: '
+                               f'{errors.did_you_mean(task, info.prefixes)}')
     if options.rank and info.answer_phrase:
       raise errors.UserError('rank: a student that writes its rationale first cannot score labels '
                              'alone: leave it out')
@@ -200,11 +208,11 @@ class Student:
     return [self._encode(prefix + text, self._input_length(options)) for text in inputs]
 
   def _encode(self, text: str, length: int) -> list[int]:
-    return [*self.tokenizer.encode(text)[:length - 1], tokenizer_lib.EOS_ID]
+    return [*self.tokenizer.encode(text)[:length - 1], self.tokenizer.eos_id]
 
   def _continuation(self, ids: Sequence[int]) -> Continuation:
-    ended = tokenizer_lib.EOS_ID in ids
-    count = ids.index(tokenizer_lib.EOS_ID) + 1 if ended else len(ids)
+    ended = self.tokenizer.eos_id in ids
+    count = ids.index(self.tokenizer.eos_id) + 1 if ended else len(ids)
     return Continuation(self.tokenizer.decode(ids), count, ended)
 
   def _read(self, ids: Sequence[int], log_prob: float) -> Prediction:
@@ -220,6 +228,11 @@ class Student:
     return self._decoder.search(
         self.params, prompts, options.batch_size, self._input_length(options),
         self._target_length(options), options.beams, options.length_penalty)
+
+  def _written(self, prefix: str, inputs: Sequence[str], options: Options) -> list[str]:
+    """The texts of the best answers, whole."""
+    found = self._search(self._prompts(prefix, inputs, options), options)
+    return [self.tokenizer.decode(ids) for ids, _ in found]
 
   def _sample(
       self, prompts: decode.Prompts, first_row: int, options: Options
@@ -247,7 +260,7 @@ class Student:
     length = self._target_length(options)
     found: dict[tuple[int, ...], str] = {}
     for name in names:
-      ids = (*self._encode_label(name), tokenizer_lib.EOS_ID)
+      ids = (*self._encode_label(name), self.tokenizer.eos_id)
       if len(ids) > length:
         raise errors.UserError(
             f'rank: label {name!r} (row {row + 1}) has {len(ids)} tokens, and '

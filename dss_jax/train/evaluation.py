@@ -53,6 +53,10 @@ class Evaluator:
     for task in self._seqio.eval_tasks:
       if self._seqio.cached_task_datasets[task.name].cardinality() == 0:
         raise checks.no_rows(task, split)
+    # Layers stay scanned, if they are. Sliced into layers before the loop, 8 + 8 of them decode 1.2
+    # to 1.5 times as fast on a CPU, but compile in 1.3 to 1.4 times as long, for each input length,
+    # and hold a second copy of their parameters (127 MiB of T5 v1.1 small's) beside the optimizer's
+    # state: who scans has chosen against both.
     self._decoder = decode.BatchDecoder(model, sharding)
     self._eval_step = sharding.jit(
         step_lib.make_eval_step(model, config.objectives, config.loss_chunk),

@@ -5,12 +5,13 @@ import contextlib
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
-from dss_jax import errors, families, gin_files
+from dss_jax import errors, families, gin_files, models
 from dss_jax.train import config as config_lib
+from dss_jax.train import student_defaults
 
 _CLASSES: dict[str, Any] = {}  # Dataclasses, by the names that gin has for them.
 
@@ -28,6 +29,7 @@ for _cls in (config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.RngCo
 for _family in families.FAMILIES.values():
   configurable(_family.config, 'dss_jax.models')
 
+_MODEL = f'dss_jax.models.{models.T5Config.__name__}'
 _MODEL_FIELD = re.compile(r'(\w+Config)\.(\w+) is (.*?):(?= use )')
 _MACRO = re.compile(r'^[A-Za-z_]\w*$')
 
@@ -40,25 +42,29 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> config_lib.TrainConf
     bindings: 'NAME=VALUE' of a macro that the files define, or 'Class.field=VALUE'.
       VALUE may be a bare string: `MODEL_DIR=/tmp/run` needs no quotes.
 
+  What they leave open of the network and its vocabulary is the checkpoint's, if the run starts from
+  one; else T5 v1.1 base with as many rows as the vocabulary needs.
+
   Raises:
     UserError: an unknown file, macro or field, a required macro without a value, or values
       that do not fit together.
   """
-  read(files, bindings)
+  _complete_student(read(files, bindings))
   try:
     return _TrainConfig()
   except (errors.UserError, ValueError, TypeError, RuntimeError) as error:
     raise errors.UserError(explain(error)) from error
 
 
-def read(files: Sequence[str], bindings: Sequence[str]) -> None:
-  """Fills gin afresh with the files and then the bindings; see `parse`."""
+def read(files: Sequence[str], bindings: Sequence[str]) -> set[str]:
+  """Fills gin afresh with the files and then the bindings, see `parse`; the macros they set."""
   given = [binding for binding in bindings if binding.startswith('DATASET=')]
   dataset = given[-1].partition('=')[2].strip('\'"') if given else ''
   gin_files.register(dataset)
   gin.clear_config()
   for path in files:
     _parse_file(path)
+  set_here = _macros()
   _bind_defaults()
   known = _macros()
   if (of := _macro('DATASET')) and dataset not in ('', of):
@@ -67,6 +73,50 @@ def read(files: Sequence[str], bindings: Sequence[str]) -> None:
     _bind(binding, known)
   if of and '{DATASET}' in str(task := _macro('MIXTURE_OR_TASK_NAME')):
     _bind(f"MIXTURE_OR_TASK_NAME={task.replace('{DATASET}', of)!r}", known)
+  return set_here | {binding.partition('=')[0] for binding in bindings}
+
+
+def _complete_student(given: set[str]) -> None:
+  """Binds what files and bindings leave open of the network and its vocabulary, see `parse`.
+
+  Args:
+    given: macros that they set.
+  """
+  path, vocabulary = _macro('INITIAL_CHECKPOINT_PATH'), _macro('VOCABULARY')
+  fields = bound(_MODEL)
+  set_ = {name: value[1:] if value.startswith('%') else f'{_MODEL.rpartition(".")[2]}.{name}'
+          for name, value in fields.items() if not value.startswith('%') or value[1:] in given}
+  network = dict(models.NAMED['t5_1_1_base'])
+  said = student_defaults.of_run(_macro('MODEL_DIR'))
+  if said is None and path:
+    try:
+      said = student_defaults.of_checkpoint(path)
+    except errors.UserError as error:
+      if not set_.keys() >= network.keys():
+        raise errors.UserError(f'INITIAL_CHECKPOINT_PATH={path}: {error}') from error
+    else:
+      _check_said(said, set_)
+  if said:
+    network = said.network
+    if said.vocabulary and 'VOCABULARY' not in given:
+      gin.bind_parameter(('VOCABULARY', 'gin.macro', 'value'), said.vocabulary)
+  elif 'VOCABULARY' in given and (rows := student_defaults.rows(vocabulary)):
+    network['vocab_size'] = rows
+  for name in network.keys() - set_.keys():
+    macro = fields.get(name, '').removeprefix('%')
+    gin.bind_parameter((macro, 'gin.macro', 'value') if macro else f'{_MODEL}.{name}',
+                       network[name])
+
+
+def _check_said(said: student_defaults.Said, set_: Mapping[str, str]) -> None:
+  """UserError if gin sets a field (set_: by which name) otherwise than the checkpoint has it."""
+  for name, theirs in said.network.items():
+    if name in set_:
+      own = gin.query_parameter(f'{_MODEL}.{name}' if '.' in set_[name] else f'%{set_[name]}')
+      if (tuple(own) if isinstance(own, list) else own) != theirs:
+        raise errors.UserError(
+            f'{set_[name]}={own!r}, but INITIAL_CHECKPOINT_PATH={said.where} has {theirs!r}: leave '
+            'it, or the size file that sets it, out')
 
 
 def resolved() -> str:

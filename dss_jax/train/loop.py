@@ -239,7 +239,7 @@ def look_at_data(config: config_lib.TrainConfig) -> list[str]:
   configure_data(config.data)
   try:
     pipeline.record_sets(config.data.mixture_or_task, 'train')
-    vocabularies.load(config.data.vocabulary)
+    vocabularies.load(config.data.vocabulary, config.model.eos_id)
   except errors.UserError as error:
     return [f'the records are not looked at: {error}']
   return check_data(config)
@@ -249,7 +249,7 @@ def check_data(config: config_lib.TrainConfig) -> list[str]:
   """Warnings about the training data; UserError for what would make the run worthless."""
   data = config.data
   name = data.mixture_or_task
-  checks.check_vocabulary(name, config.model.vocab_size)
+  checks.check_vocabulary(name, config.model.vocab_size, config.model.eos_id)
   checks.check_answers(name, data.feature_lengths['targets'])
   pipeline.record_sets(name, 'train', verify=data.verify_records)
   measured = checks.measure(name, 'train')

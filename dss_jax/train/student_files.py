@@ -31,8 +31,9 @@ def describe(config: config_lib.TrainConfig) -> student_info.StudentInfo:
 
 
 def _asked(data: config_lib.DataConfig) -> dict[str, Any]:
-  """The fields of `student_info.ASKED`, and `datasets` if there are several."""
+  """The fields of `student_info.ASKED`, `prefixes`, and `datasets` if there are several."""
   found: dict[str, dict[str, Any]] = {}
+  prefixes: dict[str, str] = {}
   for task in pipeline.record_tasks(data.mixture_or_task):
     dataset, row = task.source.dataset, task.objective
     info = found.setdefault(dataset.name, {
@@ -40,10 +41,12 @@ def _asked(data: config_lib.DataConfig) -> dict[str, Any]:
         'labels': dataset.labels or (), 'metric': dataset.metric})
     if (prefix := f'{row.name}_prefix') in info:
       info[prefix] = info[prefix] or row.prefix
+    else:
+      prefixes[row.name] = row.prefix
     if task.postprocessor and task.postprocessor.phrase:
       info['answer_phrase'] = task.postprocessor.phrase
   if len(found) < 2:
-    return next(iter(found.values()), {})
+    return {**next(iter(found.values()), {}), 'prefixes': prefixes}
   common = {name: values.pop() if len(values := {one[name] for one in found.values()}) == 1
             else () if name == 'labels' else '' for name in student_info.ASKED}
-  return common | {'datasets': found}
+  return common | {'datasets': found, 'prefixes': prefixes}

@@ -9,7 +9,7 @@ import made_up
 import numpy as np
 import pytest
 
-from dss_jax.experiments import figures, grid, report, results, statistics
+from dss_jax.experiments import curves, figures, grid, report, results, statistics
 
 ACCURACY = {'dss': 0.9, 'finetune': 0.6, 'dss_shuffled': 0.6}
 
@@ -257,3 +257,10 @@ def test_a_sweep_of_one_run_has_a_page(tmp_path):
   made_up.sweep(tmp_path, grid.cells(grid.Sweep(('toy',), methods=('finetune',), seeds=(0,))))
   assert report.main([str(tmp_path)]) == 0
   assert 'Nothing to compare yet' not in (tmp_path / 'report.md').read_text()  # The teacher is.
+
+
+def test_a_panel_for_the_loss_of_every_objective():
+  runs = [{'train/loss': [], 'train/label_loss': [], 'train/premise_loss': []},
+          {'train/label_loss': [], 'validation/label_loss': []}]
+  assert list(curves.panels_of(runs)) == [
+      'train/label_loss', 'train/premise_loss', 'validation/accuracy']

@@ -100,6 +100,26 @@ def test_a_vocabulary_with_other_ids_or_more_of_them_is_refused(tmp_path, ids, r
       vocabularies.load(str(tmp_path / 'x.model'))
 
 
+def test_madlads_ids_go_with_a_network_that_ends_with_2(tmp_path):
+  """In training as here; with T5's network they are refused, above."""
+  file = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(['a quick brown fox'] * 9), model_writer=file, vocab_size=24,
+      hard_vocab_limit=False, minloglevel=2)
+  (tmp_path / 'x.model').write_bytes(file.getvalue())
+  theirs = vocabularies.load(str(tmp_path / 'x.model'), 2)
+  info = dataclasses.replace(INFO, model=models.T5Config(eos_id=2))
+  ours = tokenizer.make(info, file.getvalue(), 'here')
+  ids = ours.encode('a fox</s>a')
+  assert ours.eos_id == theirs.eos_id == 2 and ids.count(2) == 1
+  assert ours.encode('a fox') == list(theirs.encode('a fox'))
+  assert ours.decode([*ours.encode('a fox'), 2, 5, 0]) == 'a fox'
+  with pytest.raises(errors.UserError, match='bytes ends a text with id 1, the network with 2'):
+    tokenizer.make(dataclasses.replace(info, vocabulary='bytes'), None, 'here')
+  with pytest.raises(errors.UserError, match='VOCABULARY=bytes ends a text with id 1'):
+    vocabularies.load('bytes', 2)
+
+
 def test_bytes_need_their_rows():
   with pytest.raises(errors.UserError, match='259 ids, the embedding only 256 rows'):
     tokenizer.make(dataclasses.replace(BYTES, model=models.T5Config(vocab_size=256)), None, 'here')

@@ -6,7 +6,8 @@ import subprocess
 import programs
 import pytest
 
-from dss_jax import data, student_info
+import dss_jax
+from dss_jax import data, errors, student_info
 
 ROW = "(('answer', '[answer] ', 'teacher_label', 0.2),)"
 NAMES = ('label_loss', 'rationale_loss', 'answer_loss')
@@ -44,6 +45,15 @@ def test_it_is_trained_weighed_and_reported(train, tmp_path):
       assert other[f'train/{name}'] == pytest.approx(one[f'train/{name}'], rel=2e-4)
   info = student_info.find(str(tmp_path / 'packed'))
   assert (info.label_prefix, info.rationale_prefix) == ('[label] ', '[rationale] ')
+  assert info.prefixes == {'answer': '[answer] '}
+  student = dss_jax.load(str(tmp_path / 'packed'))
+  (found,), (prompted,) = (student.predict([text], **asked) for text, asked in (
+      ('a bird', {'tasks': ['answer'], 'rationale': True}), ('a bird', {})))
+  ids, = student.generate([student.encode('[answer] a bird')], max_tokens=24)
+  assert found.tasks == {'answer': ids.text} and found.label == prompted.label
+  assert not prompted.tasks and found.rationale is not None
+  with pytest.raises(errors.UserError, match="^tasks: .* 'anwser': did you mean 'answer'"):
+    student.predict(['a bird'], tasks=['anwser'])
   saved = json.loads((tmp_path / 'packed' / 'run.json').read_text())
   assert saved['config']['data']['objectives'] == [['answer', '[answer] ', 'teacher_label', 0.2]]
 
