@@ -47,6 +47,13 @@ def index_of(name: str) -> str:
   return f'{name}.index.json'
 
 
+def weight_files(folder: epath.Path) -> list[epath.Path]:
+  """The files that hold tensors, or say where they are, in the format that is read."""
+  found = (list(folder.glob(pattern)) for pattern in (
+      '*.safetensors*', 'pytorch_model*.bin*', 'flax_model*.msgpack*'))
+  return next(filter(None, found), [])
+
+
 def open_files(folder: epath.Path) -> dict[str, TensorFile]:
   """The file of each tensor.
 
