@@ -1,5 +1,6 @@
 """INITIAL_CHECKPOINT_PATH=google/t5-v1_1-base: which revision a run is of, and stays of."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -13,7 +14,7 @@ from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import formats, hub
 from dss_jax.predict import __main__ as predict_main
 from dss_jax.teacher.ask import t5_client
-from dss_jax.train import gin_config, processes, run_info
+from dss_jax.train import gin_config, processes, run_info, student_files
 
 NAME = 'google/t5-v1_1-base'
 SETTINGS = {'TRAIN_STEPS': 2, 'CHECKPOINT_PERIOD': 2, 'LEARNING_RATE': 0.0,
@@ -44,6 +45,8 @@ def claim(toy_data, tmp_path):
         'WARMUP_STEPS': 0, 'TRAIN_STEPS': 6, 'INITIAL_CHECKPOINT_PATH': path}.items()])
     pinned = run_info.pin(config)
     new = run_info.claim(config.model_dir, run_info.describe(pinned, given=str(path)))
+    if new:
+      student_files.write(pinned)
     return new, run_json(tmp_path / folder)
   return claimed
 
@@ -73,6 +76,15 @@ def test_a_run_goes_on_with_the_revision_that_it_began_with(
   assert train(tmp_path / 'run') == 0
   assert_started_from(tmp_path / 'run', models[0])
   assert run_json(tmp_path / 'run') == before
+
+
+def test_network_and_vocabulary_are_those_of_the_name(served, models, toy_vocabulary):
+  commit = served.add(NAME, models[0])
+  config = gin_config.parse(['gin/native/dss.gin'], [
+      'DATASET=toy', 'MODEL_DIR=x', f'INITIAL_CHECKPOINT_PATH={NAME}', 'WARMUP_STEPS=0'])
+  assert config.model == dataclasses.replace(
+      formats.open_weights(str(models[0])).config, dropout_rate=config.model.dropout_rate)
+  assert config.data.vocabulary == str(served.cache / 'snapshots' / commit / 'spiece.model')
 
 
 def test_the_revision_and_the_hashes_of_its_files_are_kept(served, models, claim):
