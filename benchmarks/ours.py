@@ -10,7 +10,7 @@ import machine
 import numpy as np
 from flax import linen as nn
 
-from dss_jax import decode, models, objective
+from dss_jax import decode, families, models, objective
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
 from dss_jax.train import rngs
@@ -25,9 +25,9 @@ _STEPS = 10_000  # of the learning-rate schedule
 class Trainer:
   """One model and its optimizer state, which the steps of all settings share and change."""
 
-  def __init__(self, config: models.T5Config, microbatches: int = 1):
+  def __init__(self, config: models.Config, microbatches: int = 1):
     self._microbatches = microbatches
-    self._model = models.Transformer(config)
+    self._model = families.network(config)
     settings = config_lib.OptimizerConfig()  # The paper's: AdamW, 5e-5, clipping at 1.
     self._schedule = optimizer_lib.make_schedule(settings, _STEPS)
     self._optimizer = optimizer_lib.make_optimizer(settings, self._schedule)
@@ -86,8 +86,8 @@ NO_EOS = -1  # no id: every row runs on to the last token
 class Decoder:
   """A model with random weights that always decodes `max_decode_length` tokens per row."""
 
-  def __init__(self, config: models.T5Config, max_decode_length: int, beams: int):
-    self._model = models.Transformer(config)
+  def __init__(self, config: models.Config, max_decode_length: int, beams: int):
+    self._model = families.network(config)
     self._params = nn.unbox(
         jax.jit(lambda: models.init_params(self._model, jax.random.key(0)))())
     self._length, self._search = max_decode_length, _search(beams)

@@ -121,7 +121,7 @@ class Peer:
 def _make_model(torch, transformers, config: models.T5Config):
   """Random weights; the head is tied in v1.0 and is not in v1.1."""
   from dss_jax.convert import hugging_face_config
-  fields = hugging_face_config.from_t5_config(config, np.float32)
+  fields = hugging_face_config.write(config, np.float32)
   del fields['dtype'], fields['architectures']
   model = transformers.T5ForConditionalGeneration(transformers.T5Config(**fields))
   if not config.logits_via_embedding:  # transformers 5 ties every fresh T5.

@@ -5,9 +5,10 @@ Pure Python and the leftmost module of the package: `tasks/` describes each data
 SeqIO tasks from the records.
 """
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dss_jax import errors, fields, metrics
@@ -156,6 +157,17 @@ def describe_only() -> None:
   """
   global _describe_only
   _describe_only = True
+
+
+@contextlib.contextmanager
+def described_only() -> Iterator[None]:
+  """Within it, `dss_jax.data.register` only describes; `dss_jax.data.configure` adds the rest."""
+  global _describe_only
+  before, _describe_only = _describe_only, True
+  try:
+    yield
+  finally:
+    _describe_only = before
 
 
 def only_described() -> bool:

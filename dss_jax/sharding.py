@@ -86,7 +86,7 @@ def parse_mesh(text: str) -> MeshConfig:
         '-1 and takes what the others leave') from error
 
 
-def check_network(network: models.T5Config, mesh: MeshConfig) -> None:
+def check_network(network: models.Config, mesh: MeshConfig) -> None:
   """UserError if the network's sizes cannot be divided among the mesh's devices."""
   for size, what, axis in (
       (network.num_heads, 'attention heads', 'model'), (network.mlp_dim, 'MLP units', 'model'),
@@ -156,7 +156,7 @@ class Sharding:
     """So many rows, rounded up to whole shares."""
     return -(-rows // self.shards) * self.shards
 
-  def params(self, model: models.Transformer) -> Any:
+  def params(self, model: models.Network) -> Any:
     """NamedSharding of every parameter, from its logical axis names."""
     boxed = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
     specs = nn.get_partition_spec(boxed)

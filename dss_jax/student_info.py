@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dss_jax import errors, models
+from dss_jax import errors, families, models
 
 FILE = 'student.json'
 VOCABULARY_FILE = 'vocabulary.model'
@@ -41,7 +41,7 @@ class StudentInfo:
     training: task, steps, data and scores, for the model card; {} if not trained here.
   """
 
-  model: models.T5Config
+  model: models.Config
   vocabulary: str = ''
   label_prefix: str = ''
   rationale_prefix: str | None = None
@@ -88,6 +88,8 @@ class StudentInfo:
     fields['model']['dtype'] = np.dtype(self.model.dtype).name
     if not self.prefixes:  # As before there were any: earlier versions read it.
       del fields['prefixes']
+    if (family := families.name(self.model)) != families.T5:
+      fields['model']['family'] = family
     return json.dumps(fields, indent=2, sort_keys=True) + '\n'
 
 
@@ -99,7 +101,8 @@ def from_json(text: str, where: str) -> StudentInfo:
   """
   try:
     fields = json.loads(text)
-    fields['model'] = models.T5Config(**fields['model'])
+    family = families.FAMILIES[fields['model'].pop('family', families.T5)]
+    fields['model'] = family.config(**fields['model'])
     for asked in (fields, *fields.get('datasets', {}).values()):
       asked['labels'] = tuple(asked['labels'])
     return StudentInfo(**fields)

@@ -12,6 +12,10 @@ os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 import pytest
 
 REPO = pathlib.Path(__file__).parents[1]
+# A program that an earlier test, process or `pytest` compiled is not compiled again: two thirds
+# of the time of the tests that train. Keyed by the program, the flags and the version of jaxlib.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(REPO / '.pytest_cache' / 'compiled'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 
 
 @pytest.fixture(scope='session')

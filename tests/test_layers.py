@@ -16,7 +16,10 @@ FORBIDDEN = {  # folder or file of dss_jax -> parts of dss_jax that it must not 
     'records': ('teacher', 'data', 'train', 'models', 'tasks', 'datasets'),
     'teacher': ('data', 'train', 'models', 'tasks'),
     'data': ('teacher', 'train', 'models', 'tasks'),
-    'models': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'decode', 'sharding'),
+    'models': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'decode', 'sharding',
+               'families', 'convert'),
+    'families.py': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'decode',
+                    'predict'),
     'decode': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'predict'),
     'sharding.py': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'decode'),
     'page': ('teacher', 'data', 'train', 'records', 'tasks', 'experiments', 'inspect'),
@@ -54,7 +57,8 @@ def test_imports_go_one_way(part):
 @pytest.mark.parametrize('part', [*(f'{name}.py' for name in PURE), 'objective.py', 'models',
                                   'train/step.py', 'train/state.py', 'train/rngs.py',
                                   'train/__init__.py', 'train/config.py', 'sharding.py',
-                                  'decode', 'convert', 'predict', 'export', 'precompile',
+                                  'families.py', 'decode',
+                                  'convert', 'predict', 'export', 'precompile',
                                   'student_info.py', 'tokenizer.py',
                                   'files.py', 'records', 'page', 'cli.py',
                                   'data/__init__.py', 'data/description.py', 'data/settings.py'])
@@ -65,7 +69,8 @@ def test_the_computation_and_the_records_need_no_tensorflow(part):
 
 
 @pytest.mark.parametrize('modules', [
-    'dss_jax.models, dss_jax.decode, dss_jax.objective, dss_jax.sharding, dss_jax.train.step',
+    'dss_jax.models, dss_jax.families, dss_jax.decode, dss_jax.objective, dss_jax.sharding, '
+    'dss_jax.train.step',
     'dss_jax.records, dss_jax.data'])
 def test_these_load_no_tensorflow_seqio_gin_or_t5x(modules):
   code = (f'import sys, {modules}; '

@@ -29,13 +29,15 @@ examples:
   # What you trained, for transformers (its best checkpoint, with tokenizer and model card):
   python -m dss_jax.convert --input=runs/dss_cqa --output=export --to=hf
 
+  # For CPUs, in int8 (needs the extra `ct2`):
+  python -m dss_jax.convert --input=runs/dss_cqa --output=ct2 --to=ct2 --dtype=int8
+
   # For T5X, in bfloat16:
   python -m dss_jax.convert --input=runs/dss_cqa --output=t5x --to=t5x --dtype=bfloat16
 
 A run's folder means its best checkpoint; name one step as runs/dss_cqa/checkpoints/200.
 Paths may be gs://.
 """
-_DTYPES = ('float32', 'bfloat16')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--input', required=True, metavar='DIR', help='the checkpoint to read')
   parser.add_argument('--output', required=True, metavar='DIR', help='a new folder')
   parser.add_argument('--to', required=True, choices=list(formats.FORMATS))
-  parser.add_argument('--dtype', choices=_DTYPES, help="of the output (default: the input's)")
+  dtypes = sorted({name for one in formats.FORMATS.values() for name in one.dtypes})
+  parser.add_argument('--dtype', choices=dtypes,
+                      help="of the output (default: the input's; float32 for ct2)")
   parser.add_argument('--scan_layers', action=argparse.BooleanOptionalAction,
                       help='native and t5x: store all layers of a stack in one tensor (default: '
                            "native as the input, t5x no: scanned is for T5X's scalable_t5, which "
@@ -108,7 +112,7 @@ def convert(
     to: a key of `formats.FORMATS`.
     info: what is known of the student; its network becomes that of the weights.
     vocabulary: contents of the SentencePiece model, if there is one.
-    dtype: 'float32', 'bfloat16', or None for the weights' own.
+    dtype: one of the format's `dtypes`, or None for the weights' own.
     scan_layers: how native and T5X store layers; None for as the weights have them where the
       format `keeps_scan`, else one by one.
     step: for T5X's folder name.
@@ -120,6 +124,8 @@ def convert(
   if folder.exists():
     raise errors.UserError(f'--output={output} exists: give a new folder, or remove it')
   wanted = formats.FORMATS[to]
+  if dtype not in (None, *wanted.dtypes):
+    raise errors.UserError(f'--dtype={dtype}: {to} has {", ".join(wanted.dtypes)}')
   as_before = weights.config.scan_layers and wanted.keeps_scan
   scanned = as_before if scan_layers is None else scan_layers
   info = dataclasses.replace(info, model=dataclasses.replace(info.model, scan_layers=scanned))

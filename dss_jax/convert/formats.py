@@ -7,7 +7,16 @@ import numpy as np
 from etils import epath
 
 from dss_jax import errors, files, student_info, tokenizer
-from dss_jax.convert import hugging_face, native, own_vocabulary, t5x, t5x_gin, tokenizer_files
+from dss_jax.convert import (
+    ctranslate2_folder,
+    hugging_face,
+    native,
+    own_vocabulary,
+    t5,
+    t5x,
+    t5x_gin,
+    tokenizer_files,
+)
 from dss_jax.convert import weights as weights_lib
 
 
@@ -36,13 +45,15 @@ class Format:
 
   Attributes:
     writes: the files, for --help.
-    folder: how a user knows a folder of it.
+    folder: how a user knows a folder of it; '' if it is not read.
     is_one: whether there is one at a path.
     read: opens it.
     write: path of a folder that is there, the weights open for reading, and an `Output`.
+    files: those of its folder that hold the parameters; None for all.
     library: that loads it, as model hubs call it.
     keeps_scan: whether layers are stored as the input has them unless told otherwise; else one
       by one.
+    dtypes: that its tensors may have.
   """
 
   writes: str
@@ -50,8 +61,10 @@ class Format:
   is_one: Callable[[str], bool]
   read: Callable[[str], weights_lib.Weights]
   write: Callable[[str, weights_lib.Weights, Output], None]
+  files: Callable[[epath.Path], list[epath.Path]] | None = None
   library: str = 'jax'
   keeps_scan: bool = False
+  dtypes: tuple[str, ...] = ('float32', 'bfloat16')
 
 
 def _write_hugging_face(path: str, weights: weights_lib.Weights, output: Output) -> None:
@@ -60,13 +73,20 @@ def _write_hugging_face(path: str, weights: weights_lib.Weights, output: Output)
 
 
 # In the order in which a folder is asked. T5X first: what it writes with Orbax looks native but
-# for the names of the parameters.
+# for the names of the parameters; CTranslate2's has a config.json as Hugging Face's.
 FORMATS = {
     't5x': Format(
         'checkpoint_<step>/ for T5X', 'a T5X folder (checkpoint_<step>)',
         t5x.is_t5x_checkpoint, t5x.T5XWeights,
         lambda path, weights, to: t5x.write_t5x(
             path, weights, step=to.step, dtype=to.dtype, scan_layers=to.scan_layers)),
+    'ct2': Format(
+        'model.bin and vocabulary for CTranslate2, which decodes on CPUs (--dtype=int8)',
+        '',
+        ctranslate2_folder.is_ctranslate2, ctranslate2_folder.refuse,
+        lambda path, weights, to: ctranslate2_folder.write(
+            path, weights, to.info, to.vocabulary, to.dtype.name if to.dtype else 'float32'),
+        library='ctranslate2', dtypes=ctranslate2_folder.DTYPES),
     'native': Format(
         'params/ in Orbax, student.json, vocabulary.model',
         "a run's MODEL_DIR or a converted folder (student.json)",
@@ -76,10 +96,15 @@ FORMATS = {
         keeps_scan=True),
     'hf': Format(
         'config.json, safetensors, tokenizer and model card, for transformers',
-        'a Hugging Face folder (config.json, model.safetensors)',
+        'a Hugging Face folder (config.json, and model.safetensors or pytorch_model.bin)',
         hugging_face.is_hugging_face, hugging_face.HuggingFaceWeights, _write_hugging_face,
-        library='transformers'),
+        files=hugging_face.weight_files, library='transformers'),
 }
+
+
+def format_of(path: str) -> Format | None:
+  """The format of what lies at a path that exists."""
+  return next((one for one in FORMATS.values() if one.is_one(path)), None)
 
 
 def open_weights(path: str) -> weights_lib.Weights:
@@ -93,11 +118,10 @@ def open_weights(path: str) -> weights_lib.Weights:
   folder = epath.Path(path)
   if not folder.exists():
     raise errors.UserError(f'{path} does not exist')
-  for one in FORMATS.values():
-    if one.is_one(path):
-      return weights_lib.FiniteWeights(one.read(path))
+  if found := format_of(path):
+    return weights_lib.FiniteWeights(found.read(path))
   held = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else ['a file']
-  *others, last = (one.folder for one in FORMATS.values())
+  *others, last = (one.folder for one in FORMATS.values() if one.folder)
   raise errors.UserError(
       f'{path} is no checkpoint that can be read: it holds {", ".join(held) or "nothing"}. Give '
       f'{", ".join(others)}, or {last}')
@@ -112,7 +136,7 @@ def find_info(path: str, weights: weights_lib.Weights) -> student_info.StudentIn
   if info := student_info.find(path):
     weights_lib.check_network(weights, info.model)
     return info
-  if not weights.says_activation and not weights_lib.is_published(weights.config):
+  if not weights.says_activation and not t5.is_published(weights.config):
     raise errors.UserError(
         f'{weights.path}: its arrays do not tell whether the gate of its MLP is GELU (T5 v1.1) or '
         f'SiLU (UL2): put the {t5x_gin.FILE} of its training beside it, or one with the line '

@@ -1,12 +1,11 @@
-"""Hugging Face folders of T5: the table of names, reading and writing.
+"""Hugging Face folders: reading and writing; `families` has the names.
 
-A folder holds config.json, model.safetensors (or model.safetensors.index.json with its shards)
-and spiece.model.
+A folder holds config.json, spiece.model, and model.safetensors, or model.safetensors.index.json
+with its shards; pytorch_model.bin and flax_model.msgpack are read where there are no safetensors.
 """
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,77 +13,19 @@ import jax
 import numpy as np
 from etils import epath
 
-from dss_jax import errors
-from dss_jax.convert import hugging_face_config as config_lib
-from dss_jax.convert import safetensors_file
+from dss_jax import errors, families
+from dss_jax.convert import hugging_face_config, hugging_face_files, safetensors_file
 from dss_jax.convert import weights as weights_lib
+from dss_jax.convert.hugging_face_files import read_json
 
 CONFIG_FILE = 'config.json'
 TOKENIZER_FILE = 'spiece.model'
-_ONE_FILE = 'model.safetensors'
+_ONE_FILE = 'model.safetensors'  # as it is written
+_PATTERNS = ('*.safetensors*', 'pytorch_model*.bin*', 'flax_model*.msgpack*')  # read in this order
 _GENERATION_FILE = 'generation_config.json'
-_INDEX_FILE = 'model.safetensors.index.json'
 _ADAPTER_FILE = 'adapter_config.json'
-
-# Our name -> Hugging Face's. PyTorch keeps a linear layer as [out, in] and the position biases
-# as [buckets, heads]: kernels and rel_embedding are transposed.
-NAMES = {
-    'token_embedder/embedding': 'shared',
-    'decoder/logits_dense/kernel': 'lm_head',
-
-    'encoder/relpos_bias/rel_embedding':
-        'encoder.block.0.layer.0.SelfAttention.relative_attention_bias',
-    'encoder/layers_{i}/pre_attention_layer_norm/scale': 'encoder.block.{i}.layer.0.layer_norm',
-    'encoder/layers_{i}/attention/query/kernel': 'encoder.block.{i}.layer.0.SelfAttention.q',
-    'encoder/layers_{i}/attention/key/kernel': 'encoder.block.{i}.layer.0.SelfAttention.k',
-    'encoder/layers_{i}/attention/value/kernel': 'encoder.block.{i}.layer.0.SelfAttention.v',
-    'encoder/layers_{i}/attention/out/kernel': 'encoder.block.{i}.layer.0.SelfAttention.o',
-    'encoder/layers_{i}/pre_mlp_layer_norm/scale': 'encoder.block.{i}.layer.1.layer_norm',
-    'encoder/layers_{i}/mlp/wi/kernel': 'encoder.block.{i}.layer.1.DenseReluDense.wi',
-    'encoder/layers_{i}/mlp/wi_0/kernel': 'encoder.block.{i}.layer.1.DenseReluDense.wi_0',
-    'encoder/layers_{i}/mlp/wi_1/kernel': 'encoder.block.{i}.layer.1.DenseReluDense.wi_1',
-    'encoder/layers_{i}/mlp/wo/kernel': 'encoder.block.{i}.layer.1.DenseReluDense.wo',
-    'encoder/encoder_norm/scale': 'encoder.final_layer_norm',
-
-    'decoder/relpos_bias/rel_embedding':
-        'decoder.block.0.layer.0.SelfAttention.relative_attention_bias',
-    'decoder/layers_{i}/pre_self_attention_layer_norm/scale':
-        'decoder.block.{i}.layer.0.layer_norm',
-    'decoder/layers_{i}/self_attention/query/kernel': 'decoder.block.{i}.layer.0.SelfAttention.q',
-    'decoder/layers_{i}/self_attention/key/kernel': 'decoder.block.{i}.layer.0.SelfAttention.k',
-    'decoder/layers_{i}/self_attention/value/kernel': 'decoder.block.{i}.layer.0.SelfAttention.v',
-    'decoder/layers_{i}/self_attention/out/kernel': 'decoder.block.{i}.layer.0.SelfAttention.o',
-    'decoder/layers_{i}/pre_cross_attention_layer_norm/scale':
-        'decoder.block.{i}.layer.1.layer_norm',
-    'decoder/layers_{i}/encoder_decoder_attention/query/kernel':
-        'decoder.block.{i}.layer.1.EncDecAttention.q',
-    'decoder/layers_{i}/encoder_decoder_attention/key/kernel':
-        'decoder.block.{i}.layer.1.EncDecAttention.k',
-    'decoder/layers_{i}/encoder_decoder_attention/value/kernel':
-        'decoder.block.{i}.layer.1.EncDecAttention.v',
-    'decoder/layers_{i}/encoder_decoder_attention/out/kernel':
-        'decoder.block.{i}.layer.1.EncDecAttention.o',
-    'decoder/layers_{i}/pre_mlp_layer_norm/scale': 'decoder.block.{i}.layer.2.layer_norm',
-    'decoder/layers_{i}/mlp/wi/kernel': 'decoder.block.{i}.layer.2.DenseReluDense.wi',
-    'decoder/layers_{i}/mlp/wi_0/kernel': 'decoder.block.{i}.layer.2.DenseReluDense.wi_0',
-    'decoder/layers_{i}/mlp/wi_1/kernel': 'decoder.block.{i}.layer.2.DenseReluDense.wi_1',
-    'decoder/layers_{i}/mlp/wo/kernel': 'decoder.block.{i}.layer.2.DenseReluDense.wo',
-    'decoder/decoder_norm/scale': 'decoder.final_layer_norm',
-}
-_COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')  # of the embedding
-# A table in old files that T5 never reads.
-_UNUSED = 'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
-_SHARED, _HEAD = 'shared.weight', 'lm_head.weight'
-_EMBEDDING_NAME, _HEAD_NAME = 'token_embedder/embedding', 'decoder/logits_dense/kernel'
-
-
-def their_name(name: str) -> str:
-  """'encoder/layers_3/mlp/wo/kernel' -> 'encoder.block.3.layer.1.DenseReluDense.wo.weight'."""
-  match = re.search(r'/layers_(\d+)/', name)
-  if not match:
-    return f'{NAMES[name]}.weight'
-  template = NAMES[name.replace(match[0], '/layers_{i}/')]
-  return f'{template.format(i=match[1])}.weight'
+# Our name, theirs.
+_EMBEDDING, _HEAD = 'token_embedder/embedding', 'decoder/logits_dense/kernel'
 
 
 def _is_transposed(name: str) -> bool:
@@ -92,34 +33,52 @@ def _is_transposed(name: str) -> bool:
 
 
 def is_hugging_face(path: str) -> bool:
-  return (epath.Path(path) / CONFIG_FILE).exists()
+  return any((epath.Path(path) / name).exists() for name in (CONFIG_FILE, _ADAPTER_FILE))
+
+
+def weight_files(folder: epath.Path) -> list[epath.Path]:
+  """The files that say what the parameters are."""
+  found = (list(folder.glob(pattern)) for pattern in _PATTERNS)
+  return [folder / CONFIG_FILE, *next(filter(None, found), [])]
 
 
 class HuggingFaceWeights(weights_lib.Weights):
   """A folder open for reading; see `weights.Weights`.
 
   Raises:
-    UserError: not a T5 that this project has, missing files or shards, names or shapes that do
+    UserError: no network that this project has, missing files or shards, names or shapes that do
       not fit config.json.
   """
 
   def __init__(self, path: str):
     self.path = path
     folder = epath.Path(path)
+    if (folder / _ADAPTER_FILE).exists():
+      raise errors.UserError(
+          f'{folder}/{_ADAPTER_FILE}: an adapter, which would not be applied; save the merged '
+          'model with `merge_and_unload().save_pretrained(NEW_DIR)` of peft')
     hf_config = read_json(folder / CONFIG_FILE)
-    self._file_of = _open_files(folder)
-    self.config = config_lib.to_t5_config(hf_config, f'{path}/{CONFIG_FILE}')
+    self._file_of = hugging_face_files.open_files(folder)
+    self.config = hugging_face_config.read(hf_config, f'{path}/{CONFIG_FILE}')
     if (folder / _GENERATION_FILE).exists():
-      config_lib.check_ids(read_json(folder / _GENERATION_FILE), f'{path}/{_GENERATION_FILE}')
-    self._names = {name: their_name(name) for name in weights_lib.expected_specs(self.config)}
+      hugging_face_config.check_ids(
+          read_json(folder / _GENERATION_FILE), self.config, f'{path}/{_GENERATION_FILE}')
+    self._family = families.of(self.config)
+    self._names = {name: self._family.their_name(name)
+                   for name in weights_lib.expected_specs(self.config)}
+    self._head = self._family.their_name(_HEAD)
+    copies = [f'{name}.weight' for name in self._family.copies]
     # Madlad's folders hold the embedding under another of its names.
-    self._embedding = next((name for name in (_SHARED, *_COPIES) if name in self._file_of), _SHARED)
-    self._names[_EMBEDDING_NAME] = self._embedding
-    if _HEAD_NAME in self._names and _HEAD not in self._file_of and _head_is_embedding(hf_config):
-      self._names[_HEAD_NAME] = self._embedding
+    embeddings = [name for name in (self._names[_EMBEDDING], *copies) if name in self._file_of]
+    self._names[_EMBEDDING], *self._copies = embeddings or [self._names[_EMBEDDING]]
+    if self._head not in self._file_of:
+      if _HEAD in self._names and _head_is_embedding(hf_config):
+        self._names[_HEAD] = self._names[_EMBEDDING]
+    elif self.config.logits_via_embedding:
+      self._copies.append(self._head)
     self.specs = self._specs()
     weights_lib.check(self.specs, self.config, path)
-    for name in (*_COPIES, *([_HEAD] if self.config.logits_via_embedding else [])):
+    for name in self._copies:
       self._check_equals_embedding(name)
 
   def read(self, name: str) -> np.ndarray:
@@ -137,21 +96,24 @@ class HuggingFaceWeights(weights_lib.Weights):
         spec = self._file_of[theirs].specs[theirs]
         shape = spec.shape[::-1] if _is_transposed(name) else spec.shape
         found[name] = jax.ShapeDtypeStruct(shape, spec.dtype)
-    unknown = set(self._file_of) - set(self._names.values()) - {*_COPIES, _UNUSED, _HEAD}
+    unknown = set(self._file_of) - {*self._names.values(), *self._copies, *(
+        f'{name}.weight' for name in self._family.unused)}
     for theirs in sorted(unknown):
       found[theirs] = self._file_of[theirs].specs[theirs]
     return found
 
   def _check_equals_embedding(self, name: str) -> None:
-    if name not in self._file_of:
+    embedding = self._names[_EMBEDDING]
+    file, other = (self._file_of[one] for one in (name, embedding))
+    if file is other and file.place(name) == file.place(embedding):
       return
-    copy, shared = (self._file_of[one].read(one) for one in (name, self._embedding))
+    copy, shared = file.read(name), other.read(embedding)
     if not np.array_equal(copy.view(np.uint8), shared.view(np.uint8)):
       fix = ''
-      if name == _HEAD:
+      if name == self._head:
         fix = (', and config.json ties the head to the embedding and scales it (T5 v1.0); if it is '
                'a v1.1 model, set "tie_word_embeddings": false and "scale_decoder_outputs": false')
-      raise errors.UserError(f'{self.path}: {name} differs from {self._embedding}{fix}')
+      raise errors.UserError(f'{self.path}: {name} differs from {embedding}{fix}')
 
 
 def _head_is_embedding(hf_config: Mapping[str, Any]) -> bool:
@@ -162,55 +124,6 @@ def _head_is_embedding(hf_config: Mapping[str, Any]) -> bool:
   """
   names = hf_config.get('architectures') or ['T5ForConditionalGeneration']
   return bool(hf_config.get('tie_word_embeddings')) and all('For' in name for name in names)
-
-
-def read_json(path: epath.Path) -> Any:
-  """Contents of a JSON object.
-
-  Raises:
-    UserError: it is none, or cannot be read.
-  """
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f'{path}: {error}; is the folder complete?') from error
-  if not isinstance(found, dict):
-    raise errors.UserError(f'{path}: {type(found).__name__} instead of an object with fields')
-  return found
-
-
-def _open_files(folder: epath.Path) -> dict[str, safetensors_file.SafetensorsFile]:
-  """Each tensor's file."""
-  if (folder / _ADAPTER_FILE).exists():
-    raise errors.UserError(
-        f'{folder}/{_ADAPTER_FILE}: an adapter, which would not be applied; save the merged model '
-        'with `merge_and_unload().save_pretrained(NEW_DIR)` of peft')
-  map_: dict[str, str] = {}
-  if (folder / _INDEX_FILE).exists():
-    map_ = read_json(folder / _INDEX_FILE).get('weight_map', {})
-  names = sorted(set(map_.values()))
-  missing = [name for name in names or [_ONE_FILE] if not (folder / name).exists()]
-  if (folder / _ONE_FILE).exists() and names != [_ONE_FILE]:
-    if names and not missing:
-      raise errors.UserError(
-          f'{folder} holds two checkpoints, {_ONE_FILE} and the {len(names)} files of '
-          f'{_INDEX_FILE}: remove the one that is not meant')
-    names, map_, missing = [_ONE_FILE], {}, []  # An index of files that are gone says nothing.
-  if missing:
-    others = sorted(p.name for p in folder.iterdir())
-    raise errors.UserError(
-        f'{folder} has no {missing[0]} (it has {", ".join(others)}). A folder with '
-        'pytorch_model.bin alone is converted by `T5ForConditionalGeneration.from_pretrained(DIR)'
-        '.save_pretrained(NEW_DIR)` of transformers')
-  files = {name: safetensors_file.SafetensorsFile(str(folder / name)) for name in names}
-  pairs = {(tensor, name) for name, file in files.items() for tensor in file.specs}
-  found = dict(sorted(pairs))
-  odd = sorted({*map_.items()} - pairs) or sorted(pairs - {*found.items()})
-  if odd:
-    raise errors.UserError(
-        f'{folder}/{_INDEX_FILE} is not of the files beside it ({odd[0][0]} in {odd[0][1]}): copy '
-        'or download the folder again')
-  return {tensor: files[name] for tensor, name in found.items()}
 
 
 def write_hugging_face(
@@ -229,6 +142,7 @@ def write_hugging_face(
     max_shard_bytes: a file is closed before it grows past this (a tensor is never split).
   """
   folder = epath.Path(path)
+  their_name = families.of(weights.config).their_name
   ours = {their_name(name): name for name in weights.specs}
   specs = {theirs: _their_spec(weights.specs[name], name, dtype) for theirs, name in ours.items()}
   shards = _shards(specs, max_shard_bytes)
@@ -243,12 +157,12 @@ def write_hugging_face(
   if len(shards) > 1:
     total = sum(_num_bytes(spec) for spec in specs.values())
     weight_map = {name: file for file, names in shards.items() for name in names}
-    (folder / _INDEX_FILE).write_text(
+    (folder / hugging_face_files.index_of(_ONE_FILE)).write_text(
         json.dumps({'metadata': {'total_size': total}, 'weight_map': weight_map}, indent=2) + '\n')
   stored = next(iter(specs.values())).dtype
-  config = config_lib.from_t5_config(weights.config, stored)
-  generation = {name: config[name] for name in config_lib.GENERATION}
-  for file, values in ((CONFIG_FILE, config), (_GENERATION_FILE, generation)):
+  for file, values in (
+      (CONFIG_FILE, hugging_face_config.write(weights.config, stored)),
+      (_GENERATION_FILE, hugging_face_config.ids(weights.config))):
     (folder / file).write_text(json.dumps(values, indent=2) + '\n')
 
 

@@ -62,7 +62,7 @@ def text(info: student_info.StudentInfo, library: str, vocabulary: bytes | None 
 
   Args:
     info: of the student.
-    library: that loads the folder: 'jax' or 'transformers'.
+    library: that loads the folder: 'jax', 'transformers' or 'ctranslate2'.
     vocabulary: contents of its SentencePiece model, for how it writes the labels.
   """
   front = ['---', f'library_name: {library}',
@@ -157,6 +157,22 @@ print(tokenizer.decode(model.generate(**batch, max_new_tokens={length})[0],
 `tokenizers` decides between two equally likely splits of a word differently from
 SentencePiece, which the model was trained with: of 12,970 inputs of public data sets, 23 had
 two pieces in another order. `dss_jax.load('.')` uses SentencePiece itself."""
+_WITH_CTRANSLATE2 = """\
+```python
+import ctranslate2{imports}
+
+model = ctranslate2.Translator('.')
+text = {prefix!r} + 'your input'
+tokens = [*{encode}][:{input_length} - 1] + ['</s>']
+found = model.translate_batch([tokens], beam_size=1, max_decoding_length={length})
+answer = found[0].hypotheses[0]
+print({decode})
+```"""
+_PIECES = {'imports': '\nimport sentencepiece\n\n'
+                      "pieces = sentencepiece.SentencePieceProcessor(model_file='spiece.model')",
+           'encode': 'pieces.encode(text, out_type=str)', 'decode': 'pieces.decode(answer)'}
+_BYTES = {'imports': '', 'encode': 'map(chr, text.encode())',
+          'decode': "bytes(ord(one) for one in answer if len(one) == 1).decode('utf-8', 'ignore')"}
 _WITH_DSS_JAX = """\
 ```python
 import dss_jax
@@ -170,4 +186,8 @@ def _use(info: student_info.StudentInfo, library: str) -> str:
   how = _WITH_DSS_JAX
   if library == 'transformers':
     how = _WITH_TRANSFORMERS.format(prefix=info.label_prefix, length=info.target_length)
+  elif library == 'ctranslate2':
+    how = _WITH_CTRANSLATE2.format(
+        prefix=info.label_prefix, length=info.target_length, input_length=info.input_length,
+        **(_BYTES if info.vocabulary == student_info.BYTES else _PIECES))
   return '## Use\n\n' + how

@@ -19,7 +19,7 @@ from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import type_handlers
 
-from dss_jax import errors, student_info
+from dss_jax import errors, families, student_info
 from dss_jax.convert import weights as weights_lib
 
 PARAMS = 'params'
@@ -67,7 +67,7 @@ class NativeWeights(weights_lib.Weights):
     scanned = any(name.startswith('encoder/layers/') for name in self._stored)
     self.specs, self._place = _unrolled(self._stored)
     try:
-      self.config = weights_lib.infer_config(self.specs, scan_layers=scanned)
+      self.config = families.infer_config(self.specs, scan_layers=scanned)
     except KeyError as error:
       raise errors.UserError(f'{self.path}: not the parameters of a T5: no {error}') from error
     info = student_info.find(path)

@@ -57,9 +57,10 @@ def find(path: str, info: student_info.StudentInfo) -> Own | None:
 
 
 def is_bytes(path: str) -> bool:
-  """Whether a Hugging Face folder says that its tokenizer is ByT5's."""
-  file = epath.Path(path) / _CONFIG
-  return file.exists() and hugging_face.read_json(file).get('tokenizer_class') == 'ByT5Tokenizer'
+  """Whether a Hugging Face folder says that its tokenizer is ByT5's; public ones in config.json."""
+  files = [epath.Path(path) / name for name in (_CONFIG, hugging_face.CONFIG_FILE)]
+  return any(hugging_face.read_json(file).get('tokenizer_class') == 'ByT5Tokenizer'
+             for file in files if file.exists())
 
 
 def _added(folder: epath.Path) -> Iterator[tuple[int, tuple[str, str]]]:

@@ -55,14 +55,30 @@ class SafetensorsFile:
     array = np.empty(place.spec.shape, place.spec.dtype)
     with epath.Path(self.path).open('rb') as f:
       f.seek(place.offset)
-      # Straight into the array, since `read` would hold the bytes a second time.
-      buffer = _bytes_of(array)
-      while len(buffer):
-        count = f.readinto(buffer) if hasattr(f, 'readinto') else _read_into(f, buffer)
-        if not count:
-          raise errors.UserError(f'{self.path} ends inside {name}: copy or download it again')
-        buffer = buffer[count:]
+      if not fill(array, f):
+        raise errors.UserError(f'{self.path} ends inside {name}: copy or download it again')
     return array
+
+  def place(self, name: str) -> _Place:
+    return self._places[name]
+
+
+def fill(array: np.ndarray, f: Any) -> bool:
+  """Reads bytes straight into the array, since `read` would hold them a second time.
+
+  Args:
+    array: contiguous.
+    f: at the array's first byte.
+
+  Returns: whether the file has them all.
+  """
+  buffer = _bytes_of(array)
+  while len(buffer):
+    count = f.readinto(buffer) if hasattr(f, 'readinto') else _read_into(f, buffer)
+    if not count:
+      return False
+    buffer = buffer[count:]
+  return True
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:

@@ -22,7 +22,7 @@ import tensorstore as ts
 from etils import epath
 from flax import serialization, traverse_util
 
-from dss_jax import errors, student_info
+from dss_jax import errors, families, student_info
 from dss_jax.convert import native, t5x_gin
 from dss_jax.convert import t5x_layout as layout
 from dss_jax.convert import weights as weights_lib
@@ -63,7 +63,7 @@ class T5XWeights(weights_lib.Weights):
 
   Raises:
     UserError: no such checkpoint, an unfinished one, missing arrays, or not a T5 that this
-      project has (decoder-only, adapters, a position bias of its own in every layer).
+      project has (decoder-only, adapters).
   """
 
   def __init__(self, path: str, step: int | None = None):
@@ -72,13 +72,15 @@ class T5XWeights(weights_lib.Weights):
     self._arrays = _open_arrays(folder)
     self._places = _places(self._arrays)
     self._last: tuple[str, np.ndarray] | None = None
-    self.specs = {name: self._spec(name, places[0]) for name, places in self._places.items()}
-    scanned = any(place.layer is not None for places in self._places.values() for place in places)
     info = student_info.find(self.path)
+    if not getattr(info and info.model, 'relpos_per_layer', False):
+      self._join_equal_biases()
+    self.specs = {name: self._spec(name, place) for name, place in self._places.items()}
+    scanned = any(place.layer is not None for place in self._places.values())
     said = {} if info else t5x_gin.read(folder)
     self.says_activation = bool(info) or 'mlp_activations' in said
     try:
-      self.config = weights_lib.infer_config(self.specs, **said, scan_layers=scanned)
+      self.config = families.infer_config(self.specs, **said, scan_layers=scanned)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
       raise errors.UserError(
           f'{self.path}: not a T5 encoder-decoder (looked for {error}); it has '
@@ -86,25 +88,22 @@ class T5XWeights(weights_lib.Weights):
     if info:
       self.config = dataclasses.replace(info.model, scan_layers=scanned)
     weights_lib.check(self.specs, self.config, self.path)
-    self._check_shared_biases()
 
   def read(self, name: str) -> np.ndarray:
-    return self._read(name, self._places[name][0])
+    return self._read(self._places[name]).reshape(self.specs[name].shape)
 
-  def _read(self, name: str, place: _Place) -> np.ndarray:
+  def _read(self, place: _Place) -> np.ndarray:
     array = self._arrays[place.stored]
     try:
       if place.layer is None:
-        values = _values(array)
-      elif _has_own_chunks(array):
-        values = _values(array[:, place.layer])
-      else:
-        values = np.ascontiguousarray(self._stack(place.stored)[:, place.layer])
+        return _values(array)
+      if _has_own_chunks(array):
+        return _values(array[:, place.layer])
+      return np.ascontiguousarray(self._stack(place.stored)[:, place.layer])
     except ValueError as error:  # TensorStore's, whatever went wrong.
       raise errors.UserError(
           f'{self.path}: {place.stored} cannot be read; copy or download it again '
           f'({str(error).split(" [", maxsplit=1)[0]})') from error
-    return values.reshape(self.specs[name].shape)
 
   def _stack(self, stored: str) -> np.ndarray:
     if self._last is None or self._last[0] != stored:
@@ -124,13 +123,18 @@ class T5XWeights(weights_lib.Weights):
       shape = shape[:layout.LAYERS_AXIS] + shape[layout.LAYERS_AXIS + 1:]
     return jax.ShapeDtypeStruct(layout.joined_heads(name, shape), dtype)
 
-  def _check_shared_biases(self) -> None:
-    for name, (first, *others) in self._places.items():
-      if others and not all(
-          np.array_equal(self._read(name, first), self._read(name, place)) for place in others):
-        raise errors.UserError(
-            f'{self.path}: every layer has another {layout.RELPOS} (as in umT5 and whatever '
-            "scalable_t5 trained); this project's T5 shares one, as T5 v1.0 and v1.1 do")
+  def _join_equal_biases(self) -> None:
+    """A bias that is the same in all layers of each stack is a T5's, else they are an umT5's."""
+    of_stack: dict[str, list[_Place]] = {}
+    for name, place in self._places.items():
+      if stack := layout.shared(name):
+        of_stack.setdefault(stack, []).append(place)
+    for places in of_stack.values():
+      first, *others = (self._read(place) for place in places)
+      if any(not np.array_equal(first, other) for other in others):
+        return
+    kept = {name: place for name, place in self._places.items() if not layout.shared(name)}
+    self._places = kept | {stack: places[0] for stack, places in of_stack.items()}
 
 
 def is_t5x_checkpoint(path: str) -> bool:
@@ -257,12 +261,9 @@ def _open_stores(folder: epath.Path, stores: Mapping[str, dict[str, Any]]) -> di
   return opened
 
 
-def _places(arrays: Mapping[str, _Array]) -> dict[str, list[_Place]]:
-  places: dict[str, list[_Place]] = {}
-  for stored in sorted(arrays):
-    for name, layer in layout.from_stored(stored, tuple(arrays[stored].shape)):
-      places.setdefault(name, []).append(_Place(stored, layer))
-  return places
+def _places(arrays: Mapping[str, _Array]) -> dict[str, _Place]:
+  return {name: _Place(stored, layer) for stored in sorted(arrays)
+          for name, layer in layout.from_stored(stored, tuple(arrays[stored].shape))}
 
 
 def _has_own_chunks(array: _Array) -> bool:

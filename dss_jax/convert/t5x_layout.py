@@ -2,7 +2,8 @@
 
 Upstream t5x/examples/t5/network.py has our unrolled names and shapes, joined by '.' on disk.
 Upstream t5x/examples/scalable_t5/network.py scans: one array per stack, layers along axis 1, heads
-apart, and a position bias in every layer (ours, and T5's, is one that the layers share):
+apart, and a position bias in every layer, as umT5 has; that of a T5, which its layers share, is
+there in copies:
 
   ours                                       scalable_t5
   encoder/layers_{i}/*norm/scale             encoder/encoder/*norm/scale      [embed, layers]
@@ -17,7 +18,8 @@ apart, and a position bias in every layer (ours, and T5's, is one that the layer
                                                              [heads, layers, buckets]
 
 and the same for the decoder (self_attention, encoder_decoder_attention). Names outside the stacks
-are the same. Without scan_layers, scalable_t5 has encoder/layers_{i}/relpos_bias/rel_embedding.
+are the same. Without scan_layers, scalable_t5 has encoder/layers_{i}/relpos_bias/rel_embedding,
+which is umT5's name here.
 """
 
 import os
@@ -53,7 +55,7 @@ def axis_sizes(config: models.T5Config) -> dict[str, int]:
           'mlp': config.mlp_dim, 'relpos_buckets': config.relpos_num_buckets}
 
 
-def to_scanned(name: str, config: models.T5Config) -> tuple[str, range] | None:
+def to_scanned(name: str, config: models.Config) -> tuple[str, range] | None:
   """Our name -> scalable_t5's and the layers that it fills; None where the names are the same."""
   if match := _LAYER.fullmatch(name):
     side, index, rest = match[1], int(match[2]), match[3]
@@ -64,7 +66,7 @@ def to_scanned(name: str, config: models.T5Config) -> tuple[str, range] | None:
   return None
 
 
-def num_layers(name: str, config: models.T5Config) -> int:
+def num_layers(name: str, config: models.Config) -> int:
   """Of the stack that a parameter is in."""
   in_encoder = name.startswith('encoder/')
   return config.num_encoder_layers if in_encoder else config.num_decoder_layers
@@ -74,11 +76,14 @@ def from_stored(name: str, shape: tuple[int, ...]) -> list[tuple[str, int | None
   """A stored name -> each of ours that it holds, and the layer along LAYERS_AXIS if it is one."""
   if match := _SCANNED.fullmatch(name):
     side, rest = match.groups()
-    ours = f'{side}/{rest}' if rest == RELPOS else f'{side}/layers_{{i}}/{rest}'
-    return [(ours.replace('{i}', str(i)), i) for i in range(shape[LAYERS_AXIS])]
-  if match := _OWN_RELPOS.fullmatch(name):
-    return [(f'{match[1]}/{RELPOS}', None)]
+    return [(f'{side}/layers_{i}/{rest}', i) for i in range(shape[LAYERS_AXIS])]
   return [(name, None)]
+
+
+def shared(name: str) -> str | None:
+  """'encoder/layers_3/relpos_bias/rel_embedding' -> the name of a bias that the layers share."""
+  match = _OWN_RELPOS.fullmatch(name)
+  return f'{match[1]}/{RELPOS}' if match else None
 
 
 def joined_heads(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

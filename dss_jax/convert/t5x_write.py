@@ -16,8 +16,8 @@ Adafactor with momentum, starts with these bindings:
   utils.RestoreCheckpointConfig.fallback_to_scratch = True
 
 With scan_layers the shared position bias is copied into every layer of scalable_t5. There the
-copies drift apart in training, and what T5X saves then fits no T5 with a shared bias, this
-project's included: train with examples/t5 what is to come back.
+copies drift apart in training, and what T5X saves is read as an umT5: train with examples/t5 what
+is to come back as a T5.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ import tensorstore as ts
 from etils import epath
 from flax import serialization, traverse_util
 
-from dss_jax import errors, files
+from dss_jax import errors, families, files
 from dss_jax.convert import t5x_layout as layout
 from dss_jax.convert import weights as weights_lib
 
@@ -81,8 +81,15 @@ def write_t5x(
     progress: wraps the tensors' names, for a progress bar.
 
   Raises:
-    UserError: path/checkpoint_<step> exists.
+    UserError: T5X's network cannot hold it, or path/checkpoint_<step> exists.
   """
+  if not families.of(weights.config).in_t5x:
+    raise errors.UserError(f'T5X has no network of the family {families.name(weights.config)!r}: '
+                           'write another format')
+  if not scan_layers and any(map(layout.shared, weights.specs)):
+    raise errors.UserError(
+        'an umT5 has a position bias in every layer, the network of examples/t5 one for all: give '
+        '--scan_layers, for that of examples/scalable_t5')
   final = epath.Path(path) / f'checkpoint_{step}'
   if final.exists():
     raise errors.UserError(f'{final} exists: give another folder or step, or remove it')
@@ -97,7 +104,8 @@ def write_t5x(
 
 def _targets(weights: weights_lib.Weights, dtype: Any, scanned: bool) -> dict[str, _Target]:
   targets = {}
-  sizes = layout.axis_sizes(weights.config)
+  config: Any = weights.config
+  sizes = layout.axis_sizes(config)
   for name, spec in weights.specs.items():
     new_dtype = np.dtype(dtype or spec.dtype)
     place = layout.to_scanned(name, weights.config) if scanned else None

@@ -25,15 +25,11 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from dss_jax import errors, models
+from dss_jax import errors, families, models
 
 Specs = Mapping[str, jax.ShapeDtypeStruct]
 _LAYER = re.compile(r'^(encoder|decoder)/layers_(\d+)/(.*)$')
 _MOST_LISTED = 8
-_GATE = 'encoder/layers_0/mlp/wi_0/kernel'
-# UL2 and Flan-UL2, whose gate is SiLU's: https://huggingface.co/google/ul2, config.json.
-_UL2 = {'emb_dim': 4096, 'num_heads': 16, 'head_dim': 256, 'mlp_dim': 16384,
-        'num_encoder_layers': 32, 'num_decoder_layers': 32}
 
 
 class Weights(Protocol):
@@ -48,7 +44,7 @@ class Weights(Protocol):
   """
 
   path: str
-  config: models.T5Config
+  config: models.Config
   specs: Specs
   says_activation: bool = True
 
@@ -93,7 +89,7 @@ class ArrayWeights(Weights):
     config: the network.
   """
 
-  def __init__(self, params: Any, config: models.T5Config):
+  def __init__(self, params: Any, config: models.Config):
     self.path, self.config = 'memory', config
     unrolled = models.unstack_layers(params) if config.scan_layers else params
     self.arrays = {name: np.asarray(x)
@@ -105,16 +101,16 @@ class ArrayWeights(Weights):
 
 
 @functools.cache
-def expected_specs(config: models.T5Config) -> Specs:
+def expected_specs(config: models.Config) -> Specs:
   """Unrolled names and shapes of a network's parameters; float32, as in training."""
   unrolled = dataclasses.replace(config, scan_layers=False)
   tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-  tree = jax.eval_shape(models.Transformer(unrolled).init, jax.random.key(0), tokens, tokens)
+  tree = jax.eval_shape(families.network(unrolled).init, jax.random.key(0), tokens, tokens)
   flat = traverse_util.flatten_dict(nn.unbox(tree['params']), sep='/')
   return {name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for name, leaf in flat.items()}
 
 
-def check(found: Specs, config: models.T5Config, where: str) -> None:
+def check(found: Specs, config: models.Config, where: str) -> None:
   """Compares a checkpoint with a network.
 
   Raises:
@@ -137,67 +133,19 @@ def check(found: Specs, config: models.T5Config, where: str) -> None:
         + '\n  '.join(lines[:_MOST_LISTED]) + more)
 
 
-# What the shapes of the parameters do not show, and the numbers depend on.
-_UNSEEN = ('mlp_activations', 'relpos_max_distance')
-
-
-def check_network(weights: Weights, config: models.T5Config) -> None:
+def check_network(weights: Weights, config: models.Config) -> None:
   """Compares a checkpoint, as it describes itself, with a network.
 
   Raises:
     UserError: see `check`; or names the field that is another, with both values.
   """
   check(weights.specs, config, weights.path)
-  for name in _UNSEEN:
+  for name in families.of(config).unseen:
     found, expected = getattr(weights.config, name), getattr(config, name)
     if found != expected:
       raise errors.UserError(
           f'{weights.path} was made with {name}={found!r}, the network has {expected!r}: set '
-          f'T5Config.{name} to that of the checkpoint')
-
-
-def infer_config(specs: Specs, **overrides: Any) -> models.T5Config:
-  """The network's shape from its parameters' shapes, for checkpoints that carry no config.
-
-  Shapes do not tell the dropout rate and relpos_max_distance: T5's 0.1 and 128. One input
-  projection of the MLP means v1.0's ReLU, two mean v1.1's gated GELU, or UL2's gated SiLU in its
-  size; see `is_published`.
-
-  Raises:
-    KeyError: a parameter that every T5 has is missing.
-  """
-  heads, buckets = specs['encoder/relpos_bias/rel_embedding'].shape
-  vocab_size, emb_dim = specs['token_embedder/embedding'].shape
-  gated = _GATE in specs
-  first = _GATE if gated else 'encoder/layers_0/mlp/wi/kernel'
-  config = models.T5Config(**{
-      'vocab_size': vocab_size, 'emb_dim': emb_dim, 'num_heads': heads,
-      'head_dim': specs['encoder/layers_0/attention/query/kernel'].shape[1] // heads,
-      'num_encoder_layers': _depth(specs, 'encoder'),
-      'num_decoder_layers': _depth(specs, 'decoder'),
-      'mlp_dim': specs[first].shape[1],
-      'mlp_activations': ('gelu', 'linear') if gated else ('relu',),
-      'logits_via_embedding': 'decoder/logits_dense/kernel' not in specs,
-      'relpos_num_buckets': buckets,
-      **overrides})
-  if 'mlp_activations' not in overrides and _has_size(config, _UL2):
-    return dataclasses.replace(config, mlp_activations=('silu', 'linear'))
-  return config
-
-
-def is_published(config: models.T5Config) -> bool:
-  """Whether the sizes are those of a public model, so that they tell the activation of a gate."""
-  sizes = [_UL2, *models.SIZES['1.1'].values()]
-  return len(config.mlp_activations) == 1 or any(_has_size(config, size) for size in sizes)
-
-
-def _has_size(config: models.T5Config, size: Mapping[str, int]) -> bool:
-  return all(getattr(config, name) == value for name, value in size.items())
-
-
-def _depth(specs: Iterable[str], side: str) -> int:
-  found = {int(m[2]) for name in specs if (m := _LAYER.match(name)) and m[1] == side}
-  return max(found) + 1 if found else 0
+          f'{type(config).__name__}.{name} to that of the checkpoint')
 
 
 def layer_of(name: str) -> tuple[str, int] | None:
@@ -248,7 +196,7 @@ def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
 
 def load_params(
     weights: Weights,
-    config: models.T5Config,
+    config: models.Config,
     *,
     dtype: Any = jnp.float32,
     place: Callable[[str, np.ndarray], Any] = lambda name, array: array,

@@ -32,7 +32,7 @@ class BatchDecoder:
     sharding: rows of a batch are split over its mesh's data and fsdp axes.
   """
 
-  def __init__(self, model: models.Transformer, sharding: sharding_lib.Sharding):
+  def __init__(self, model: models.Network, sharding: sharding_lib.Sharding):
     self._model = model
     self._sharding = sharding
     # As many entries as options are used. Decorated methods would keep the network for ever.

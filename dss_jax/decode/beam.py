@@ -19,8 +19,8 @@ import numpy as np
 from flax import struct
 
 from dss_jax.decode.cache import Cache, decode_step, init_cache, select_rows
-from dss_jax.decode.greedy import PAD_ID, START_ID, is_empty
-from dss_jax.models.transformer import Transformer
+from dss_jax.decode.greedy import PAD_ID, is_empty
+from dss_jax.models import Network
 
 
 @struct.dataclass
@@ -62,8 +62,8 @@ class _State:
 
 
 def beam_search(
-    model: Transformer, params, encoder_input_tokens, max_decode_length: int, *,
-    num_beams: int = 4, length_penalty: float = 1.0, num_return: int = 1, eos_id: int = 1,
+    model: Network, params, encoder_input_tokens, max_decode_length: int, *,
+    num_beams: int = 4, length_penalty: float = 1.0, num_return: int = 1, eos_id: int | None = None,
     early_stopping: bool = False) -> BeamResult:
   """The most likely sequences that a beam search finds.
 
@@ -78,7 +78,7 @@ def beam_search(
     num_beams: N, static. The self-attention's cache and the logits have B*N rows.
     length_penalty: static; above 0 favours long sequences, below 0 short ones.
     num_return: sequences to return per input, at most num_beams. Static.
-    eos_id: ends a sequence.
+    eos_id: ends a sequence; by default the config's.
     early_stopping: static; see the top of this file.
 
   Raises:
@@ -86,6 +86,7 @@ def beam_search(
   """
   _check(num_beams, length_penalty, num_return, early_stopping)
   batch = encoder_input_tokens.shape[0]
+  eos_id = model.config.eos_id if eos_id is None else eos_id
   cache = init_cache(model, params, encoder_input_tokens, max_decode_length, num_beams)
   empty_B = is_empty(encoder_input_tokens)
   nothing = _no_beams(batch, num_beams, max_decode_length)
@@ -145,7 +146,8 @@ def _continuations(model, params, state: _State):
   """
   position, live = state.cache.index, state.live
   batch, beams, _ = live.tokens_BxNxL.shape
-  last_BxN = jnp.where(position > 0, _token_at(live.tokens_BxNxL, position - 1), START_ID)
+  last_BxN = jnp.where(position > 0, _token_at(live.tokens_BxNxL, position - 1),
+                         model.config.start_id)
   logits_RxV, cache = decode_step(model, params, last_BxN.reshape(-1), state.cache)
   vocab = logits_RxV.shape[-1]
   gained_BxNxV = jax.nn.log_softmax(logits_RxV).reshape(batch, beams, vocab)

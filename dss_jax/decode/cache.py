@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dss_jax.models import masks
-from dss_jax.models.transformer import Transformer
+from dss_jax.models import Network, masks
 
 
 @struct.dataclass
@@ -35,7 +34,7 @@ class Cache:
 
 
 def init_cache(
-    model: Transformer, params, encoder_input_tokens, max_decode_length: int,
+    model: Network, params, encoder_input_tokens, max_decode_length: int,
     rows_per_input: int = 1) -> Cache:
   """Encodes int [B, S] (not packed, padded with 0) and returns a cache with no token read.
 
@@ -67,19 +66,19 @@ def init_cache(
   )
 
 
-def rows_axis(model: Transformer) -> int:
+def rows_axis(model: Network) -> int:
   """Which axis of a cache's leaves the rows are on."""
   return int(model.config.scan_layers)
 
 
-def decode_step(model: Transformer, params, tokens_B, cache: Cache):
+def decode_step(model: Network, params, tokens_B, cache: Cache):
   """Reads one token per row.
 
   Args:
     model: the network.
     params: its parameters.
     tokens_B: int [B] ([B*N] with N rows per input), the tokens at position `cache.index`
-      (START_ID at first).
+      (the config's start_id at first).
     cache: from `init_cache` or the step before. Reading more than max_decode_length tokens
       overwrites the last.
 
@@ -96,7 +95,7 @@ def decode_step(model: Transformer, params, tokens_B, cache: Cache):
   return logits_BxV, cache.replace(self_attention=changed['cache'], index=cache.index + 1)
 
 
-def select_rows(model: Transformer, cache: Cache, rows_BxN) -> Cache:
+def select_rows(model: Network, cache: Cache, rows_BxN) -> Cache:
   """A cache whose row n of input b is the old row `rows_BxN[b, n]` of the same input.
 
   The keys and values of the encoded inputs stay where they are.

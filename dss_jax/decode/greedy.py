@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from dss_jax.decode.cache import Cache, decode_step, init_cache
-from dss_jax.models.transformer import Transformer
+from dss_jax.models import Network
 
-START_ID = 0  # T5 starts the decoder with the padding id.
 PAD_ID = 0
 
 
@@ -39,7 +38,7 @@ def is_empty(encoder_input_tokens):
 
 
 def generate(
-    model: Transformer, params, cache: Cache, ended_B: jax.Array, eos_id: int,
+    model: Network, params, cache: Cache, ended_B: jax.Array, eos_id: int | None,
     choose: Callable[[jax.Array, jax.Array], jax.Array]):
   """Chooses a token per row and step until every row has ended.
 
@@ -48,7 +47,7 @@ def generate(
     params: its parameters.
     cache: from `init_cache`.
     ended_B: bool [B], the cache's rows that stay empty.
-    eos_id: ends a row. It is part of the row's tokens; zeros follow it.
+    eos_id: ends a row; None for the config's. It is part of the row's tokens; zeros follow it.
     choose: (float32 logits [B, V], int32 position) -> int [B], the next tokens.
 
   Returns:
@@ -56,6 +55,7 @@ def generate(
     logits, whatever `choose` makes of them), and int32 steps.
   """
   batch, length = ended_B.shape[0], cache.max_decode_length
+  eos_id = model.config.eos_id if eos_id is None else eos_id
 
   def unfinished(state):
     cache, _, _, _, ended_B = state
@@ -75,7 +75,7 @@ def generate(
     return cache, tokens_BxL, log_probs_B, next_B, ended_B | (next_B == eos_id)
 
   tokens_BxL = jnp.full((batch, length), PAD_ID, jnp.int32)
-  start_B = jnp.full((batch,), START_ID, jnp.int32)
+  start_B = jnp.full((batch,), model.config.start_id, jnp.int32)
   state = (cache, tokens_BxL, jnp.zeros((batch,), jnp.float32), start_B, ended_B)
   cache, tokens_BxL, log_probs_B, _, _ = jax.lax.while_loop(unfinished, advance, state)
   return tokens_BxL, log_probs_B, cache.index
@@ -88,8 +88,8 @@ def token_log_probs(logits, tokens):
 
 
 def greedy_search(
-    model: Transformer, params, encoder_input_tokens, max_decode_length: int,
-    eos_id: int = 1) -> GreedyResult:
+    model: Network, params, encoder_input_tokens, max_decode_length: int,
+    eos_id: int | None = None) -> GreedyResult:
   """The most likely token at every step, until every row has ended.
 
   Rows of nothing but padding (they fill up a batch) count as ended from the start and give
@@ -100,7 +100,7 @@ def greedy_search(
     params: its parameters, in the layout that model.config.scan_layers says.
     encoder_input_tokens: int [B, S], padded with 0.
     max_decode_length: static; tokens per row at most, EOS included.
-    eos_id: ends a row. It is part of the row's tokens; zeros follow it.
+    eos_id: ends a row, by default the config's. It is part of the row's tokens; zeros follow it.
 
   Raises:
     ValueError: if max_decode_length is below 1.
@@ -114,6 +114,7 @@ def greedy_search(
 
 
 def greedy_decode(
-    model: Transformer, params, encoder_input_tokens, max_decode_length: int, eos_id: int = 1):
+    model: Network, params, encoder_input_tokens, max_decode_length: int,
+    eos_id: int | None = None):
   """`greedy_search` without the rest: int32 tokens [B, max_decode_length], zeros after EOS."""
   return greedy_search(model, params, encoder_input_tokens, max_decode_length, eos_id).tokens

@@ -8,7 +8,7 @@ from flax import struct
 
 from dss_jax.decode.cache import init_cache
 from dss_jax.decode.greedy import generate, is_empty
-from dss_jax.models.transformer import Transformer
+from dss_jax.models import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,8 @@ class SampleResult:
 
 
 def sample(
-    model: Transformer, params, encoder_input_tokens, max_decode_length: int, row_keys,
-    sampling: Sampling = Sampling(), eos_id: int = 1) -> SampleResult:
+    model: Network, params, encoder_input_tokens, max_decode_length: int, row_keys,
+    sampling: Sampling = Sampling(), eos_id: int | None = None) -> SampleResult:
   """Draws sequences, a token at a time, until every row has ended.
 
   Token t of sample n of a row depends on fold_in(fold_in(the row's key, n), t), so that what a
@@ -83,7 +83,7 @@ def sample(
     max_decode_length: static; tokens per sequence at most, EOS included.
     row_keys: typed PRNG keys [B] (`jax.random.key`), one per input.
     sampling: how to draw. Static.
-    eos_id: ends a sequence.
+    eos_id: ends a sequence; by default the config's.
 
   Raises:
     ValueError: names the argument, its value and the fix.

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.decode.cache import init_cache
-from dss_jax.decode.greedy import PAD_ID, START_ID, token_log_probs
-from dss_jax.models.transformer import Transformer
+from dss_jax.decode.greedy import PAD_ID, token_log_probs
+from dss_jax.models import Network
 
 
-def score_targets(model: Transformer, params, encoder_input_tokens, targets):
+def score_targets(model: Network, params, encoder_input_tokens, targets):
   """How likely each of K target sequences of each input is, teacher-forced.
 
   An input is encoded, and its keys and values for the decoder are computed, once. The
@@ -38,7 +38,9 @@ def score_targets(model: Transformer, params, encoder_input_tokens, targets):
   variables = {'params': params, 'cross_cache': cache.cross_attention}
 
   def score(targets_BxT):
-    inputs_BxT = jnp.pad(targets_BxT[:, :-1], ((0, 0), (1, 0)), constant_values=START_ID)
+    inputs_BxT = jnp.pad(
+      targets_BxT[:, :-1], ((0, 0), (1, 0)), constant_values=model.config.start_id
+    )
     logits_BxTxV = model.apply(
       variables, None, encoder_input_tokens, inputs_BxT, method='decode'
     )

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export_decoding(
-    model: models.Transformer, params: Any, length: int, platforms: Sequence[str]
+    model: models.Network, params: Any, length: int, platforms: Sequence[str]
 ) -> jax_export.Exported:
   """Greedy decoding as a function of flat parameters and tokens, both dimensions symbolic.
 

@@ -35,6 +35,8 @@ class DecoderLayer(nn.Module):
     self.pre_mlp_layer_norm = RMSNorm(cfg)
     self.mlp = Mlp(cfg)
     self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+    if cfg.relpos_per_layer:
+      self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
 
   def __call__(self, x_BxTxD, encoded_BxSxD, bias, self_mask, cross_mask, index, deterministic):
     """Returns (x_BxTxD, None): a carry and no output, as `nn.scan` wants it.
@@ -42,12 +44,17 @@ class DecoderLayer(nn.Module):
     Args:
       x_BxTxD: residual stream; T is 1 in decoding.
       encoded_BxSxD: the encoder's output; None to read its keys and values from the cache.
-      bias: relative position bias [1, H, T, T]; [1, H, 1, L] in decoding.
+      bias: relative position bias [1, H, T, T]; [1, H, 1, L] in decoding; None where the layer
+        has its own.
       self_mask: bool [B or 1, 1, T, T]; [1, 1, 1, L] in decoding.
       cross_mask: bool [B, 1, T or 1, S].
       index: int32 scalar, position of the token in decoding; None for whole sequences.
       deterministic: True switches dropout off.
     """
+    if bias is None:
+      length = self_mask.shape[-1]
+      bias = (self.relpos_bias(length, length) if index is None
+              else self.relpos_bias.row(index, length))
     y_BxTxD = self.pre_self_attention_layer_norm(x_BxTxD)
     key, value = self.self_attention.keys_values(y_BxTxD)
     if index is not None:
@@ -104,7 +111,8 @@ class Decoder(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
+    if not cfg.relpos_per_layer:
+      self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
     self.layers = make_stack(
       DecoderLayer, cfg, cfg.num_decoder_layers, static_argnums=(7,), methods=('fill_cache',)
     )
@@ -121,7 +129,7 @@ class Decoder(nn.Module):
     Without `encoded_BxSxD` (None) the cross cache is read, for targets that share an input.
     """
     length = x_BxTxD.shape[1]
-    bias_1xHxTxT = self.relpos_bias(length, length)
+    bias_1xHxTxT = None if self.config.relpos_per_layer else self.relpos_bias(length, length)
     x_BxTxD = self.dropout(x_BxTxD, deterministic=deterministic)
     x_BxTxD = run_stack(
       self.layers, x_BxTxD, encoded_BxSxD, bias_1xHxTxT, self_mask, cross_mask, None,
@@ -139,7 +147,8 @@ class Decoder(nn.Module):
 
   def step(self, x_Bx1xD, cross_mask, index, max_decode_length: int):
     """One position over the cache: [B, 1, D] -> hidden [B, 1, D]."""
-    bias_1xHx1xL = self.relpos_bias.row(index, max_decode_length)
+    bias_1xHx1xL = (None if self.config.relpos_per_layer
+                    else self.relpos_bias.row(index, max_decode_length))
     self_mask = (jnp.arange(max_decode_length) <= index)[None, None, None, :]
     x_Bx1xD = run_stack(
       self.layers, x_Bx1xD, None, bias_1xHx1xL, self_mask, cross_mask, index, True

@@ -21,9 +21,16 @@ class EncoderLayer(nn.Module):
     self.pre_mlp_layer_norm = RMSNorm(cfg)
     self.mlp = Mlp(cfg)
     self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+    if cfg.relpos_per_layer:
+      self.relpos_bias = RelativePositionBias(cfg, bidirectional=True)
 
   def __call__(self, x_BxSxD, bias_1xHxSxS, mask, deterministic):
-    """Returns (x_BxSxD, None): a carry and no output, as `nn.scan` wants it."""
+    """Returns (x_BxSxD, None): a carry and no output, as `nn.scan` wants it.
+
+    The bias is None where the layer has its own.
+    """
+    if bias_1xHxSxS is None:
+      bias_1xHxSxS = self.relpos_bias(x_BxSxD.shape[1], x_BxSxD.shape[1])
     y_BxSxD = self.pre_attention_layer_norm(x_BxSxD)
     y_BxSxD = self.attention(
       y_BxSxD, y_BxSxD, bias_1xHxSxS, mask, deterministic=deterministic
@@ -41,7 +48,8 @@ class Encoder(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.relpos_bias = RelativePositionBias(cfg, bidirectional=True)
+    if not cfg.relpos_per_layer:
+      self.relpos_bias = RelativePositionBias(cfg, bidirectional=True)
     self.layers = make_stack(EncoderLayer, cfg, cfg.num_encoder_layers, static_argnums=(4,))
     self.encoder_norm = RMSNorm(cfg)
     self.input_dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
@@ -51,7 +59,7 @@ class Encoder(nn.Module):
   def __call__(self, x_BxSxD, mask, *, deterministic):
     """[B, S, D] and a bool mask [B, 1, S or 1, S] -> config.dtype [B, S, D]."""
     length = x_BxSxD.shape[1]
-    bias_1xHxSxS = self.relpos_bias(length, length)
+    bias_1xHxSxS = None if self.config.relpos_per_layer else self.relpos_bias(length, length)
     x_BxSxD = self.input_dropout(x_BxSxD, deterministic=deterministic)
     x_BxSxD = run_stack(self.layers, x_BxSxD, bias_1xHxSxS, mask, deterministic)
     x_BxSxD = self.encoder_norm(x_BxSxD)

@@ -18,10 +18,10 @@ H*K is heads * head_dim; a target attends to itself and what came before, T*(T+1
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dss_jax.models.config import T5Config
+from dss_jax.models.config import Config
 
 
-def matmul_parameters(config: T5Config) -> tuple[int, int]:
+def matmul_parameters(config: Config) -> tuple[int, int]:
   """(P_enc, P_dec) of the formula above."""
   projection = config.emb_dim * config.num_heads * config.head_dim
   mlp = (len(config.mlp_activations) + 1) * config.emb_dim * config.mlp_dim
@@ -32,7 +32,7 @@ def matmul_parameters(config: T5Config) -> tuple[int, int]:
 
 
 def forward_flops(
-    config: T5Config, input_lengths: ArrayLike, target_lengths: ArrayLike
+    config: Config, input_lengths: ArrayLike, target_lengths: ArrayLike
 ) -> float:
   """Operations of one forward pass over examples of these lengths, [n] each.
 
@@ -48,7 +48,7 @@ def forward_flops(
 
 
 def training_flops(
-    config: T5Config, input_lengths: ArrayLike, target_lengths: ArrayLike
+    config: Config, input_lengths: ArrayLike, target_lengths: ArrayLike
 ) -> float:
   """Operations of one forward and backward pass over examples of these lengths, [n] each."""
   return 3 * forward_flops(config, input_lengths, target_lengths)

@@ -73,7 +73,7 @@ def _skew(values_HxP, query_length: int, key_length: int):
 
 
 class RelativePositionBias(nn.Module):
-  """One bias table [heads, buckets], shared by the layers of a stack.
+  """One bias table [heads, buckets], of a layer or shared by the layers of a stack.
 
   Positions are indices in the row. That is exact for packed rows: an example is contiguous, so
   differences inside it are the same, and differences across examples are masked.

@@ -1,4 +1,4 @@
-"""The published sizes of T5 v1.0 and v1.1 (Flan-T5 has v1.1's)."""
+"""The published sizes of T5 v1.0, v1.1 (and so of Flan-T5 and mT5) and umT5."""
 
 import difflib
 
@@ -28,14 +28,23 @@ SIZES = {
     'xl': _dims(2048, 32, 64, 24, 5120),
     'xxl': _dims(4096, 64, 64, 24, 10240),
   },
+  'umt5': {
+    'small': _dims(512, 6, 64, 8, 1024),
+    'base': _dims(768, 12, 64, 12, 2048),
+    'xl': _dims(2048, 32, 64, 24, 5120),
+    'xxl': _dims(4096, 64, 64, 24, 10240),
+  },
 }
 _FAMILY = {
   '1.0': {'mlp_activations': ('relu',), 'logits_via_embedding': True},
   '1.1': {'mlp_activations': ('gelu', 'linear'), 'logits_via_embedding': False},
+  'umt5': {'mlp_activations': ('gelu', 'linear'), 'logits_via_embedding': False,
+           'relpos_per_layer': True},
 }
-# What `gin/native/models/NAME.gin` sets, by NAME: 't5_1_1_base', ...
+# What `gin/native/models/NAME.gin` sets, by NAME: 't5_1_1_base', 'umt5_small', ...
 NAMED = {
-  f't5_{version.replace(".", "_")}_{size}': {**dims, **_FAMILY[version]}
+  f'{"" if "t5" in version else "t5_"}{version.replace(".", "_")}_{size}': {
+    **dims, **_FAMILY[version]}
   for version, sizes in SIZES.items() for size, dims in sizes.items()
 }
 # Big enough to learn the toy set's rationales, small enough for seconds on a CPU.
@@ -51,7 +60,7 @@ def t5_config(version: str = '1.1', size: str = 'small', **overrides) -> T5Confi
   t5_config('1.1', 'base', dtype='bfloat16').emb_dim == 768
 
   Args:
-    version: '1.0' or '1.1'.
+    version: '1.0', '1.1' or 'umt5'.
     size: a key of `SIZES[version]`; upper case is fine.
     **overrides: any field of T5Config.
 

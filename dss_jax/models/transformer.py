@@ -1,9 +1,5 @@
 """T5: encoder, decoder and head."""
 
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from dss_jax.models import masks
@@ -11,9 +7,10 @@ from dss_jax.models.config import T5Config
 from dss_jax.models.decoder import Decoder
 from dss_jax.models.encoder import Encoder
 from dss_jax.models.layers import Embed
+from dss_jax.models.network import Network
 
 
-class Transformer(nn.Module):
+class Transformer(Network):
   """The T5 encoder-decoder (Raffel et al. 2020), v1.0 or v1.1 by its config.
 
   Parameters have the names, shapes and logical axes of T5X's T5 example (upstream
@@ -124,12 +121,6 @@ class Transformer(nn.Module):
     x_Bx1xD = self.token_embedder(tokens_B[:, None])
     hidden_Bx1xD = self.decoder.step(x_Bx1xD, cross_mask, index, max_decode_length)
     return self.logits_from_hidden(hidden_Bx1xD)[:, 0]
-
-
-def init_params(model: Transformer, key: jax.Array) -> Any:
-  """Fresh parameters, boxed with their logical axis names."""
-  tokens = jnp.ones((1, 8), jnp.int32)  # Shapes of the parameters do not depend on it.
-  return model.init({'params': key}, tokens, tokens)['params']
 
 
 def _check_rank(name, tokens):

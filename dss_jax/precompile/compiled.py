@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from dss_jax import decode, models
+from dss_jax import decode, families, models
 from dss_jax import sharding as sharding_lib
 from dss_jax.precompile import collectives
 from dss_jax.train import compute as compute_lib
@@ -147,10 +147,10 @@ def gib(size: float) -> str:
   return f'{size / 2**30:.{2 if size < 100 * 2**30 else 1}f}'
 
 
-def num_parameters(model: models.T5Config) -> int:
+def num_parameters(model: models.Config) -> int:
   """How many numbers the network has."""
   tokens = jnp.ones((1, 8), jnp.int32)
-  shapes = jax.eval_shape(models.Transformer(model).init, jax.random.key(0), tokens, tokens)
+  shapes = jax.eval_shape(families.network(model).init, jax.random.key(0), tokens, tokens)
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 

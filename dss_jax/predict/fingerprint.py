@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from dss_jax import student_info
-from dss_jax.convert import hugging_face
+from dss_jax.convert import formats, hugging_face
 
 _WHOLE = 1 << 20  # bytes; files up to this size are read from end to end
 _BLOCK = 1 << 12
@@ -40,8 +40,9 @@ def fingerprint(path: str) -> str:
 
 def _arrays(root: epath.Path, pool: futures.Executor) -> dict[str, epath.Path]:
   """The files of the parameters."""
-  if hugging_face.is_hugging_face(str(root)):
-    found = [root / hugging_face.CONFIG_FILE, *root.glob('*.safetensors*')]
+  kind = formats.format_of(str(root))
+  if kind and kind.files:
+    found = kind.files(root)
   else:
     found, folders = [], [root]
     while folders:  # Level by level; `glob` would pass over zarr's .zarray.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from dss_jax import answers, decode, errors, models, student_info
+from dss_jax import answers, decode, errors, families, models, student_info
 from dss_jax import sharding as sharding_lib
 from dss_jax import tokenizer as tokenizer_lib
 from dss_jax.convert import formats
@@ -61,7 +61,7 @@ def load(
   config = dataclasses.replace(
       info.model, scan_layers=False, dtype=dtype or info.model.dtype)
   sharding = sharding_lib.Sharding(sharding_lib.make_mesh(mesh or sharding_lib.MeshConfig()))
-  model = models.Transformer(config)
+  model = families.network(config)
   places = traverse_util.flatten_dict(sharding.params(model), sep='/')
   params = weights_lib.load_params(
       weights, config, dtype=jnp.dtype(dtype or 'float32'),
@@ -81,7 +81,7 @@ class Student:
   """
 
   def __init__(
-      self, info: student_info.StudentInfo, model: models.Transformer, params: Any,
+      self, info: student_info.StudentInfo, model: models.Network, params: Any,
       tokenizer: tokenizer_lib.Tokenizer, sharding: sharding_lib.Sharding, path: str):
     self.info = info
     self.path = path

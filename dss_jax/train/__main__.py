@@ -1,11 +1,12 @@
 """`python -m dss_jax.train --gin_file=...`: train a student, or continue where it stopped."""
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli, errors
+from dss_jax import cli, datasets, errors
 
 _DESCRIPTION = """\
 Train a student T5 on rationale records. Starting the same command again resumes.
@@ -94,17 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   rest, bindings = split_bindings(sys.argv[1:] if argv is None else argv)
   args = _parser().parse_args(rest)
 
-  cli.import_quietly('dss_jax.tasks', *args.modules)  # They register their datasets.
-  from dss_jax.train import gin_config, loop, processes
-  config = gin_config.parse(args.gin_file, bindings)
+  print('loading JAX and TensorFlow', file=sys.stderr, flush=True)
+  config, text = _read(args, bindings)
   if args.print_config:
-    print(gin_config.resolved())
+    print(text)
     return 0
+  cli.import_quietly('dss_jax.train.loop')
+  from dss_jax.train import gin_config, loop, processes
   processes.start(processes.Start(
       args.distributed, args.coordinator, args.num_processes, args.process_id))
   try:
     with gin_config.macros_named():
-      result = loop.train(config, gin_config.resolved())
+      result = loop.train(config, text)
   except Exception as error:
     from dss_jax.precompile import advice
     if not advice.is_out_of_memory(error):
@@ -113,6 +115,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   if processes.is_main():
     print(_summary(config, result))
   return 0
+
+
+def _read(args: argparse.Namespace, bindings: Sequence[str]):
+  """What gin files and bindings come to, and as gin text: errors in them are told at once."""
+  # A module of the user's may make mixtures of our tasks, so they must be there.
+  with contextlib.nullcontext() if args.modules else datasets.described_only():
+    cli.import_quietly('dss_jax.tasks', *args.modules)
+  from dss_jax.train import gin_config
+  return gin_config.parse(args.gin_file, bindings), gin_config.resolved()
 
 
 def _summary(config, result) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from dss_jax import models
+from dss_jax import families, models
 from dss_jax import sharding as sharding_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
@@ -26,7 +26,7 @@ class Compute:
     train_step: (TrainState, batch) -> (TrainState, metrics), jitted; donates the state.
   """
 
-  model: models.Transformer
+  model: models.Network
   optimizer: optax.GradientTransformation
   state_sharding: Any
   init: Callable[[], state_lib.TrainState]
@@ -35,7 +35,7 @@ class Compute:
 
 def build(config: config_lib.TrainConfig, sharding: sharding_lib.Sharding) -> Compute:
   """For the mesh of `sharding`; nothing is compiled yet."""
-  model = models.Transformer(config.model)
+  model = families.network(config.model)
   schedule = optimizer_lib.make_schedule(config.optimizer, config.steps)
   optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
   rngs = rngs_lib.Rngs(config.seed, config.rngs)

@@ -168,7 +168,7 @@ class TrainConfig:
   model_dir: str = dataclasses.field(metadata=_FREE)
   data: DataConfig
   steps: int = 10_000
-  model: models.T5Config = models.T5Config()
+  model: models.Config = models.T5Config()
   optimizer: OptimizerConfig = OptimizerConfig()
   rngs: RngConfig = RngConfig()
   mesh: MeshConfig = _free(MeshConfig())

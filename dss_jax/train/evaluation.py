@@ -31,7 +31,7 @@ class Evaluator:
       self,
       config: config_lib.TrainConfig,
       split: str,
-      model: models.Transformer,
+      model: models.Network,
       sharding: sharding_lib.Sharding,
       log_dir: str = '',
       between: Callable[[], None] = lambda: None,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
-from dss_jax import errors, gin_files, models
+from dss_jax import errors, families, gin_files
 from dss_jax.train import config as config_lib
 
 _CLASSES: dict[str, Any] = {}  # Dataclasses, by the names that gin has for them.
@@ -25,10 +25,10 @@ _TrainConfig = configurable(config_lib.TrainConfig, 'dss_jax.train')
 for _cls in (config_lib.DataConfig, config_lib.OptimizerConfig, config_lib.RngConfig,
              config_lib.MeshConfig, config_lib.EvalConfig, config_lib.CheckpointConfig):
   configurable(_cls, 'dss_jax.train')
-configurable(models.T5Config, 'dss_jax.models')
+for _family in families.FAMILIES.values():
+  configurable(_family.config, 'dss_jax.models')
 
-_MODEL = f'dss_jax.models.{models.T5Config.__name__}'
-_MODEL_FIELD = re.compile(r'T5Config\.(\w+) is (.*?):(?= use )')
+_MODEL_FIELD = re.compile(r'(\w+Config)\.(\w+) is (.*?):(?= use )')
 _MACRO = re.compile(r'^[A-Za-z_]\w*$')
 
 
@@ -172,13 +172,15 @@ def macros_named() -> Iterator[None]:
 
 def with_macros(text: str) -> str:
   """'MeshConfig.fsdp=0: ...' -> 'MESH_FSDP=0: ...', where a macro sets the field."""
-  macros = {f'{base.__name__}.{field}': value[1:] for selector, cls in _CLASSES.items()
-            if selector != _MODEL for field, value in bound(selector).items()
+  ours = {selector: cls for selector, cls in _CLASSES.items() if 'dss_jax.models' not in selector}
+  macros = {f'{base.__name__}.{field}': value[1:] for selector, cls in ours.items()
+            for field, value in bound(selector).items()
             for base in cls.__mro__ if value.startswith('%')}
   return re.sub(r'\b[A-Z]\w+\.\w+', lambda name: macros.get(name[0], name[0]), text)
 
 
 def _with_macro(field: re.Match[str]) -> str:
   """'T5Config.dtype is 3:' -> 'DTYPE=3 (T5Config.dtype):', where that macro sets the field."""
-  macro = re.match(r'%(\w+)', bound(_MODEL).get(field[1], ''))
-  return f'{macro[1]}={field[2]} (T5Config.{field[1]}):' if macro else field[0]
+  model, name, value = field.groups()
+  macro = re.match(r'%(\w+)', bound(f'dss_jax.models.{model}').get(name, ''))
+  return f'{macro[1]}={value} ({model}.{name}):' if macro else field[0]

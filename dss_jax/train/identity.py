@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dss_jax import families, models
 from dss_jax.train import config as config_lib
 
 Identity = Mapping[str, Any]  # {'optimizer.learning_rate': 5e-5, ...}, as in run.json
@@ -57,8 +58,10 @@ def _fields(cls: Any, prefix: str = '') -> Iterator[tuple[str, dataclasses.Field
   """('optimizer.learning_rate', its field), ... of a config class and those inside it."""
   for field in dataclasses.fields(cls):
     yield f'{prefix}{field.name}', field
-    if dataclasses.is_dataclass(field.type):
-      yield from _fields(field.type, f'{prefix}{field.name}.')
+    of_families = [family.config for family in families.FAMILIES.values()]
+    for inner in of_families if field.type is models.Config else [field.type]:
+      if dataclasses.is_dataclass(inner):
+        yield from _fields(inner, f'{prefix}{field.name}.')
 
 
 def _default(field: dataclasses.Field | None) -> Any:

@@ -80,7 +80,7 @@ def fingerprint(path: str) -> str:
   return digest.hexdigest()
 
 
-def load_params(path: str, config: models.T5Config, shardings: Any) -> Any:
+def load_params(path: str, config: models.Config, shardings: Any) -> Any:
   """Float32 parameters in the network's layout, each laid out by its sharding.
 
   Args:

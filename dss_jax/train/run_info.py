@@ -18,7 +18,7 @@ RUN_FILE = 'run.json'
 TEST_FILE = 'test_metrics.json'
 _WITHOUT_END = ('constant', 'rsqrt')  # Schedules that do not depend on TRAIN_STEPS.
 _PACKAGES = ('dss_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'seqio',
-             'tensorflow-cpu', 'tensorflow-text', 'sentencepiece', 'numpy')
+             'tensorflow', 'tensorflow-text', 'sentencepiece', 'numpy')
 
 
 def describe(config: config_lib.TrainConfig, gin_text: str = '') -> dict[str, Any]:

@@ -23,7 +23,7 @@ class TrainState:
 
 
 def init_state(
-    model: models.Transformer, optimizer: optax.GradientTransformation, rngs: rngs_lib.Rngs
+    model: models.Network, optimizer: optax.GradientTransformation, rngs: rngs_lib.Rngs
 ) -> TrainState:
   """Step 0. Parameters are unboxed: plain arrays from here on."""
   params = nn.unbox(models.init_params(model, rngs.params()))
@@ -36,7 +36,7 @@ def first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSt
 
 
 def sharding(
-    mesh: sharding_lib.Sharding, model: models.Transformer,
+    mesh: sharding_lib.Sharding, model: models.Network,
     optimizer: optax.GradientTransformation) -> TrainState:
   """NamedSharding of every leaf: optimizer statistics lie where their parameters do.
 

@@ -25,7 +25,7 @@ def features(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def batch_loss(
-    model: models.Transformer,
+    model: models.Network,
     params: Any,
     batch: Batch,
     counts: jax.Array,
@@ -59,7 +59,7 @@ def batch_loss(
 
 
 def gradients(
-    model: models.Transformer,
+    model: models.Network,
     params: Any,
     batch: Batch,
     *,
@@ -107,7 +107,7 @@ def _split(batch: Batch, microbatches: int) -> Batch:
 
 
 def make_train_step(
-    model: models.Transformer,
+    model: models.Network,
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],
     *,
@@ -137,7 +137,7 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: models.Transformer, objectives: objective.Objectives, loss_chunk: int = 0,
+    model: models.Network, objectives: objective.Objectives, loss_chunk: int = 0,
 ) -> Callable[[Any, Batch], objective.TaskSums]:
   """(params, batch) -> sums of teacher-forced cross entropy; add them, then `summarize`."""
   def eval_step(params, batch):

@@ -61,8 +61,9 @@ def scanned_values(given):
   result = {}
   for side, layers in (('encoder', config.num_encoder_layers),
                        ('decoder', config.num_decoder_layers)):
-    bias = values.pop(f'{side}/relpos_bias/rel_embedding')
-    result[f'{side}/{side}/relpos_bias/rel_embedding'] = np.stack([bias] * layers, 1)
+    if not config.relpos_per_layer:
+      bias = values.pop(f'{side}/relpos_bias/rel_embedding')
+      result[f'{side}/{side}/relpos_bias/rel_embedding'] = np.stack([bias] * layers, 1)
     prefix = f'{side}/layers_0/'
     for rest in [name.removeprefix(prefix) for name in given.values if name.startswith(prefix)]:
       arrays = [values.pop(f'{side}/layers_{i}/{rest}') for i in range(layers)]

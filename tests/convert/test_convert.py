@@ -13,14 +13,15 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from dss_jax import errors, models, student_info
+from dss_jax import errors, families, models, student_info
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.convert import formats, hugging_face, hugging_face_config, model_card
+from dss_jax.convert import formats, hugging_face_config, model_card
 from dss_jax.convert import weights as weights_lib
 
 TINY = {'vocab_size': 64, 'emb_dim': 16, 'num_heads': 2, 'head_dim': 6, 'mlp_dim': 20,
         'num_encoder_layers': 3, 'num_decoder_layers': 2}
-CONFIGS = {version: models.t5_config(version, 'small', **TINY) for version in ('1.0', '1.1')}
+CONFIGS = {version: models.t5_config(version, 'small', **TINY)
+           for version in ('1.0', '1.1', 'umt5')}
 
 
 class CountedWeights(weights_lib.ArrayWeights):
@@ -62,10 +63,12 @@ FORMATS = [('hf', False), ('native', False), ('native', True), ('t5x', False), (
 CHAIN = [FORMATS[i * step % 5] for step in (1, 2, 3, 4) for i in range(1, 6)]
 
 
-@pytest.mark.parametrize(('version', 'steps'), [('1.1', len(CHAIN)), ('1.0', 5)])
+@pytest.mark.parametrize(('version', 'steps'), [('1.1', len(CHAIN)), ('1.0', 5), ('umt5', 5)])
 def test_every_format_to_every_other_to_the_bit(tmp_path, version, steps):
   expected = write(tmp_path / '0', 'hf', CONFIGS[version]).arrays
   for i, (to, scan) in enumerate(CHAIN[:steps], 1):
+    # T5X has umT5's network scanned alone.
+    scan = scan or (version, to) == ('umt5', 't5x')
     flag = '--scan_layers' if scan else '--no-scan_layers'
     assert convert_main.main([f'--input={tmp_path / str(i - 1)}', f'--output={tmp_path / str(i)}',
                               f'--to={to}', flag]) == 0
@@ -104,37 +107,39 @@ def test_the_config_comes_back(tmp_path, version):
   """Also from shapes alone: T5X carries no config."""
   config = dataclasses.replace(CONFIGS[version], num_decoder_layers=1)
   for to in ('hf', 'native', 't5x'):
-    write(tmp_path / to, to, config)
+    scanned = (version, to) == ('umt5', 't5x')
+    write(tmp_path / to, to, config, scan_layers=scanned)
     (tmp_path / to / 'student.json').unlink()
-    assert formats.open_weights(str(tmp_path / to)).config == config
+    found = formats.open_weights(str(tmp_path / to)).config
+    assert found == dataclasses.replace(config, scan_layers=scanned)
 
 
 def test_every_parameter_has_a_name_at_hugging_face():
   for config in CONFIGS.values():
-    names = [hugging_face.their_name(name) for name in weights_lib.expected_specs(config)]
+    names = [families.of(config).their_name(name) for name in weights_lib.expected_specs(config)]
     assert len(set(names)) == len(names)
 
 
 def test_config_json_comes_back():
   for config in CONFIGS.values():
-    written = json.loads(json.dumps(hugging_face_config.from_t5_config(config, np.float32)))
-    assert hugging_face_config.to_t5_config(written, 'x') == config
+    written = json.loads(json.dumps(hugging_face_config.write(config, np.float32)))
+    assert hugging_face_config.read(written, 'x') == config
 
 
 @pytest.mark.parametrize(('field', 'value', 'message'), [
-    ('model_type', 'bert', "model_type is 'bert'; give a T5"),
+    ('model_type', 'bert', "model_type is 'bert', which this project does not have; give a T5"),
     ('feed_forward_proj', 'gelu', "feed_forward_proj is 'gelu'.*gated-gelu"),
     ('layer_norm_epsilon', 1e-5, 'layer_norm_epsilon is 1e-05; T5 has 1e-06'),
     ('d_model', None, "has no field 'd_model'"),
 ])
 def test_another_models_config_is_refused(field, value, message):
-  written = hugging_face_config.from_t5_config(CONFIGS['1.1'], np.float32)
+  written = hugging_face_config.write(CONFIGS['1.1'], np.float32)
   if value is None:
     del written[field]
   else:
     written[field] = value
   with pytest.raises(errors.UserError, match=message):
-    hugging_face_config.to_t5_config(written, 'config.json')
+    hugging_face_config.read(written, 'config.json')
 
 
 def test_a_mismatch_lists_parameters_expected_and_found(tmp_path):
@@ -166,10 +171,13 @@ def test_folders_that_hold_nothing_to_read(tmp_path):
     formats.open_weights(str(tmp_path))
 
 
-def test_a_folder_with_pytorch_pickles_alone_says_what_to_do(tmp_path):
+def test_a_folder_with_weights_of_tensorflow_alone_says_what_to_do(tmp_path):
   write(tmp_path / 'a', 'hf', CONFIGS['1.1'])
-  (tmp_path / 'a/model.safetensors').rename(tmp_path / 'a/pytorch_model.bin')
-  with pytest.raises(errors.UserError, match='save_pretrained'):
+  (tmp_path / 'a/model.safetensors').rename(tmp_path / 'a/tf_model.h5')
+  with pytest.raises(errors.UserError, match=r'tf_model\.h5.*from_tf=True.*save_pretrained'):
+    formats.open_weights(str(tmp_path / 'a'))
+  (tmp_path / 'a/tf_model.h5').unlink()
+  with pytest.raises(errors.UserError, match='has no model.safetensors .it has README.md, config'):
     formats.open_weights(str(tmp_path / 'a'))
 
 

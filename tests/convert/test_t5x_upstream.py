@@ -33,7 +33,7 @@ class T5X:
     from t5x.examples.scalable_t5 import network as scalable
     from t5x.examples.t5 import network as plain
     network = scalable if scanned else plain
-    gated = version == '1.1'
+    gated = version != '1.0'
     config = network.T5Config(
         **self.fields, dtype='float32', dropout_rate=0.0, logits_via_embedding=not gated,
         mlp_activations=('gelu', 'linear') if gated else ('relu',))
@@ -100,8 +100,8 @@ def test_t5x_writes_and_we_read(tmp_path, scanned, dtype, use_orbax):
 
 
 @pytest.mark.parametrize('use_orbax', [True, False])
-@pytest.mark.parametrize('scanned', [False, True])
-@pytest.mark.parametrize('version', VERSIONS)
+@pytest.mark.parametrize(('version', 'scanned'), [
+    *((version, scanned) for version in VERSIONS for scanned in (False, True)), ('umt5', True)])
 def test_we_write_and_t5x_restores(tmp_path, version, scanned, use_orbax):
   theirs = T5X(version, scanned)
   given = Given(version, **T5X.fields)

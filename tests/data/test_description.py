@@ -43,6 +43,20 @@ def test_descriptions_alone_need_neither_tensorflow_nor_seqio(tmp_path):
   ''')
 
 
+def test_a_mistyped_macro_is_told_before_tensorflow_is_loaded(tmp_path):
+  _run(tmp_path, '''
+      import sys, dss_jax
+      from dss_jax.train.__main__ import main
+      flags = ['--gin_file=gin/native/dss.gin', '--gin.DATASET=cqa', '--gin.MODEL_DIR=x']
+      assert main([*flags, '--print_config']) == 0
+      try:
+        main([*flags, '--gin.TRAIN_STEP=3'])
+      except dss_jax.errors.UserError as error:
+        assert 'TRAIN_STEPS' in str(error)
+      assert 'jax' in sys.modules and not {'tensorflow', 'seqio'} & set(sys.modules)
+  ''')
+
+
 def test_otherwise_the_tasks_are_added_at_once(tmp_path):
   _run(tmp_path, '''
       import dss_jax.tasks, my_tasks, seqio

@@ -70,7 +70,7 @@ def common_tokens(search, inputs):
 
 @pytest.mark.parametrize('version, scanned, beams, penalty, early_stopping', [
   ('1.1', False, 4, 1.0, False), ('1.0', True, 3, 0.6, False), ('1.1', True, 4, 1.0, True),
-  ('1.1', False, 2, -1.0, False),
+  ('1.1', False, 2, -1.0, False), ('umt5', True, 3, 1.0, False),
 ])
 def test_equals_the_plain_search(
     tiny, random_params, ragged, version, scanned, beams, penalty, early_stopping):

@@ -27,7 +27,7 @@ def naive_greedy(model, params, inputs, eos_id):
 
 
 @pytest.mark.parametrize('scanned', [False, True])
-@pytest.mark.parametrize('version', ['1.0', '1.1'])
+@pytest.mark.parametrize('version', ['1.0', '1.1', 'umt5'])
 def test_cached_greedy_equals_the_naive_loop(tiny, random_params, ragged, version, scanned):
   model = models.Transformer(tiny(version, scan_layers=scanned, num_decoder_layers=2))
   params = random_params(tiny(version, num_decoder_layers=2), seed=1)

@@ -18,7 +18,7 @@ def assert_same_bits(left, right):
     np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize('version', ['1.0', '1.1'])
+@pytest.mark.parametrize('version', ['1.0', '1.1', 'umt5'])
 def test_scanned_logits_equal_unrolled_ones(tiny, random_params, ragged, version):
   unrolled, scanned = tiny(version, **TWO), tiny(version, scan_layers=True, **TWO)
   params = random_params(unrolled)
@@ -71,14 +71,15 @@ def test_trees_of_the_wrong_layout_are_refused(tiny, random_params):
     models.stack_layers(params)
 
 
-@pytest.mark.parametrize('scanned, remats', [(False, ['dots']), (True, ['full'])])
-def test_remat_gives_the_same_gradients(tiny, random_params, ragged, scanned, remats):
+@pytest.mark.parametrize('version, scanned, remats', [
+  ('1.1', False, ['dots']), ('1.1', True, ['full']), ('umt5', True, ['full'])])
+def test_remat_gives_the_same_gradients(tiny, random_params, ragged, version, scanned, remats):
   inputs, decoder_inputs, _, _ = ragged
   fields = {'scan_layers': scanned, **({'num_decoder_layers': 2} if scanned else {})}
-  params = random_params(tiny('1.1', **fields))
+  params = random_params(tiny(version, **fields))
 
   def make_loss(remat):
-    model = models.Transformer(tiny('1.1', remat=remat, **fields))
+    model = models.Transformer(tiny(version, remat=remat, **fields))
 
     def loss(params):  # With dropout: the second pass must draw the masks of the first.
       rngs = {'dropout': jax.random.key(3, impl='rbg')}  # Compiles faster than threefry.

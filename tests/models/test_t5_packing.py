@@ -18,9 +18,10 @@ def pack(rows, lengths, order, total):
   return tokens, segments
 
 
-@pytest.mark.parametrize('version, scanned', [('1.0', False), ('1.1', True)])
+@pytest.mark.parametrize('version, scanned', [('1.0', False), ('1.1', True), ('umt5', True)])
 def test_packed_logits_equal_unpacked_ones(tiny, random_params, ragged, version, scanned):
-  config = tiny(version, scan_layers=scanned)
+  depth = {'num_encoder_layers': 2, 'num_decoder_layers': 2} if version == 'umt5' else {}
+  config = tiny(version, scan_layers=scanned, **depth)
   params = random_params(config)
   apply = jax.jit(models.Transformer(config).apply)
   inputs, decoder_inputs, input_lengths, target_lengths = ragged

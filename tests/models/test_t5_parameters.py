@@ -42,9 +42,13 @@ DECODER_LAYER = {
 
 
 def expected_table(version, scanned):
-  mlp = GATED if version == '1.1' else {'wi': WI, 'wo': WO}
+  mlp = {'wi': WI, 'wo': WO} if version == '1.0' else GATED
   mlp = {f'mlp/{k}/kernel': v for k, v in mlp.items()}
-  table = {**OUTSIDE, **(HEAD if version == '1.1' else {})}
+  table = {**OUTSIDE, **({} if version == '1.0' else HEAD)}
+  if version == 'umt5':  # The bias of each layer is in it.
+    bias = table.pop('encoder/relpos_bias/rel_embedding')
+    mlp |= {'relpos_bias/rel_embedding': table.pop('decoder/relpos_bias/rel_embedding')}
+    assert mlp['relpos_bias/rel_embedding'] == bias
   for stack, depth, layer in (('encoder', 2, ENCODER_LAYER), ('decoder', 3, DECODER_LAYER)):
     for name, (shape, axes) in {**layer, **mlp}.items():
       if scanned:
@@ -61,7 +65,7 @@ def abstract_params(config):
 
 
 @pytest.mark.parametrize('scanned', [False, True])
-@pytest.mark.parametrize('version', ['1.0', '1.1'])
+@pytest.mark.parametrize('version', ['1.0', '1.1', 'umt5'])
 def test_names_shapes_axes_and_dtypes(tiny, version, scanned):
   params = abstract_params(
     tiny(

@@ -44,19 +44,20 @@ def relative_bias(params, length, bidirectional):
 def slow_t5(params, config, inputs, decoder_inputs):
   table, heads = params['token_embedder']['embedding'], config.num_heads
   x, tree = table[inputs], params['encoder']
-  bias = relative_bias(tree['relpos_bias'], len(inputs), True)
   for i in range(config.num_encoder_layers):
     layer = tree[f'layers_{i}']
+    own = layer if config.relpos_per_layer else tree
+    bias = relative_bias(own['relpos_bias'], len(inputs), True)
     y = rms(x, layer['pre_attention_layer_norm'])
     x = x + attend(layer['attention'], y, y, heads, bias)
     x = x + feed_forward(layer['mlp'], rms(x, layer['pre_mlp_layer_norm']))
   encoded = rms(x, tree['encoder_norm'])
   x, tree = table[decoder_inputs], params['decoder']
   length = len(decoder_inputs)
-  bias = relative_bias(tree['relpos_bias'], length, False)
-  bias = np.where(np.tril(np.ones((length, length), bool)), bias, -np.inf)
   for i in range(config.num_decoder_layers):
     layer = tree[f'layers_{i}']
+    bias = relative_bias((layer if config.relpos_per_layer else tree)['relpos_bias'], length, False)
+    bias = np.where(np.tril(np.ones((length, length), bool)), bias, -np.inf)
     y = rms(x, layer['pre_self_attention_layer_norm'])
     x = x + attend(layer['self_attention'], y, y, heads, bias)
     y = rms(x, layer['pre_cross_attention_layer_norm'])
@@ -68,7 +69,7 @@ def slow_t5(params, config, inputs, decoder_inputs):
   return hidden @ tree['logits_dense']['kernel']
 
 
-@pytest.mark.parametrize('version', ['1.0', '1.1'])
+@pytest.mark.parametrize('version', ['1.0', '1.1', 'umt5'])
 def test_logits_of_padded_rows_equal_the_slow_reference(tiny, random_params, ragged, version):
   config = tiny(version, num_encoder_layers=2, num_decoder_layers=2)
   params = random_params(config)

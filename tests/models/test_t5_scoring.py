@@ -38,6 +38,7 @@ def naive_scores(model, params, inputs, targets):
 
 @pytest.mark.parametrize('version, scanned, dtype, tolerance', [
   ('1.0', False, 'bfloat16', 0.05), ('1.1', True, 'float32', 1e-5),
+  ('umt5', True, 'float32', 1e-5),
 ])
 def test_equals_the_sum_over_tokens(
     tiny, random_params, ragged, targets, version, scanned, dtype, tolerance):

@@ -13,7 +13,7 @@ transformers = pytest.importorskip('transformers', reason=WHY)
 def save_random_model(folder, config, seed=0, **options):
   """A Hugging Face folder with random weights of T5's own scale, the head not tied for v1.1."""
   torch.manual_seed(seed)
-  fields = hugging_face_config.from_t5_config(config, np.float32)
+  fields = hugging_face_config.write(config, np.float32)
   del fields['dtype'], fields['architectures']
   hf_config = transformers.T5Config(**fields)
   model = transformers.T5ForConditionalGeneration(hf_config).eval()

@@ -2,17 +2,21 @@
 
 import json
 
+import jax
 import pytest
+from flax import linen as nn
 
 import dss_jax
-from dss_jax import records, vocab
+from dss_jax import errors, models, records, student_info, vocab
 from dss_jax.convert import __main__ as convert_main
+from dss_jax.convert import weights as weights_lib
 from dss_jax.predict import __main__ as predict_main
 from dss_jax.train import __main__ as train_main
 
 WHY = "parity with PyTorch: pip install -e '.[parity]'"
 torch = pytest.importorskip('torch', reason=WHY)
 transformers = pytest.importorskip('transformers', reason=WHY)
+ctranslate2 = pytest.importorskip('ctranslate2', reason=WHY)
 
 SETTINGS = {
     'TRAIN_STEPS': 400, 'EVAL_PERIOD': 400, 'CHECKPOINT_PERIOD': 400, 'BATCH_SIZE': 8,
@@ -65,3 +69,52 @@ def test_predictions_over_a_file_score_as_the_trainer_did(trained, toy_records, 
                             f'--output={tmp_path / "out"}']) == 0
   test = json.loads((trained / 'run' / 'test_metrics.json').read_text())['metrics']['accuracy']
   assert f'accuracy {test:.2f} % of 16 rows' in capsys.readouterr().out
+
+
+def translate(folder, texts):
+  """What the program on the card in the folder prints for each text."""
+  card = (folder / 'README.md').read_text()
+  code = card.split('```python\n')[1].split('```')[0]
+  assert "Translator('.')" in code and "text = '[label] ' + 'your input'" in code
+  code = code.replace("'.'", repr(str(folder))).replace('spiece.model', f'{folder}/spiece.model')
+  printed = []
+  for text in texts:
+    exec(code.replace("'[label] ' + 'your input'", repr(text)), {'print': printed.append})
+  return printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype, at_least', [('float32', 16), ('int8', 14)])
+def test_ctranslate2_answers_the_same(trained, toy_records, tmp_path, capsys, dtype, at_least):
+  assert convert_main.main([f'--input={trained / "run"}', f'--output={tmp_path / "ct2"}',
+                            '--to=ct2', f'--dtype={dtype}']) == 0
+  rows = list(records.read_records(str(toy_records), 'toy', 'test'))
+  ours = dss_jax.load(str(trained / 'run')).predict([row.input for row in rows], rationale=True)
+  labels, rationales = (translate(tmp_path / 'ct2', [f'[{task}] {row.input}' for row in rows])
+                        for task in ('label', 'rationale'))
+  equal = [sum(text == getattr(one, field) for text, one in zip(texts, ours))
+           for texts, field in ((labels, 'label'), (rationales, 'rationale'))]
+  right = [sum(text == row.label for text, row in zip(texts, rows))
+           for texts in ([one.label for one in ours], labels)]
+  with capsys.disabled():
+    print(f'\n{dtype}: {equal} of {len(rows)} labels and rationales equal; '
+          f'right before and after: {right}')
+  assert min(equal) >= at_least
+  with pytest.raises(errors.UserError, match='CTranslate2 and cannot be read back'):
+    dss_jax.load(str(tmp_path / 'ct2'))
+
+
+@pytest.mark.slow
+def test_ctranslate2_has_the_bytes_of_a_byt5(toy_records, tmp_path):
+  config = models.T5Config(vocab_size=259, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=48,
+                           num_encoder_layers=1, num_decoder_layers=1)
+  params = models.init_params(models.Transformer(config), jax.random.key(3))
+  info = student_info.StudentInfo(model=config, vocabulary=student_info.BYTES,
+                                  label_prefix='[label] ', target_length=12)
+  weights = weights_lib.ArrayWeights(nn.unbox(params), config)
+  for kind in ('native', 'ct2'):
+    convert_main.convert(weights, str(tmp_path / kind), kind, info=info)
+  texts = [row.input for row in records.read_records(str(toy_records), 'toy', 'test')][:4]
+  ours = dss_jax.load(str(tmp_path / 'native')).predict(texts)
+  theirs = translate(tmp_path / 'ct2', [f'[label] {text}' for text in texts])
+  assert [one.label for one in ours] == [text.strip() for text in theirs] and any(theirs)

@@ -16,8 +16,8 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from dss_jax import decode, models
-from dss_jax.convert import hugging_face, hugging_face_config
+from dss_jax import decode, families, models
+from dss_jax.convert import hugging_face_config
 
 WHY = "parity with PyTorch: pip install -e '.[parity]'"
 torch = pytest.importorskip('torch', reason=WHY)
@@ -70,10 +70,11 @@ def to_hugging_face(params, config):
   """Our parameters as a model of `transformers`."""
   params = models.unstack_layers(params) if config.scan_layers else params
   weights = {}
+  their_name = families.of(config).their_name
   for name, array in traverse_util.flatten_dict(jax.device_get(params), sep='/').items():
     is_transposed = name.endswith(('/kernel', '/rel_embedding'))
-    weights[hugging_face.their_name(name)] = torch.tensor(array.T if is_transposed else array)
-  fields = hugging_face_config.from_t5_config(config, np.float32)
+    weights[their_name(name)] = torch.tensor(array.T if is_transposed else array)
+  fields = hugging_face_config.write(config, np.float32)
   del fields['dtype'], fields['architectures']
   model = transformers.T5ForConditionalGeneration(transformers.T5Config(**fields)).eval()
   tied = config.logits_via_embedding

@@ -129,12 +129,13 @@ ADAFACTOR = config_lib.OptimizerConfig(
     no_decay=('scale',))
 
 
-def three_steps(scanned):
+def three_steps(scanned, **fields):
   """Unrolled parameters before and after, state; real gradients of both tasks."""
-  model = models.Transformer(models.T5Config(**{**WIDE.__dict__, 'scan_layers': scanned}))
+  wide = models.T5Config(**{**WIDE.__dict__, **fields})
+  model = models.Transformer(models.T5Config(**{**wide.__dict__, 'scan_layers': scanned}))
   schedule = optimizer_lib.make_schedule(ADAFACTOR, 3)
   optimizer = optimizer_lib.make_optimizer(ADAFACTOR, schedule)
-  before = nn.unbox(models.init_params(models.Transformer(WIDE), jax.random.key(0)))
+  before = nn.unbox(models.init_params(models.Transformer(wide), jax.random.key(0)))
   params = models.stack_layers(before) if scanned else before
   state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
   step = jax.jit(step_lib.make_train_step(model, optimizer, schedule, objectives=objective.table()))
@@ -144,9 +145,10 @@ def three_steps(scanned):
   return before, models.unstack_layers(state.params) if scanned else state.params, state
 
 
-def test_adafactor_of_scanned_layers_is_that_of_unrolled_ones():
-  before, wanted, _ = three_steps(scanned=False)
-  _, found, state = three_steps(scanned=True)
+@pytest.mark.parametrize('per_layer', [False, True])
+def test_adafactor_of_scanned_layers_is_that_of_unrolled_ones(per_layer):
+  before, wanted, _ = three_steps(scanned=False, relpos_per_layer=per_layer)
+  _, found, state = three_steps(scanned=True, relpos_per_layer=per_layer)
   assert ragged.relative_difference(wanted, before) > 1e-2  # They have moved.
   assert ragged.relative_difference(found, wanted) < 1e-6
   factored = state.opt_state[1][0]
