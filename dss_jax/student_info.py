@@ -86,10 +86,10 @@ class StudentInfo:
   def as_json(self) -> str:
     fields = dataclasses.asdict(self)
     fields['model']['dtype'] = np.dtype(self.model.dtype).name
-    if (family := families.name(self.model)) != families.T5:
-      fields['model']['family'] = family
     if not self.prefixes:  # As before there were any: earlier versions read it.
       del fields['prefixes']
+    if (family := families.name(self.model)) != families.T5:
+      fields['model']['family'] = family
     return json.dumps(fields, indent=2, sort_keys=True) + '\n'
 
 

@@ -139,13 +139,14 @@ def private_names(path):
   tree = ast.parse(path.read_text())
   functions = ast.FunctionDef | ast.AsyncFunctionDef
   own = {node.name for node in ast.walk(tree) if isinstance(node, functions)}
+  mine = {'self'} | {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
   own |= {node.attr for node in ast.walk(tree)
           if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
   own |= {node.id for node in ast.walk(tree)
           if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
   for node in ast.walk(tree):
     if isinstance(node, ast.Attribute) and node.attr.startswith('_') and node.attr[1] != '_' and (
-        ast.unparse(node.value) != 'self' or node.attr not in own):
+        ast.unparse(node.value) not in mine or node.attr not in own):
       yield ast.unparse(node)
     elif isinstance(node, ast.ImportFrom) and node.module and re.search(r'\b_(?!_)', node.module):
       yield node.module

@@ -101,7 +101,7 @@ def test_the_fraction_is_the_same_on_every_process(toy_records, toy_vocabulary):
 
 @pytest.mark.parametrize('fraction', [0, -0.5, 1.5])
 def test_a_senseless_fraction_is_refused(fraction):
-  with pytest.raises(errors.UserError, match='TRAIN_FRACTION'):
+  with pytest.raises(errors.UserError, match='train_fraction'):
     settings.DataSettings(train_fraction=fraction)
 
 

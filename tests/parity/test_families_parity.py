@@ -82,10 +82,12 @@ def save_public(folder, name):
     if 'norm' in one:
       tensors[one] += 0.1 * torch.randn_like(tensors[one])
   # Small: a large table makes a tied network repeat its last token.
-  table = 0.3 * torch.randn(config['vocab_size'], config['d_model'])
+  table = 0.1 * torch.randn(config['vocab_size'], config['d_model'])
   tensors |= {f'{one}.weight': table.clone() for one in embeddings}
   if config.get('tie_word_embeddings') is False:
     tensors['lm_head.weight'] = 0.3 * torch.randn(*table.shape)
+  else:
+    tensors['decoder.final_layer_norm.weight'] *= 8  # Logits of the others' size.
   for one in others:
     tensors[f'{one}.weight'] = torch.randn(32, config['num_heads'])
   folder.mkdir()

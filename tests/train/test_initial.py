@@ -87,7 +87,7 @@ def test_another_size_is_refused_before_anything_is_written(pretrained, train, t
 
 
 def test_a_path_without_a_checkpoint_is_refused(train, tmp_path):
-  with pytest.raises(errors.UserError, match=r'(?i)initial_checkpoint_path=.*does not exist'):
+  with pytest.raises(errors.UserError, match=r'INITIAL_CHECKPOINT_PATH=.*does not exist'):
     train(tmp_path / 'run', INITIAL_CHECKPOINT_PATH=tmp_path / 'nowhere')
 
 
