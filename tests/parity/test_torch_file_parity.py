@@ -99,4 +99,3 @@ def test_a_model_is_the_same_as_in_safetensors(version, shards, legacy, tmp_path
   found = formats.open_weights(str(tmp_path))
   assert set(found.specs) == set(expected)
   assert all(np.array_equal(found.read(name), x) for name, x in expected.items())
-  assert found.stored_as('token_embedder/embedding') == 'shared.weight'
