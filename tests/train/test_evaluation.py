@@ -165,11 +165,11 @@ def test_a_mixture_over_two_datasets_reports_both(two_datasets, monkeypatch):
 
 @pytest.mark.parametrize(('task', 'metric', 'why'), [
     ('dss_toy', 'acuracy', "did you mean 'accuracy'"),
-    ('dss_toy', 'text_accuracy', 'EVAL_METRIC=text_accuracy'),
+    ('dss_toy', 'text_accuracy', 'EvalConfig.metric=text_accuracy'),
     ('dss_toy_rationale', 'accuracy', 'known: loss, rationale_loss'),
-    ('toy_finetune', 'rationale_loss', 'EVAL_METRIC=rationale_loss'),
-    ('two_label', 'text_accuracy', 'EVAL_METRIC=text_accuracy'),
-    ('two_label', 'dss_toy_label/accuracy', 'EVAL_METRIC')])
+    ('toy_finetune', 'rationale_loss', 'EvalConfig.metric=rationale_loss'),
+    ('two_label', 'text_accuracy', 'EvalConfig.metric=text_accuracy'),
+    ('two_label', 'dss_toy_label/accuracy', 'EvalConfig.metric')])
 def test_a_metric_that_no_evaluation_has_is_refused(two_datasets, task, metric, why):
   with pytest.raises(errors.UserError, match=why):
     evaluation.check_metric(task, metric)
