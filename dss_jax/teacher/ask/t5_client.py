@@ -69,7 +69,8 @@ class T5Endpoint:
     """Looks at the folder; the parameters are loaded when the first request comes.
 
     Args:
-      folder: Hugging Face, T5X or ours, local or `gs://`, with its vocabulary.
+      folder: Hugging Face, T5X or ours, local or `gs://`, with its vocabulary; or a model's name
+        at the Hugging Face hub.
       mesh: devices along data, fsdp and model; None is all along data.
       batch_size: rows at a time, over all devices.
       dtype: of parameters and activations.
@@ -93,7 +94,7 @@ class T5Endpoint:
   def from_flags(cls, flags: argparse.Namespace) -> 'T5Endpoint':
     if not flags.model:
       raise errors.UserError('--client=t5 needs --model=FOLDER, where a T5 or Flan-T5 lies '
-                             '(Hugging Face, T5X or ours)')
+                             "(Hugging Face, T5X or ours), or a model's name at the hub")
     return cls(flags.model, _mesh(flags.mesh), flags.batch_size, flags.dtype)
 
   @functools.cached_property
