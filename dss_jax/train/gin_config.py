@@ -82,12 +82,14 @@ def _complete_student(given: set[str]) -> None:
   Args:
     given: macros that they set.
   """
-  path, vocabulary = _macro('INITIAL_CHECKPOINT_PATH'), _macro('VOCABULARY')
+  path, vocabulary, model_dir = map(_macro, ('INITIAL_CHECKPOINT_PATH', 'VOCABULARY', 'MODEL_DIR'))
+  if not all(value is None or isinstance(value, str) for value in (path, vocabulary, model_dir)):
+    return  # The run's classes refuse it.
   fields = bound(_MODEL)
   set_ = {name: value[1:] if value.startswith('%') else f'{_MODEL.rpartition(".")[2]}.{name}'
           for name, value in fields.items() if not value.startswith('%') or value[1:] in given}
   network = dict(models.NAMED['t5_1_1_base'])
-  said = student_defaults.of_run(_macro('MODEL_DIR'))
+  said = student_defaults.of_run(model_dir)
   if said is None and path:
     try:
       said = student_defaults.of_checkpoint(path)
@@ -100,7 +102,7 @@ def _complete_student(given: set[str]) -> None:
     network = said.network
     if said.vocabulary and 'VOCABULARY' not in given:
       gin.bind_parameter(('VOCABULARY', 'gin.macro', 'value'), said.vocabulary)
-  elif 'VOCABULARY' in given and (rows := student_defaults.rows(vocabulary)):
+  elif vocabulary and 'VOCABULARY' in given and (rows := student_defaults.rows(vocabulary)):
     network['vocab_size'] = rows
   for name in network.keys() - set_.keys():
     macro = fields.get(name, '').removeprefix('%')

@@ -30,7 +30,7 @@ class Said:
   vocabulary: str
 
 
-def of_run(model_dir: str) -> Said | None:
+def of_run(model_dir: str | None) -> Said | None:
   """Of a run that has begun; its checkpoint may be gone by now."""
   if not model_dir or not (info := student_info.find(model_dir)):
     return None

@@ -81,8 +81,7 @@ def test_another_size_is_refused_before_anything_is_written(pretrained, train, t
   with pytest.raises(errors.UserError) as caught:
     train(tmp_path / 'run', INITIAL_CHECKPOINT_PATH=pretrained / 'hf', VOCAB_SIZE=256)
   message = str(caught.value)
-  assert 'INITIAL_CHECKPOINT_PATH' in message
-  assert 'token_embedder/embedding: expected (256, 32), found (128, 32)' in message
+  assert message.startswith('VOCAB_SIZE=256, but INITIAL_CHECKPOINT_PATH') and 'has 128' in message
   assert not (tmp_path / 'run').exists()
 
 
@@ -98,7 +97,7 @@ def test_another_network_of_the_same_shapes_is_refused(pretrained, train, tmp_pa
     train(tmp_path / 'run', INITIAL_CHECKPOINT_PATH=pretrained / 't5x',
           **{f'T5Config.{field}': value})
   message = str(caught.value)
-  assert f'T5Config.{field}' in message and f'the network has {value!r}' in message
+  assert message.startswith(f'T5Config.{field}={value!r}, but') and ' has ' in message
   assert str(pretrained / 't5x') in message and '\n' not in message
   assert not (tmp_path / 'run').exists()
 
