@@ -68,6 +68,9 @@ class FiniteWeights(Weights):
     self.path, self.config, self.specs = weights.path, weights.config, weights.specs
     self.says_activation = weights.says_activation
 
+  def stored_as(self, name: str) -> str:
+    return self._weights.stored_as(name)
+
   def read(self, name: str) -> np.ndarray:
     array = self._weights.read(name)
     with np.errstate(invalid='ignore', over='ignore'):
@@ -75,7 +78,7 @@ class FiniteWeights(Weights):
     if not np.isfinite(total) and (bad := np.count_nonzero(~np.isfinite(array))):
       kind = 'NaN' if np.isnan(array).any() else 'infinite'
       raise errors.UserError(
-          f'{self.path}: {self._weights.stored_as(name)} holds {bad:,} values of '
+          f'{self.path}: {self.stored_as(name)} holds {bad:,} values of '
           f'{array.size:,} that are no numbers ({kind}): the training of these weights, or a cast '
           'to float16, failed; take an earlier checkpoint')
     return array
