@@ -1,5 +1,6 @@
 """`dss_jax.load(...).predict(...)`: what it answers and what it refuses."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import dss_jax
-from dss_jax import decode, errors
+from dss_jax import decode, errors, models, student_info
 from dss_jax.train import config as config_lib
 
 INPUTS = ['the ball is left', 'a', 'where is it? ' * 3, 'right</s>left', '', 'ünï ' * 30]
@@ -209,3 +210,19 @@ def test_no_tensorflow_is_imported(student_folders):
           f'print(dss_jax.load({str(student_folders / "native")!r}).predict(["x"], rank=True)); '
           "assert not {'tensorflow', 'seqio', 'gin', 't5x'} & set(sys.modules)")
   subprocess.run([sys.executable, '-c', code], check=True, timeout=120)
+
+
+def test_further_objectives_are_in_student_json_where_there_are_any():
+  info = student_info.StudentInfo(model=models.T5Config())
+  assert 'prefixes' not in info.as_json()
+  more = dataclasses.replace(info, prefixes={'premise': '[premise] '})
+  for one in (info, more):
+    assert student_info.from_json(one.as_json(), 'here') == one
+
+
+def test_a_task_that_was_not_learnt_is_named(make_folder):
+  student = dss_jax.load(make_folder(prefixes={'premise': '[premise] '}))
+  found, = student.predict(['a bird'], tasks=['premise'])
+  assert set(found.tasks) == {'premise'}
+  with pytest.raises(errors.UserError, match="^tasks: .* 'premiss': did you mean 'premise'"):
+    student.predict(['a bird'], tasks=['premiss'])
