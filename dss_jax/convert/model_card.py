@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import student_info, tokenizer
+from dss_jax import families, student_info, tokenizer
 
 FILE = 'README.md'
 _PAPER = 'https://arxiv.org/abs/2305.02301'
@@ -75,8 +75,9 @@ def text(info: student_info.StudentInfo, library: str, vocabulary: bytes | None 
 
 def _title(info: student_info.StudentInfo) -> str:
   model = info.model
-  version = 'v1.0' if model.logits_via_embedding else 'v1.1'
-  return (f"# {info.training.get('task', 'T5')}\n\nA T5 {version} with "
+  version = 'umT5' if getattr(model, 'relpos_per_layer', False) else (
+      'T5 v1.0' if model.logits_via_embedding else 'T5 v1.1')
+  return (f"# {info.training.get('task', 'T5')}\n\nA {version} with "
           f'{model.num_encoder_layers} + {model.num_decoder_layers} layers of width '
           f'{model.emb_dim}, {model.vocab_size:,} vocabulary rows.')
 
@@ -145,10 +146,10 @@ def _rows(values: Mapping[str, Any]) -> list[str]:
 
 _WITH_TRANSFORMERS = """\
 ```python
-from transformers import AutoTokenizer, T5ForConditionalGeneration
+from transformers import {tokenizer}, {network}
 
-tokenizer = AutoTokenizer.from_pretrained('.')
-model = T5ForConditionalGeneration.from_pretrained('.')
+tokenizer = {tokenizer}.from_pretrained('.')
+model = {network}.from_pretrained('.')
 batch = tokenizer({prefix!r} + 'your input', return_tensors='pt')
 print(tokenizer.decode(model.generate(**batch, max_new_tokens={length})[0],
                        skip_special_tokens=True))
@@ -185,7 +186,12 @@ print(student.predict(['your input']))
 def _use(info: student_info.StudentInfo, library: str) -> str:
   how = _WITH_DSS_JAX
   if library == 'transformers':
-    how = _WITH_TRANSFORMERS.format(prefix=info.label_prefix, length=info.target_length)
+    network, = families.of(info.model).to_hugging_face(info.model)['architectures']
+    slow = 'ByT5Tokenizer' if info.vocabulary == student_info.BYTES else 'T5Tokenizer'
+    # The other one does not look which tokenizer an umT5's folder names.
+    tokenizer_class = slow if network.startswith('UMT5') else 'AutoTokenizer'
+    how = _WITH_TRANSFORMERS.format(prefix=info.label_prefix, length=info.target_length,
+                                    tokenizer=tokenizer_class, network=network)
   elif library == 'ctranslate2':
     how = _WITH_CTRANSLATE2.format(
         prefix=info.label_prefix, length=info.target_length, input_length=info.input_length,

@@ -8,7 +8,7 @@ from t5x_weights import TINY, Given, assert_same_bits, read_all
 
 from dss_jax import errors, families, models, sharding, student_info
 from dss_jax.convert import __main__ as convert_main
-from dss_jax.convert import formats, t5
+from dss_jax.convert import formats, model_card, t5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Other(models.Transformer):
 
 def make_row():
   def to_hugging_face(config):
-    return {'model_type': 'other', 'sizes': {name: getattr(config, name) for name in TINY}}
+    return {'model_type': 'other', 'architectures': ['OtherForConditionalGeneration'],
+            'sizes': {name: getattr(config, name) for name in TINY}}
 
   def from_shapes(specs, **known):
     found = dataclasses.asdict(t5.from_shapes(specs, **known))
@@ -77,6 +78,17 @@ def test_another_family_is_one_row(weights, tmp_path, to):
 def test_a_family_that_t5x_lacks_is_not_written_for_it(weights, tmp_path):
   with pytest.raises(errors.UserError, match="T5X has no network of the family 'other'"):
     convert(weights, tmp_path / 'a', 't5x')
+
+
+def test_the_card_of_an_umt5_names_its_classes():
+  for version, vocabulary, names in (
+      ('1.1', 'bytes', ('AutoTokenizer', 'T5ForConditionalGeneration', 'A T5 v1.1')),
+      ('umt5', 'bytes', ('ByT5Tokenizer', 'UMT5ForConditionalGeneration', 'A umT5')),
+      ('umt5', 'vocabulary.model', ('T5Tokenizer', 'UMT5ForConditionalGeneration', 'A umT5'))):
+    config = models.t5_config(version, 'small')
+    text = model_card.text(student_info.StudentInfo(config, vocabulary), 'transformers')
+    assert f'import {names[0]}, {names[1]}' in text and names[2] in text
+    assert f'= {names[0]}.from_pretrained' in text and f'= {names[1]}.from_pretrained' in text
 
 
 def test_t5_is_what_student_json_means_that_names_none(tmp_path):

@@ -208,5 +208,7 @@ def test_a_student_is_trained_and_loaded_by_transformers(name, tmp_path, toy_rec
     assert not (tmp_path / 'out/tokenizer_config.json').exists()
     assert theirs.config.eos_token_id == 2 and student.encode('a')[-1] == 2
   else:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+    # AutoTokenizer of transformers 5 does not look which tokenizer an umT5's folder names.
+    by_name = transformers.ByT5Tokenizer if name == 'umt5' else transformers.AutoTokenizer
+    tokenizer = by_name.from_pretrained(tmp_path / 'out')
     assert tokenizer('a b').input_ids == student.encode('a b') == [100, 35, 101, 1]
