@@ -10,7 +10,7 @@ import tqdm
 from etils import epath
 
 from dss_jax import cli, errors, files, student_info, valid
-from dss_jax.convert import formats, hugging_face, model_card, tokenizer_files
+from dss_jax.convert import formats, hugging_face, model_card, tokenizer_json
 from dss_jax.convert import weights as weights_lib
 
 _DESCRIPTION = """\
@@ -76,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'warning: no vocabulary in {args.input}; give --vocabulary=FILE to put one beside the '
           'weights', file=sys.stderr)
   is_for_transformers = formats.FORMATS[args.to].library == 'transformers'
-  if is_for_transformers and vocabulary and (why := tokenizer_files.why_not(vocabulary)):
-    print('warning: no tokenizer for transformers, whose T5Tokenizer cannot read the vocabulary: '
+  if is_for_transformers and vocabulary and (why := tokenizer_json.why_not(vocabulary)):
+    print('warning: no tokenizer for transformers, which cannot read the vocabulary: '
           f'{why}', file=sys.stderr)
   count = sum(int(np.prod(spec.shape)) for spec in weights.specs.values())
   print(f'{args.output}: {count / 1e6:,.1f}M parameters from {weights.path} as {args.to}')

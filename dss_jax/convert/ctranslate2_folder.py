@@ -12,7 +12,7 @@ from typing import NoReturn
 from etils import epath
 
 from dss_jax import errors, files, student_info
-from dss_jax.convert import hugging_face, tokenizer_files
+from dss_jax.convert import hugging_face, tokenizer_files, tokenizer_json
 from dss_jax.convert import weights as weights_lib
 
 DTYPES = ('float32', 'float16', 'bfloat16', 'int8')
@@ -53,7 +53,7 @@ def write(path: str, weights: weights_lib.Weights, info: student_info.StudentInf
   if vocabulary is None and info.vocabulary != student_info.BYTES:
     raise errors.UserError(f'{weights.path} has no vocabulary, which CTranslate2 keeps in its '
                            'folder: give --vocabulary=FILE')
-  if vocabulary is not None and (why := tokenizer_files.why_not(vocabulary)):
+  if vocabulary is not None and (why := tokenizer_json.why_not(vocabulary)):
     raise errors.UserError(f'--to=ct2: the vocabulary cannot be read by its converter: {why}')
   from ctranslate2.converters import TransformersConverter  # Late: they take seconds to import.
   from transformers.utils import logging

@@ -187,9 +187,9 @@ def _use(info: student_info.StudentInfo, library: str) -> str:
   how = _WITH_DSS_JAX
   if library == 'transformers':
     network, = families.of(info.model).to_hugging_face(info.model)['architectures']
-    slow = 'ByT5Tokenizer' if info.vocabulary == student_info.BYTES else 'T5Tokenizer'
     # The other one does not look which tokenizer an umT5's folder names.
-    tokenizer_class = slow if network.startswith('UMT5') else 'AutoTokenizer'
+    is_umt5s_bytes = network.startswith('UMT5') and info.vocabulary == student_info.BYTES
+    tokenizer_class = 'ByT5Tokenizer' if is_umt5s_bytes else 'AutoTokenizer'
     how = _WITH_TRANSFORMERS.format(prefix=info.label_prefix, length=info.target_length,
                                     tokenizer=tokenizer_class, network=network)
   elif library == 'ctranslate2':

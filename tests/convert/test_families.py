@@ -84,7 +84,7 @@ def test_the_card_of_an_umt5_names_its_classes():
   for version, vocabulary, names in (
       ('1.1', 'bytes', ('AutoTokenizer', 'T5ForConditionalGeneration', 'A T5 v1.1')),
       ('umt5', 'bytes', ('ByT5Tokenizer', 'UMT5ForConditionalGeneration', 'A umT5')),
-      ('umt5', 'vocabulary.model', ('T5Tokenizer', 'UMT5ForConditionalGeneration', 'A umT5'))):
+      ('umt5', 'vocabulary.model', ('AutoTokenizer', 'UMT5ForConditionalGeneration', 'A umT5'))):
     config = models.t5_config(version, 'small')
     text = model_card.text(student_info.StudentInfo(config, vocabulary), 'transformers')
     assert f'import {names[0]}, {names[1]}' in text and names[2] in text

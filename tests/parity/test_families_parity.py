@@ -204,9 +204,12 @@ def test_a_student_is_trained_and_loaded_by_transformers(name, tmp_path, toy_rec
     print(f'\n| {name} | trained: {before:.2f} from where it began | export {difference:.1e} |',
           end='')
   assert difference <= 1e-4 < 0.01 < before
-  if name == 'madlad400':  # T5Tokenizer has no place for its ids.
-    assert not (tmp_path / 'out/tokenizer_config.json').exists()
+  if name == 'madlad400':
     assert theirs.config.eos_token_id == 2 and student.encode('a')[-1] == 2
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (2, 1)
+    for text in ('a b', '  two  spaces ', '\u00fcber'):
+      assert tokenizer(text).input_ids == student.encode(text)
   else:
     # AutoTokenizer of transformers 5 does not look which tokenizer an umT5's folder names.
     by_name = transformers.ByT5Tokenizer if name == 'umt5' else transformers.AutoTokenizer
