@@ -34,7 +34,7 @@ def test_the_list_is_read():
 def test_imports_within_its_bounds(requirement):
   version = importlib.metadata.version(requirement.name)
   assert requirement.specifier.contains(version, prereleases=True), version
-  importlib.import_module(MODULES.get(requirement.name, requirement.name))
+  importlib.import_module(MODULES.get(requirement.name, requirement.name.replace('-', '_')))
 
 
 def test_the_readme_says_what_is_compiled_and_with_what():

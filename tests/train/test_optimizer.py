@@ -94,8 +94,8 @@ def test_weight_decay_is_multiplied_by_the_learning_rate(name, no_decay):
 
 
 @pytest.mark.parametrize(('fields', 'message'), [
-    ({'no_decay': 'scale'}, "NO_DECAY='scale': give a tuple of names"),
-    ({'no_decay': ('scales',)}, "NO_DECAY='scales': did you mean 'scale'"),
+    ({'no_decay': 'scale'}, "OptimizerConfig.no_decay='scale': give a tuple of names"),
+    ({'no_decay': ('scales',)}, "OptimizerConfig.no_decay='scales': did you mean 'scale'"),
 ])
 def test_names_that_no_parameter_has_are_refused(fields, message):
   with pytest.raises(errors.UserError, match=message):
