@@ -6,11 +6,12 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from dss_jax import errors, files, student_info, tokenizer
+from dss_jax import errors, files, models, student_info, tokenizer
 from dss_jax.convert import (
     ctranslate2_folder,
     hub,
     hugging_face,
+    hugging_face_config,
     native,
     own_vocabulary,
     t5,
@@ -146,9 +147,24 @@ def find_info(path: str, weights: weights_lib.Weights) -> student_info.StudentIn
         f'{weights.path}: its arrays do not tell whether the gate of its MLP is GELU (T5 v1.1) or '
         f'SiLU (UL2): put the {t5x_gin.FILE} of its training beside it, or one with the line '
         "T5Config.mlp_activations = ('gelu', 'linear'), or 'silu'")
+  return _info(path, weights.config)
+
+
+def describe_hugging_face(path: str) -> student_info.StudentInfo:
+  """`find_info` of a Hugging Face folder from its small files.
+
+  Raises:
+    UserError: config.json is of no network that this project has.
+  """
+  config = epath.Path(path) / hugging_face.CONFIG_FILE
+  return student_info.find(path) or _info(
+      path, hugging_face_config.read(hugging_face.read_json(config), str(config)))
+
+
+def _info(path: str, model: models.Config) -> student_info.StudentInfo:
   is_bytes = own_vocabulary.is_bytes(path)
   return student_info.StudentInfo(
-      model=weights.config, vocabulary=student_info.BYTES if is_bytes else '')
+      model=model, vocabulary=student_info.BYTES if is_bytes else '')
 
 
 def find_vocabulary(

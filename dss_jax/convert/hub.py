@@ -70,6 +70,11 @@ def local(path: str) -> str:
   return path
 
 
+def without_weights(path: str) -> str | None:
+  """The folder of a named model with all that is needed but its weights; None for a path."""
+  return _fetch(*named, weights=False) if (named := parse(path)) else None
+
+
 def pinned(path: str) -> str:
   """'google/t5-v1_1-base' -> 'hf://google/t5-v1_1-base@<commit>'; a path as it is.
 
@@ -119,8 +124,8 @@ def _newest(folder: epath.Path) -> str:
 
 
 @functools.cache
-def _fetch(repo: str, revision: str) -> str:
-  """The snapshot's folder in the cache, with all that is needed.
+def _fetch(repo: str, revision: str, weights: bool = True) -> str:
+  """The snapshot's folder in the cache, with all that is needed, or all but the weights.
 
   The weights come last: where they are, everything is.
   """
@@ -138,15 +143,15 @@ def _fetch(repo: str, revision: str) -> str:
       names = api.list_repo_files(repo, revision=folder.name)
     except Exception as error:  # Of any kind: those of its HTTP library too.
       unlisted, names = error, [path.name for path in folder.iterdir()]
-    weights = _weights(names, download)
-    if not weights and unlisted:
+    tensors = _weights(names, download) if weights else []
+    if weights and not tensors and unlisted:
       raise hub_errors.LocalEntryNotFoundError('no weights in the cache') from unlisted
-    for name in [*sorted({*names} & {*_SMALL}), *weights]:
+    for name in [*sorted({*names} & {*_SMALL}), *tensors]:
       download(name)
   except Exception as error:  # Of any kind, as above: all that can go wrong is outside of us.
     raise errors.UserError(
         f'{said}: {_why(repo, revision, error, hub_errors, huggingface_hub.constants)}') from error
-  if not weights:
+  if weights and not tensors:
     raise errors.UserError(f'{said} has no {" or ".join(hugging_face_files.FORMATS)}; it has '
                            f'{", ".join(sorted(names)[:12])}')
   return str(folder)

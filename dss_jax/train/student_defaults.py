@@ -38,15 +38,19 @@ def of_run(model_dir: str | None) -> Said | None:
 
 
 def of_checkpoint(path: str) -> Said:
-  """Of a checkpoint, see `formats.open_weights`.
+  """Of a checkpoint, see `formats.open_weights`; of a model of the hub without its weights.
 
   Raises:
     UserError: it cannot be read, or does not say what its network is.
   """
-  from dss_jax.convert import formats  # Late: it loads Orbax.
-  weights = formats.open_weights(path)
-  info = formats.find_info(weights.path, weights)
-  return Said(path, _network(info.model), _file(own_vocabulary.find(weights.path, info)))
+  from dss_jax.convert import formats, hub  # Late: they load Orbax.
+  if folder := hub.without_weights(path):
+    info = formats.describe_hugging_face(folder)
+  else:
+    weights = formats.open_weights(path)
+    folder = weights.path
+    info = formats.find_info(folder, weights)
+  return Said(path, _network(info.model), _file(own_vocabulary.find(folder, info)))
 
 
 def _network(config: models.Config) -> dict[str, Any]:

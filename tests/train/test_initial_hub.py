@@ -87,6 +87,14 @@ def test_network_and_vocabulary_are_those_of_the_name(served, models, toy_vocabu
   assert config.data.vocabulary == str(served.cache / 'snapshots' / commit / 'spiece.model')
 
 
+def test_a_plan_needs_no_weights(served, models):
+  served.add(NAME, models[0])
+  gin_config.parse(['gin/native/dss.gin'], [
+      'DATASET=toy', 'MODEL_DIR=x', f'INITIAL_CHECKPOINT_PATH={NAME}', 'WARMUP_STEPS=0'])
+  assert 'config.json' in served.downloads() and 'spiece.model' in served.downloads()
+  assert 'model.safetensors' not in served.downloads()
+
+
 def test_the_revision_and_the_hashes_of_its_files_are_kept(served, models, claim):
   commit = served.add(NAME, models[0])
   new, run = claim(NAME)
