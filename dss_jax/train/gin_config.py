@@ -95,7 +95,9 @@ def _complete_student(given: set[str]) -> None:
       said = student_defaults.of_checkpoint(path)
     except errors.UserError as error:
       if not set_.keys() >= network.keys():
-        raise errors.UserError(f'INITIAL_CHECKPOINT_PATH={path}: {error}') from error
+        text = str(error).removeprefix(path)
+        raise errors.UserError(
+            f'INITIAL_CHECKPOINT_PATH={path}{"" if text != str(error) else ": "}{text}') from error
     else:
       _check_said(said, set_)
   if said:

@@ -72,7 +72,7 @@ def test_a_size_that_is_not_the_checkpoints_is_refused_with_both(made, given, sa
 
 def test_a_size_file_does_for_a_checkpoint_that_is_elsewhere():
   """As in a plan on a machine that has no weights."""
-  with pytest.raises(errors.UserError, match='INITIAL_CHECKPOINT_PATH=/away: /away does not exist'):
+  with pytest.raises(errors.UserError, match='INITIAL_CHECKPOINT_PATH=/away does not exist'):
     parse('INITIAL_CHECKPOINT_PATH=/away')
   files = ['gin/native/dss.gin', 'gin/native/models/t5_1_0_small.gin']
   assert parse('INITIAL_CHECKPOINT_PATH=/away', files=files).model.logits_via_embedding
