@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 from test_families_parity import FAMILIES, load_theirs, save_public
 
 from dss_jax import objective, vocab
@@ -29,11 +28,13 @@ def unigram(toy_records, tmp_path_factory):
 
 
 def as_bin(folder):
+  from safetensors.torch import load_file
   torch.save(load_file(folder / 'model.safetensors'), folder / 'pytorch_model.bin')
   (folder / 'model.safetensors').unlink()
 
 
 def as_shards(folder):
+  from safetensors.torch import load_file, save_file
   tensors = load_file(folder / 'model.safetensors')
   where = {name: f'model-{1 + i % 3:05d}-of-00003.safetensors' for i, name in enumerate(tensors)}
   for file in set(where.values()):
