@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import live
@@ -252,7 +253,13 @@ def test_a_directory_that_cannot_be_made(tmp_path):
 
 def test_two_jobs_on_one_directory(tmp_path):
   live.write_inputs(tmp_path, N)
-  with server.Server(live.answer, latency=0.5) as teacher:
+  refused = threading.Event()
+
+  def wait(question):  # The first job is at work until the others have been refused.
+    refused.wait(120)
+    return 0.0
+
+  with server.Server(live.answer, latency=wait) as teacher:
     first = live.start(teacher, tmp_path, '--in_flight=1')
     while not teacher.requests:
       time.sleep(0.01)
@@ -264,6 +271,7 @@ def test_two_jobs_on_one_directory(tmp_path):
     third = live.run(teacher, tmp_path, f'--records_dir={tmp_path}/other',
                      f'--journal={tmp_path}/records/journal')
     assert third.returncode == 2 and 'journal/.cqa-train.lock: another job' in third.stderr
+    refused.set()
     assert first.wait(60) == 0 and teacher.requests == N
   _finish(tmp_path, 0)
   _note('two jobs on one directory', 'the second refuses and names the first, which finishes', N,
