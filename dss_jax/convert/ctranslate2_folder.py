@@ -62,5 +62,9 @@ def write(path: str, weights: weights_lib.Weights, info: student_info.StudentInf
   with tempfile.TemporaryDirectory() as aside:
     hugging_face.write_hugging_face(aside, weights, dtype=None)
     tokenizer_files.write(aside, info, vocabulary)
-    own = [name for name in (hugging_face.TOKENIZER_FILE,) if (pathlib.Path(aside) / name).exists()]
-    TransformersConverter(aside, copy_files=own).convert(path, quantization=dtype, force=True)
+    try:
+      TransformersConverter(aside).convert(path, quantization=dtype, force=True)
+    except ValueError as error:  # A network that it does not have.
+      raise errors.UserError(f'--to=ct2: {error}') from error
+  if vocabulary is not None:
+    (pathlib.Path(path) / hugging_face.TOKENIZER_FILE).write_bytes(vocabulary)
