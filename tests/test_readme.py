@@ -9,7 +9,9 @@ import shlex
 import subprocess
 import sys
 
+import hub_server
 import pytest
+import sentencepiece
 
 from dss_jax import gin_files
 
@@ -90,8 +92,26 @@ def teacher():
     yield running
 
 
+@pytest.fixture(scope='module')
+def hub(folder):
+  """The address of a hub that has the README's checkpoint, small."""
+  files = folder / 'published'
+  files.mkdir()
+  (files / 'config.json').write_text(json.dumps({
+      'model_type': 't5', 'd_model': 16, 'd_ff': 32, 'd_kv': 8, 'num_heads': 2, 'num_layers': 1,
+      'num_decoder_layers': 1, 'vocab_size': 384, 'feed_forward_proj': 'gated-gelu',
+      'tie_word_embeddings': False}))
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(['What is it? Many. So the answer is (c) many.'] * 20),
+      model_prefix=str(files / 'spiece'), vocab_size=40, hard_vocab_limit=False, pad_id=0, eos_id=1,
+      unk_id=2, bos_id=-1, minloglevel=2)
+  with hub_server.running() as (found, address):
+    found.add('google/t5-v1_1-base', files)
+    yield address
+
+
 @pytest.mark.slow
-def test_every_other_command_runs(folder, teacher):
+def test_every_other_command_runs(folder, teacher, hub):
   ran = 0
   for command in commands():
     if INSTALL in command:
@@ -104,7 +124,8 @@ def test_every_other_command_runs(folder, teacher):
         [sys.executable, '-m', 'dss_jax.cli', *words[1:],
          *(flag.format(base_url=teacher.base_url) for flag in extra)],
         cwd=folder, text=True, capture_output=True, timeout=600,
-        env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=1'})
+        env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=1',
+             'HF_ENDPOINT': hub, 'HF_HOME': str(folder / 'hub')})
     assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
     ran += 1
   assert ran == 15
