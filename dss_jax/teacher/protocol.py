@@ -17,6 +17,7 @@ class Completion:
   request_key: str = ''  # identifies the request; the job makes one of the text if it is ''
   prompt_tokens: int = 0
   completion_tokens: int = 0
+  thoughts: str = ''  # of a thinking model, where they came apart from the text
 
 
 class Client:

@@ -164,7 +164,8 @@ class AskingClient(protocol.Client):
     lead_in = self.prompt.lead_in  # A chat teacher copies it from the demonstrations.
     return protocol.Completion(
         text.removeprefix(lead_in).lstrip() if lead_in else text, answer.finish_reason,
-        self._prompt_sha256, key, answer.prompt_tokens, answer.completion_tokens)
+        self._prompt_sha256, key, answer.prompt_tokens, answer.completion_tokens,
+        protocol.clean(answer.thoughts))
 
 
 def journal_notes(journal: journal_lib.Journal) -> list[str]:

@@ -28,6 +28,7 @@ class Answer:
   finish_reason: str = ''  # 'stop', 'length', 'content_filter', 'refusal', or the server's own
   prompt_tokens: int = 0
   completion_tokens: int = 0
+  thoughts: str = ''  # what a thinking model wrote before its answer, where the server parts them
 
 
 def token_count(value: Any) -> int:

@@ -26,7 +26,8 @@ _FATAL = (401, 402, 403, 404, 405)  # statuses and codes that all requests will 
 _FATAL_CODES = ('insufficient_quota', 'billing_hard_limit_reached')
 _LATER = (408, 409, 425, 429)
 # What explains that an answer has no text; without any of it, it is half a response.
-_TEXTLESS = ('refusal', 'tool_calls', 'function_call', 'reasoning_content', 'reasoning')
+_THOUGHTS = ('reasoning_content', 'reasoning')  # a thinking model's, by vLLM's parsers and others
+_TEXTLESS = ('refusal', 'tool_calls', 'function_call', *_THOUGHTS)
 _TEXTLESS_REASONS = ('content_filter', 'length')
 _TEXTLESS_LACKS = ('no content', 'no text')
 _BROKEN_OFF = ('error', 'abort')  # finish reasons
@@ -149,7 +150,9 @@ class OpenAIEndpoint:
         text='' if refused else content,
         finish_reason='refusal' if refused else _finish_reason(choice),
         prompt_tokens=endpoint.token_count(usage.get('prompt_tokens')),
-        completion_tokens=endpoint.token_count(usage.get('completion_tokens')))
+        completion_tokens=endpoint.token_count(usage.get('completion_tokens')),
+        thoughts=next((said for name in _THOUGHTS
+                       if isinstance(said := message.get(name), str) and said), ''))
 
   def provenance(self) -> dict[str, Any]:
     return {'endpoint': 'chat' if self._chat else 'completions', 'base_url': self._base_url}
