@@ -35,7 +35,8 @@ def test_answers(teacher, fault, response, text, reason):
   fault(server.reply(json.dumps(response)))
   got, answer = ask(teacher.base_url)
   assert got == response
-  assert answer == endpoint.Answer(text, reason)
+  thoughts = response['choices'][0]['message'].get('reasoning_content', '')
+  assert answer == endpoint.Answer(text, reason, thoughts=thoughts)
 
 
 def counted(usage, reason='stop'):
