@@ -67,8 +67,8 @@ def create(url: str, in_flight: int) -> Side:
     import httpx2
     import openai
   except ImportError as error:
-    raise SystemExit(f"--sides=create needs the SDK ({error}): pip install 'openai[aiohttp]'") from (
-        error)
+    raise SystemExit(
+        f"--sides=create needs the SDK ({error}): pip install 'openai[aiohttp]'") from error
   http = openai.DefaultAioHttpClient(limits=httpx2.Limits(max_connections=in_flight))
   client = openai.AsyncOpenAI(base_url=url, api_key='none', http_client=http)
 
@@ -155,7 +155,8 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--latency', type=float, default=0.1, metavar='S', help='default: 0.1')
   parser.add_argument('--in_flight', type=int, default=64, metavar='N', help='default: 64')
   parser.add_argument('--repeats', type=int, default=3, metavar='N', help='default: 3')
-  parser.add_argument('--sides', nargs='+', default=['aiohttp', 'OpenAIEndpoint'], choices=SIDES, metavar='NAME',
+  parser.add_argument('--sides', nargs='+', default=['aiohttp', 'OpenAIEndpoint'], choices=SIDES,
+                      metavar='NAME',
                       help=f'which contenders: {", ".join(SIDES)} (default: those without the SDK)')
   return parser.parse_args()
 

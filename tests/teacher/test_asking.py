@@ -254,7 +254,7 @@ def test_what_is_paid_without_an_answer_counts(tmp_path):
 
 def test_a_budget_that_is_lost_without_answers_ends_the_job(tmp_path):
   teacher = Scripted(lambda number, text: endpoint.TryLater('no content', paid=(100, 900)))
-  with pytest.raises(protocol.Unfinished, match='paid for without an answer .no content.') as caught:
+  with pytest.raises(protocol.Unfinished, match='without an answer .no content.') as caught:
     complete(tmp_path, teacher, in_flight=2, max_retries=99,
              budget=limits.Budget(max_usd=5, prompt_price=1000, completion_price=1000))
   assert caught.value.mend and len(teacher.asked) <= 6

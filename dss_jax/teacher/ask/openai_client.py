@@ -193,7 +193,9 @@ class OpenAIEndpoint:
     """
     response: Any = None
     try:
-      response = self._servers.scrubbed(json.loads(reply.text.removeprefix('\ufeff')))
+      response = json.loads(reply.text.removeprefix('\ufeff'))  # A byte order mark.
+      if self._servers.echoes(reply.text):
+        response = self._servers.scrubbed(response)
       lack, says = _lack(response, self._chat), _says(response)
     except (ValueError, RecursionError):
       page = reply.text.lstrip().startswith('<')

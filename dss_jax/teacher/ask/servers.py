@@ -17,6 +17,7 @@ _SHORTEST_SECRET = 8  # 'EMPTY', 'x': what stands in for a key may be a word of 
 _SHORTEST_PARAMETER = 20  # of the address that may be a key: 'api-version=2025-01-01' is none
 _REST = 10.0  # seconds without requests to one of several that failed
 _LONGEST_HEADER = 1 << 16
+_ESCAPED = re.compile(r'\\[^nrt]')  # what could spell a character of a secret
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*:\s*(.*)", re.DOTALL)
 
 
@@ -109,6 +110,10 @@ class Servers:
   async def close(self) -> None:
     if self._session is not None:
       await self._session.close()
+
+  def echoes(self, text: str) -> bool:
+    """Whether a JSON text may hold a secret, perhaps spelt with escapes."""
+    return bool(_ESCAPED.search(text)) or any(secret in text for secret in self._secrets)
 
   def scrubbed(self, value: Any) -> Any:
     """A JSON value with *** for what a server echoes of a secret."""
