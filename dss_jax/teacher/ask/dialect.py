@@ -64,7 +64,9 @@ def too_many_tokens(says: str) -> bool:
 def _concerns(name: str, says: str, body: Mapping[str, Any]) -> bool:
   if name == 'system':
     return body.get('messages', [{}])[0].get('role') == 'system' and bool(_NO_SYSTEM.search(says))
-  named = re.search(rf'(?<![\w.-]){name}(?![\w-])', says)
+  # As a field: in quotes, first or last of all, or after the word for one; not in a prompt's words.
+  named = re.search(rf'[\'"`]{name}[\'"`]|^{name}\b|\b{name}$|'
+                    rf'(?:parameter|argument|field|option)s?\b.{{0,40}}\b{name}\b', says.strip())
   refuses = _REFUSES.search(says) and not (name.startswith('max') and too_many_tokens(says))
   return name in body and bool(named) and bool(refuses)
 

@@ -133,7 +133,7 @@ class OpenAIEndpoint:
       if reply.status not in _LEARNED_FROM:
         break
       says, error = _error(reply.text)
-      words = f'{says} {error.get("param") or ""} {error.get("code") or ""}'
+      words = f'{says} {error.get("code") or ""} {error.get("param") or ""}'
       if self._dialect.version != version:  # Another request has learned it meanwhile.
         continue
       if learned := self._dialect.learn(words, body):
