@@ -13,8 +13,8 @@ import math
 import os
 import time
 import urllib.parse
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from dss_jax import errors
 from dss_jax.teacher import protocol
@@ -43,6 +43,7 @@ _NOT_EXTRA = {  # fields of --params: (values that change nothing, why there can
 _LONGEST_MESSAGE = 300
 _SHORTEST_SECRET = 8  # 'EMPTY', 'x': what stands in for a key may be a word of an answer
 _SHORTEST_PARAMETER = 20  # of the address that may be a key: 'api-version=2025-01-01' is none
+_T = TypeVar('_T')
 
 
 class OpenAIEndpoint:
@@ -91,7 +92,7 @@ class OpenAIEndpoint:
     base_url = flags.base_url or os.environ.get('OPENAI_BASE_URL')
     variable = flags.api_key_env
     key = os.environ.get(variable, '').strip()
-    if not key and not base_url:
+    if not key and not base_url and not flags.batch:  # --batch=DIR asks no server.
       raise errors.UserError(f'--client=openai: put the key into the environment as {variable}, or '
                              'set --base_url to a server that needs none')
     if flags.timeout <= 0:
@@ -136,6 +137,39 @@ class OpenAIEndpoint:
     else:
       return self._parsed(text, chat)
     raise failure  # Out here: the SDK's error holds the key, and would be this one's context.
+
+  async def call(self, send: Callable[[Any], Awaitable[_T]]) -> _T:
+    """What `send` returns, handed the SDK's client; errors are those of `ask`."""
+    import aiohttp
+    import openai
+    try:
+      return await send(self._client)
+    except openai.APIStatusError as error:
+      failure = self._refused(error)
+    except (openai.OpenAIError, aiohttp.ClientError, OSError) as error:
+      cause = error.__cause__ or error
+      failure = endpoint.TryLater(self._message('connection', str(cause) or type(cause).__name__))
+    raise failure  # Out here, as in `ask`.
+
+  @property
+  def base_url(self) -> str:
+    """The server's, without secrets."""
+    return self._base_url
+
+  @property
+  def batch_url(self) -> str:
+    """What the requests of a batch are for."""
+    return '/v1/chat/completions' if self._chat else '/v1/completions'
+
+  def judge(self, status: int, body: Any) -> dict[str, Any]:
+    """The response of a batch's result; raises what `ask` would."""
+    import httpx2
+    import openai
+    if status < 400:
+      return self._parsed(json.dumps(body), self._chat)
+    said = body.get('error', body) if isinstance(body, dict) else body
+    response = httpx2.Response(status, request=httpx2.Request('POST', self._base_url))
+    raise self._refused(openai.APIStatusError('', response=response, body=said))
 
   def read(self, response: Mapping[str, Any]) -> endpoint.Answer:
     choice = response['choices'][0]

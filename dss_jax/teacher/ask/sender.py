@@ -116,13 +116,11 @@ class Sender:
       self._begun.pop(key).set_result(None)
 
   async def _send(self, key: str, example_id: str, request: Mapping[str, Any]) -> bool:
-    characters = len(request.get('prompt', '')) + sum(
-        len(message['content']) for message in request.get('messages', ()))
+    characters = _characters(request)
     async with self._slots:
       if self.stopped:
         return False
-      # At most: one token for two characters, and all that the teacher may write.
-      most = self.budget.cost(characters / 2, self._most_tokens(request))
+      most = self.budget.cost(*self.most_tokens(request))
       try:
         await self.budget.reserve(most)
       except protocol.Unfinished as error:
@@ -257,5 +255,12 @@ class Sender:
     finally:
       self._waiting.discard(task)
 
-  def _most_tokens(self, request: Mapping[str, Any]) -> float:
-    return request.get('max_tokens') or request.get('max_completion_tokens') or self._length
+  def most_tokens(self, request: Mapping[str, Any]) -> tuple[float, float]:
+    """Read and written at most: one for two characters, and all that the teacher may write."""
+    written = request.get('max_tokens') or request.get('max_completion_tokens') or self._length
+    return _characters(request) / 2, written
+
+
+def _characters(request: Mapping[str, Any]) -> int:
+  return len(request.get('prompt', '')) + sum(
+      len(message['content']) for message in request.get('messages', ()))
