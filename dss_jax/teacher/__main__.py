@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dss_jax import cli, datasets, errors, files
 from dss_jax.teacher import flags, job, protocol, report
 from dss_jax.teacher.ask import asking, clients, estimate, prompts
+from dss_jax.teacher.ask.batch import client as batch_client
+from dss_jax.teacher.ask.batch import folder, uploads
 from dss_jax.teacher.inputs import reading, sources
 
 _STOPPED = 3  # exit code: the same command goes on
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_paths(chosen: argparse.Namespace, records_dir: str) -> None:
-  for flag in ('inputs', 'completions', 'tfds_data_dir', 'journal'):
+  for flag in ('inputs', 'completions', 'tfds_data_dir', 'journal', 'batch'):
     files.check_path(f'--{flag}', getattr(chosen, flag))
   files.check_path('--records_dir' if chosen.records_dir else 'DSS_DATA_DIR', records_dir)
   files.check_path('--prompt', chosen.prompt, local=True)
@@ -73,7 +75,11 @@ def _run(
     chosen: argparse.Namespace, dataset: datasets.Dataset, source: reading.Inputs,
     client: protocol.Client, records_dir: str, beam_options: Sequence[str],
 ) -> job.Outcome:
-  runner = None
+  runner: job.Runner | None = None
+  if isinstance(client, batch_client.BatchClient):
+    filler = folder.Folder(client, chosen.batch) if chosen.batch else (
+        uploads.Uploads(client, not chosen.no_wait))
+    runner = batch_client.Runner(filler)
   if chosen.runner == 'beam':
     from dss_jax.teacher import beam  # Needs the extra.
     runner = beam.Runner(chosen, beam_options)

@@ -30,6 +30,10 @@ examples:
   python -m dss_jax.teacher --client=recorded --dataset=cqa --split=train \\
       --inputs=cqa_train.json --completions='palm/train_CoT_*.json' --records_dir=records
 
+  # in batches: at half the price, within a day; start it again after a crash, or elsewhere
+  python -m dss_jax.teacher --batch --client=openai --model=NAME --dataset=cqa --split=train \\
+      --inputs=cqa_train.json --records_dir=records
+
   # standard fine-tuning needs no teacher
   python -m dss_jax.teacher --client=none --dataset=svamp --split=test \\
       --inputs=svamp_test.json --records_dir=records
@@ -124,6 +128,13 @@ def _run(group) -> None:
       help='ask up to N times more about rows whose answer was refused, cut or did not parse, '
       'with twice the tokens and temperature 0.7 (default: 0)')
   add('--in_flight', type=int, default=64, metavar='N', help='requests at a time (default: 64)')
+  add('--batch', nargs='?', const='', metavar='DIR',
+      help='openai: in batches, which hosted servers do at half price within a day; the same '
+      'command again goes on, from another machine too. With DIR nothing is sent: request files '
+      'are written there, and result files read, as `vllm run-batch` takes and writes them')
+  add('--no_wait', action='store_true',
+      help='batch: end (exit code 3) once the batches are sent; the same command again looks '
+      'whether they are done')
   add('--rpm', type=float, default=0, metavar='N', help='requests per minute at most')
   add('--tpm', type=float, default=0, metavar='N', help='tokens per minute at most')
   add('--timeout', type=float, default=120, metavar='SECONDS',

@@ -203,9 +203,9 @@ def test_several_servers_take_turns_and_one_that_fails_rests():
 
 
 def test_when_all_servers_fail_the_error_is_theirs():
-  with server.Server(faults=lambda n, b: server.status(500)) as ill:
-    with pytest.raises(endpoint.TryLater):
-      answers(make([ill.base_url, 'http://127.0.0.1:9/v1']), 1)
+  with server.Server(faults=lambda n, b: server.status(500)) as ill, pytest.raises(
+      endpoint.TryLater):
+    answers(make([ill.base_url, 'http://127.0.0.1:9/v1']), 1)
 
 
 def test_headers(monkeypatch):
@@ -214,9 +214,9 @@ def test_headers(monkeypatch):
   assert given == {'api-key': 'azure-0123456789', 'X-Team': 'a b'}
   async def echo(request):
     return server.web.json_response(server.error(request.headers['api-key']), status=400)
-  with server.Server(faults=lambda n, b: echo) as teacher:
-    with pytest.raises(endpoint.Rejected, match=r'400: \*\*\*'):
-      answers(roomy(teacher.base_url, headers=given), 1)
+  with server.Server(faults=lambda n, b: echo) as teacher, pytest.raises(
+      endpoint.Rejected, match=r'400: \*\*\*'):
+    answers(roomy(teacher.base_url, headers=given), 1)
 
 
 @pytest.mark.parametrize('header, says', [
@@ -249,6 +249,6 @@ def test_a_request_that_was_slow_has_more_time():
 def test_a_redirect_names_the_address():
   async def moved(request):
     return server.web.Response(status=307, headers={'Location': 'https://new.example/v1'})
-  with server.Server(faults=lambda n, b: moved) as teacher:
-    with pytest.raises(endpoint.Fatal, match='307: moved to https://new.example/v1: give that'):
-      answers(make(teacher.base_url), 1)
+  with server.Server(faults=lambda n, b: moved) as teacher, pytest.raises(
+      endpoint.Fatal, match='307: moved to https://new.example/v1: give that'):
+    answers(make(teacher.base_url), 1)

@@ -12,6 +12,7 @@ from dss_jax import datasets, errors
 from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import asking, endpoint, limits, prompts, recorded, secrets, sender
 from dss_jax.teacher.ask import journal as journal_lib
+from dss_jax.teacher.ask.batch import client as batch_client
 
 
 class NoTeacher(protocol.Client):
@@ -88,6 +89,13 @@ def check(flags: argparse.Namespace) -> None:
   if flags.client in ENDPOINTS and flags.completions:
     raise errors.UserError(f'--client={flags.client} asks for completions; drop --completions, or '
                            'use --client=recorded')
+  if flags.batch is not None and flags.client != 'openai':
+    raise errors.UserError(f'--batch: --client={flags.client} has no batches; drop it, or use '
+                           '--client=openai')
+  if flags.batch is not None and flags.runner != 'local':
+    raise errors.UserError('--batch: one process makes the batches; drop --runner')
+  if flags.no_wait and flags.batch != '':
+    raise errors.UserError('--no_wait is for --batch without a folder; drop it')
   for flag in ('samples', 'retry_failed', 'budget_usd', 'max_requests'):
     if flags.client in CLIENTS and getattr(flags, flag) > (flag == 'samples'):
       raise errors.UserError(f'--{flag}: --client={flags.client} asks nobody; drop it, or use '
@@ -117,7 +125,8 @@ def from_flags(flags: argparse.Namespace, records_dir: str, share: int = 1) -> p
   if prompt.dataset != flags.dataset:
     raise errors.UserError(f'--prompt={flags.prompt} is for dataset {prompt.dataset!r}, not for '
                            f'--dataset={flags.dataset}')
-  return asking.AskingClient(
+  kind = asking.AskingClient if flags.batch is None else batch_client.BatchClient
+  return kind(
       getattr(importlib.import_module(module), name).from_flags(flags), prompt,
       journal_lib.Journal(flags.journal or os.path.join(records_dir, 'journal')),
       _options(flags), limits.Pace(flags.rpm / share, flags.tpm / share),

@@ -110,6 +110,15 @@ class Budget:
     """USD."""
     return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
 
+  def fits(self, cost: float) -> bool:
+    """Whether `reserve` would not wait."""
+    return not self.max_usd or self.spent + self._reserved + cost <= self.max_usd or not self._open
+
+  def hold(self, cost: float, requests: int) -> None:
+    """Sets aside what requests of an earlier run, still on their way, may cost at most."""
+    self._open += requests
+    self._reserved += cost
+
   async def reserve(self, cost: float) -> None:
     """Sets aside what one request may cost at most; waits for others if that is too much now.
 

@@ -7,8 +7,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from dss_jax import errors
 from dss_jax.teacher import protocol
@@ -38,6 +38,7 @@ _NOT_EXTRA = {  # fields of --params: (values that change nothing, why there can
 _LONGEST_MESSAGE = 300
 _LONGEST_TIMEOUT = 8  # times --timeout
 _LEAST_ROOM = 128
+_T = TypeVar('_T')
 
 
 class OpenAIEndpoint:
@@ -78,6 +79,7 @@ class OpenAIEndpoint:
     self._effort = reasoning_effort
     self._most_room, self._thinks = room, False
     self._dialect = dialect.Dialect()
+    self._sdk: Any = None
     urls = [base_url or BASE_URL] if isinstance(base_url, str | None) else base_url
     self._servers = servers.Servers(urls, api_key, headers or {}, max_in_flight)
 
@@ -89,7 +91,7 @@ class OpenAIEndpoint:
         one for one in (os.environ.get('OPENAI_BASE_URL'),) if one]
     variable = flags.api_key_env
     key = os.environ.get(variable, '').strip()
-    if not key and not base_urls:
+    if not key and not base_urls and not flags.batch:  # --batch=DIR asks no server.
       raise errors.UserError(f'--client=openai: put the key into the environment as {variable}, or '
                              'set --base_url to a server that needs none')
     if flags.timeout <= 0:
@@ -146,6 +148,37 @@ class OpenAIEndpoint:
       raise self._refused(reply.status, _retry_after(reply.headers, reply.text), reply)
     return self._looked_at(self._parsed(reply), room)
 
+  async def call(self, send: Callable[[Any], Awaitable[_T]]) -> _T:
+    """What `send` returns, handed OpenAI's SDK for the first server; errors are those of `ask`."""
+    import openai
+    self._sdk = self._sdk or openai.AsyncOpenAI(max_retries=0, **self._servers.for_sdk())
+    try:
+      return await send(self._sdk)
+    except openai.APIStatusError as error:
+      reply = servers.Reply(error.status_code, error.response.headers, error.response.text)
+      failure = self._refused(reply.status, _retry_after(reply.headers, reply.text), reply)
+    except (openai.OpenAIError, OSError) as error:
+      cause = error.__cause__ or error
+      failure = endpoint.TryLater(self._message('connection', str(cause) or type(cause).__name__))
+    raise failure  # Out here: the SDK's error holds the key, and would be this one's context.
+
+  @property
+  def base_url(self) -> str:
+    """The first server's, without secrets."""
+    return self._servers.urls[0]
+
+  @property
+  def batch_url(self) -> str:
+    """What the requests of a batch are for."""
+    return '/v1/chat/completions' if self._chat else '/v1/completions'
+
+  def judge(self, status: int, body: Any) -> dict[str, Any]:
+    """The response of a batch's result; raises what `ask` would."""
+    reply = servers.Reply(status, {}, json.dumps(body))
+    if status >= 300:
+      raise self._refused(status, None, reply)
+    return self._parsed(reply)
+
   def read(self, response: Mapping[str, Any]) -> endpoint.Answer:
     choice = response['choices'][0]
     message = choice.get('message') or choice
@@ -169,6 +202,8 @@ class OpenAIEndpoint:
 
   async def close(self) -> None:
     await self._servers.close()
+    if self._sdk is not None:
+      await self._sdk.close()
 
   def _looked_at(self, response: dict[str, Any], room: int) -> dict[str, Any]:
     """The response; one that ends in the middle of its thoughts is asked for again, with room."""

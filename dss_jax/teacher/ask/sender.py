@@ -146,8 +146,7 @@ class Sender:
         pass
       if self.stopped:
         return False
-      # At most: one token for two characters, and all that the teacher may write.
-      most = self.budget.cost(characters / 2, self._most_tokens(request))
+      most = self.budget.cost(*self.most_tokens(request))
       try:
         await self.budget.reserve(most)
       except protocol.Unfinished as error:
@@ -345,10 +344,13 @@ class Sender:
     finally:
       self._waiting.discard(task)
 
-  def _most_tokens(self, request: Mapping[str, Any]) -> float:
-    """What a teacher that thinks out of sight has written may be more than it was allowed."""
+  def most_tokens(self, request: Mapping[str, Any]) -> tuple[float, float]:
+    """Read and written at most: one for two characters, and all that the teacher may write.
+
+    One that thinks out of sight has been seen to write more than that.
+    """
     asked = request.get('max_tokens') or request.get('max_completion_tokens') or self._length
-    return max(asked + getattr(self._endpoint, 'room', 0), self._longest)
+    return _characters(request) / 2, max(asked + getattr(self._endpoint, 'room', 0), self._longest)
 
 
 def _characters(request: Mapping[str, Any]) -> int:

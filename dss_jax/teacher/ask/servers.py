@@ -107,6 +107,13 @@ class Servers:
         return reply
     raise AssertionError('a server was asked')
 
+  def for_sdk(self) -> dict[str, Any]:
+    """Arguments of OpenAI's own client, for the first of them."""
+    first = self._servers[0]
+    headers = {name: value for name, value in first.headers.items() if name != 'Content-Type'}
+    return {'base_url': first.url, 'default_headers': headers, 'default_query': first.query,
+            'api_key': 'in the headers'}
+
   async def close(self) -> None:
     if self._session is not None:
       await self._session.close()
