@@ -63,6 +63,7 @@ class Outcome:
     shards: for each split, its number of files.
     quarantine: for each split with failed rows, the file that lists them.
     replaced: for each split that was there before, how many of its rows had parsed.
+    doubts: what is odd about the answers, for the user.
   """
 
   dataset: datasets.Dataset
@@ -73,6 +74,7 @@ class Outcome:
   shards: Mapping[str, int]
   quarantine: Mapping[str, str]
   replaced: Mapping[str, int]
+  doubts: Sequence[str] = ()
 
 
 _T = TypeVar('_T')
@@ -131,7 +133,9 @@ def run(
     for name in plan.splits:
       epath.Path(plan.staging(name)).rmtree(missing_ok=True)  # Of a killed job; cheap to redo.
     results = _wait(_run(runner or run_here, plan, examples, client))
-    return publish(plan, client, results, allow_unparsed)
+    outcome = publish(plan, client, results, allow_unparsed)
+  whole = summary_lib.total(list(outcome.splits.values()))
+  return dataclasses.replace(outcome, doubts=client.doubts(dataset, examples, whole))
 
 
 def make_plan(

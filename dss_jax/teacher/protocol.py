@@ -18,6 +18,7 @@ class Completion:
   prompt_tokens: int = 0
   completion_tokens: int = 0
   thoughts: str = ''  # of a thinking model, where they came apart from the text
+  apart: tuple[str, str] | None = None  # (rationale, label), where they came as two fields
 
 
 class Client:
@@ -53,6 +54,12 @@ class Client:
   def provenance(self) -> Mapping[str, Any]:
     """What the manifest says of this teacher, asked for after `prepare`."""
     return {}
+
+  def doubts(
+      self, dataset: datasets.Dataset, examples: Sequence[datasets.Example], summary: Any
+  ) -> Sequence[str]:
+    """What is odd about the answers as a whole, asked for when the sets are written."""
+    return ()
 
   async def close(self) -> None:
     """Gives connections back; called once, whatever happened."""

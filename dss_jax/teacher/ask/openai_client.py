@@ -137,7 +137,8 @@ class OpenAIEndpoint:
       return self._parsed(text, chat)
     raise failure  # Out here: the SDK's error holds the key, and would be this one's context.
 
-  def read(self, response: Mapping[str, Any]) -> endpoint.Answer:
+  @staticmethod
+  def read(response: Mapping[str, Any]) -> endpoint.Answer:
     choice = response['choices'][0]
     message = choice.get('message') or choice
     usage = response.get('usage')
