@@ -19,6 +19,7 @@ class Completion:
   completion_tokens: int = 0
   thoughts: str = ''  # of a thinking model, where they came apart from the text
   error: str = ''  # the server's words, where it gave no answer
+  apart: tuple[str, str] | None = None  # (rationale, label), where they came as two fields
 
 
 class Client:
@@ -61,6 +62,12 @@ class Client:
   def paid(self) -> str:
     """What the report says of money, '' if there is nothing to say."""
     return ''
+
+  def doubts(
+      self, dataset: datasets.Dataset, examples: Sequence[datasets.Example], summary: Any
+  ) -> Sequence[str]:
+    """What is odd about the answers as a whole, asked for when the sets are written."""
+    return ()
 
   async def close(self) -> None:
     """Gives connections back; called once, whatever happened."""
