@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dss_jax import cli, datasets, errors, files
 from dss_jax.teacher import flags, job, protocol, report
 from dss_jax.teacher.ask import asking, clients, estimate, prompts
+from dss_jax.teacher.ask.batch import client as batch_client
+from dss_jax.teacher.ask.batch import folder, uploads
 from dss_jax.teacher.inputs import reading, sources
 
 _STOPPED = 3  # exit code: the same command goes on
@@ -44,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcome = _run(chosen, dataset, source, client, records_dir, beam_options)
   except protocol.Unfinished as error:
     why = str(error).rstrip('.')
+    if error.mend:
+      raise errors.UserError(f'{why}. Answers so far are in the journal: mend that, and the same '
+                             'command goes on from there') from error
     print(f'stopped: {why}.\nNothing is lost: the same command goes on from here.',
           file=sys.stderr)
     return _STOPPED
@@ -58,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_paths(chosen: argparse.Namespace, records_dir: str) -> None:
-  for flag in ('inputs', 'completions', 'tfds_data_dir', 'journal'):
+  for flag in ('inputs', 'completions', 'tfds_data_dir', 'journal', 'batch'):
     files.check_path(f'--{flag}', getattr(chosen, flag))
   files.check_path('--records_dir' if chosen.records_dir else 'DSS_DATA_DIR', records_dir)
   files.check_path('--prompt', chosen.prompt, local=True)
@@ -70,15 +75,20 @@ def _run(
     chosen: argparse.Namespace, dataset: datasets.Dataset, source: reading.Inputs,
     client: protocol.Client, records_dir: str, beam_options: Sequence[str],
 ) -> job.Outcome:
-  runner = None
+  runner: job.Runner | None = None
+  if isinstance(client, batch_client.BatchClient):
+    filler = folder.Folder(client, chosen.batch) if chosen.batch else (
+        uploads.Uploads(client, not chosen.no_wait))
+    runner = batch_client.Runner(filler)
   if chosen.runner == 'beam':
     from dss_jax.teacher import beam  # Needs the extra.
     runner = beam.Runner(chosen, beam_options)
   return job.run(
       dataset, chosen.split, source, client, chosen.parser, records_dir,
       num_shards=chosen.num_shards, holdout=chosen.holdout, keep=chosen.keep,
-      retry_failed=chosen.retry_failed, rationale_from=chosen.rationale_from,
-      max_thinking=chosen.max_thinking, allow_unparsed=chosen.allow_unparsed, runner=runner,
+      retry_failed=chosen.retry_failed, max_failed=chosen.max_failed,
+      rationale_from=chosen.rationale_from, max_thinking=chosen.max_thinking,
+      allow_unparsed=chosen.allow_unparsed, runner=runner,
       provenance={'inputs': {'name': os.path.basename(source.path), 'sha256': source.sha256,
                              'rows': len(source)}})
 

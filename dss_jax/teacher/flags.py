@@ -30,6 +30,10 @@ examples:
   python -m dss_jax.teacher --client=recorded --dataset=cqa --split=train \\
       --inputs=cqa_train.json --completions='palm/train_CoT_*.json' --records_dir=records
 
+  # in batches: at half the price, within a day; start it again after a crash, or elsewhere
+  python -m dss_jax.teacher --batch --client=openai --model=NAME --dataset=cqa --split=train \\
+      --inputs=cqa_train.json --records_dir=records
+
   # standard fine-tuning needs no teacher
   python -m dss_jax.teacher --client=none --dataset=svamp --split=test \\
       --inputs=svamp_test.json --records_dir=records
@@ -79,8 +83,12 @@ def _teacher(group) -> None:
       help='recorded: who wrote the completions, for the records (default: recorded)')
   add('--model', metavar='NAME',
       help="openai: the model's name at the server; t5: its folder (Hugging Face, T5X or ours)")
-  add('--base_url', metavar='URL',
-      help='openai: the server, up to /v1 (default: the hosted OpenAI API)')
+  add('--base_url', action='append', default=[], metavar='URL',
+      help='openai: the server, up to /v1 (default: the hosted OpenAI API); several are asked in '
+      'turns, and one that fails is left alone for a while')
+  add('--header', action='append', default=[], metavar="'NAME: VALUE'",
+      help="openai: another header of every request; may repeat; $VARIABLE in it is taken from the "
+      "environment: --header='api-key: $AZURE_KEY'")
   add('--endpoint', choices=('chat', 'completions'), default='chat',
       help='openai: chat turns, or one text to go on with, for models without a chat template '
       '(default: chat)')
@@ -103,7 +111,12 @@ def _teacher(group) -> None:
 def _run(group) -> None:
   add = group.add_argument
   add('--max_tokens', type=int, default=256, metavar='N',
-      help='tokens of an answer (default: 256)')
+      help='tokens of an answer, without thoughts (default: 256)')
+  add('--thinking_room', type=int, default=8192, metavar='N',
+      help='openai: tokens more for a model that is seen to think before it answers '
+      '(default: 8192)')
+  add('--reasoning_effort', default='', metavar='WORD',
+      help="openai: how long to think, in the server's words: none, low, medium, high")
   add('--temperature', type=float, metavar='T',
       help='default: 0 for one sample, 0.7 for several')
   add('--params', default='{}', metavar='JSON',
@@ -115,6 +128,13 @@ def _run(group) -> None:
       help='ask up to N times more about rows whose answer was refused, cut or did not parse, '
       'with twice the tokens and temperature 0.7 (default: 0)')
   add('--in_flight', type=int, default=64, metavar='N', help='requests at a time (default: 64)')
+  add('--batch', nargs='?', const='', metavar='DIR',
+      help='openai: in batches, which hosted servers do at half price within a day; the same '
+      'command again goes on, from another machine too. With DIR nothing is sent: request files '
+      'are written there, and result files read, as `vllm run-batch` takes and writes them')
+  add('--no_wait', action='store_true',
+      help='batch: end (exit code 3) once the batches are sent; the same command again looks '
+      'whether they are done')
   add('--rpm', type=float, default=0, metavar='N', help='requests per minute at most')
   add('--tpm', type=float, default=0, metavar='N', help='tokens per minute at most')
   add('--timeout', type=float, default=120, metavar='SECONDS',
@@ -122,7 +142,13 @@ def _run(group) -> None:
   add('--max_retries', type=int, default=8, metavar='N',
       help='of one request, besides waiting as long as a busy server says (default: 8)')
   add('--max_fatal', type=int, default=5, metavar='N',
-      help='stop after N errors in a row that repeating does not mend (default: 5)')
+      help='after N requests in a row without an answer, ask what is sure to be answered, and '
+      'stop if that is not either (default: 5)')
+  add('--max_failed', type=float, default=0.02, metavar='SHARE',
+      help='write the set if the server gave no answer for at most this share of its rows, or for '
+      'one (default: 0.02)')
+  add('--go_on', action='store_true',
+      help='go on even if fewer than half of the first 50 answers can be read')
   add('--dry_run', action='store_true', help='estimate requests, tokens and cost, and stop')
   add('--prompt_price', type=float, default=0, metavar='USD', help='for a million tokens read')
   add('--completion_price', type=float, default=0, metavar='USD',

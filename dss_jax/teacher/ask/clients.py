@@ -12,6 +12,7 @@ from dss_jax import datasets, errors
 from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import asking, endpoint, limits, prompts, recorded, secrets, sender
 from dss_jax.teacher.ask import journal as journal_lib
+from dss_jax.teacher.ask.batch import client as batch_client
 
 
 class NoTeacher(protocol.Client):
@@ -68,11 +69,16 @@ def check(flags: argparse.Namespace) -> None:
     raise errors.UserError(
         f'unknown --client={flags.client}: {errors.did_you_mean(flags.client, names())}')
   for flag, least in (('samples', 1), ('in_flight', 1), ('max_fatal', 1), ('max_tokens', 1),
-                      ('workers', 1), ('batch_size', 1), ('max_retries', 0), ('rpm', 0),
-                      ('tpm', 0), ('budget_usd', 0), ('max_requests', 0)):
+                      ('workers', 1), ('batch_size', 1), ('max_retries', 0), ('thinking_room', 0),
+                      ('rpm', 0), ('tpm', 0), ('budget_usd', 0), ('max_requests', 0)):
     if getattr(flags, flag) < least:
       raise errors.UserError(f'--{flag}={getattr(flags, flag)}: use {least} or more')
-  for flag in ('model', 'teacher_model', 'params'):  # They go into records or requests.
+  if not 0 <= flags.max_failed <= 1:
+    raise errors.UserError(f'--max_failed={flags.max_failed:g}: give a share from 0 to 1')
+  if flags.reasoning_effort and flags.endpoint == 'completions':
+    raise errors.UserError('--reasoning_effort: --endpoint=completions has no such field; drop it')
+  # They go into records or requests.
+  for flag in ('model', 'teacher_model', 'params', 'reasoning_effort'):
     try:
       (getattr(flags, flag) or '').encode('utf-8')
     except UnicodeEncodeError:
@@ -83,6 +89,13 @@ def check(flags: argparse.Namespace) -> None:
   if flags.client in ENDPOINTS and flags.completions:
     raise errors.UserError(f'--client={flags.client} asks for completions; drop --completions, or '
                            'use --client=recorded')
+  if flags.batch is not None and flags.client != 'openai':
+    raise errors.UserError(f'--batch: --client={flags.client} has no batches; drop it, or use '
+                           '--client=openai')
+  if flags.batch is not None and flags.runner != 'local':
+    raise errors.UserError('--batch: one process makes the batches; drop --runner')
+  if flags.no_wait and flags.batch != '':
+    raise errors.UserError('--no_wait is for --batch without a folder; drop it')
   for flag in ('samples', 'retry_failed', 'budget_usd', 'max_requests'):
     if flags.client in CLIENTS and getattr(flags, flag) > (flag == 'samples'):
       raise errors.UserError(f'--{flag}: --client={flags.client} asks nobody; drop it, or use '
@@ -112,7 +125,8 @@ def from_flags(flags: argparse.Namespace, records_dir: str, share: int = 1) -> p
   if prompt.dataset != flags.dataset:
     raise errors.UserError(f'--prompt={flags.prompt} is for dataset {prompt.dataset!r}, not for '
                            f'--dataset={flags.dataset}')
-  return asking.AskingClient(
+  kind = asking.AskingClient if flags.batch is None else batch_client.BatchClient
+  return kind(
       getattr(importlib.import_module(module), name).from_flags(flags), prompt,
       journal_lib.Journal(flags.journal or os.path.join(records_dir, 'journal')),
       _options(flags), limits.Pace(flags.rpm / share, flags.tpm / share),
@@ -133,9 +147,15 @@ def _options(flags: argparse.Namespace) -> sender.Options:
   more = {name: 2 * value if name == 'max_completion_tokens' and value else value
           for name, value in extra.items()}
   several = flags.samples > 1
+  drawn = extra.get('temperature', flags.temperature)
+  if several and (drawn == 0 or extra.get('seed') is not None):
+    what = '--params: seed' if extra.get('seed') is not None else '--temperature=0'
+    raise errors.UserError(f'--samples={flags.samples}: with {what} all samples would be the same, '
+                           'and each is paid for; drop it')
   temperature = flags.temperature if flags.temperature is not None else 0.7 * several
   return sender.Options(
       samples=flags.samples,
       decoding=endpoint.Decoding(flags.max_tokens, temperature, extra),
       retry_decoding=endpoint.Decoding(2 * flags.max_tokens, max(temperature, 0.7), more),
-      in_flight=flags.in_flight, max_retries=flags.max_retries, max_fatal=flags.max_fatal)
+      in_flight=flags.in_flight, max_retries=flags.max_retries, max_fatal=flags.max_fatal,
+      go_on=flags.go_on)

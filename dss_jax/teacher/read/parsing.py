@@ -21,6 +21,7 @@ from dss_jax.teacher.read import table as table_lib
 
 NO_TEACHER = 'no_teacher'
 REJECTED = 'rejected'
+UNANSWERED = 'unanswered'
 REFUSED = 'refused'
 DISAGREES = 'disagrees'
 TRUNCATED = 'truncated'
@@ -28,6 +29,7 @@ LONG_THINKING = 'long_thinking'
 REASONS = {  # every parse_status but 'ok'
     NO_TEACHER: 'no teacher was asked (--client=none)',
     REJECTED: 'the endpoint would not take the request (too long, filtered)',
+    UNANSWERED: 'the endpoint gave no answer, however often it was asked',
     REFUSED: 'the teacher refused to answer',
     DISAGREES: "the teacher's label is not the gold one (--keep=agree)",
     'empty_completion': 'the teacher wrote nothing',
@@ -93,8 +95,8 @@ def read(
     how: or the name of a parser.
   """
   how = Reading(how) if isinstance(how, str) else how
-  if completion.finish_reason == REJECTED:
-    return parsed.failed(REJECTED)
+  if completion.finish_reason in (REJECTED, UNANSWERED):
+    return parsed.failed(completion.finish_reason)
   table = table_lib.of(dataset.completion)
   _, text, unclosed = thoughts.part(completion.text, table)
   if unclosed:
