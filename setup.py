@@ -74,6 +74,7 @@ setuptools.setup(
     package_dir=PACKAGES,
     package_data={name: ['*.gin'] for name in PACKAGES if name.startswith('dss_jax.configs')}
     | {'dss_jax.tasks': ['prompts/*.toml'],
+       'dss_jax.teacher.read': ['*.toml'],
        'dss_jax.page': ['*.html', '*.css', '*.js']},
     python_requires='>=3.11,<3.14',  # tensorflow-text has no wheel for 3.14 yet.
     install_requires=CORE,

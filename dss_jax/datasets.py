@@ -49,13 +49,20 @@ class CompletionFormat:
   end_marker: str = 'Q:'
   answer_phrase: str = 'So the answer is'
   label_kind: str = 'text'  # 'choice': "(x) text"; 'class': of a closed set; 'equation'; 'text'
+  # What a chat teacher copies from the demonstrations before its rationale: no part of the form.
+  lead_in: str = dataclasses.field(default='', compare=False)
+  more_end_markers: tuple[str, ...] = ()
+  # More words for teacher/read/reading.toml: {'nouns': ['Antwort'], 'verbs': ['ist']}.
+  reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    for name in ('end_marker', 'answer_phrase', 'label_kind'):
+    for name in ('end_marker', 'answer_phrase', 'label_kind', 'lead_in'):
       if not isinstance(value := getattr(self, name), str):
         raise errors.UserError(f'{name} is {fields.describe(value)}: give one text')
     if not self.answer_phrase.strip():
       raise errors.UserError('answer_phrase is blank: give the words after which the label stands')
+    if not isinstance(self.reading, Mapping):
+      raise errors.UserError(f'reading is {fields.describe(self.reading)}: give a dict of lists')
     kinds = ('choice', 'class', 'equation', 'text')
     if self.label_kind not in kinds:
       raise ValueError(f'label_kind={self.label_kind!r}: use one of {", ".join(kinds)}')

@@ -174,6 +174,13 @@ def _records(group) -> None:
   add('--parser', default='strict', metavar='NAME',
       help='strict: repairs slips, gives each failure a reason (default); '
       "released: row for row what the paper's released code reads")
+  add('--rationale_from', default='answer', metavar='WHICH',
+      help='answer: what the teacher explains before its label (default); '
+      'thinking: what a thinking model thought before its answer')
+  add('--max_thinking', type=int, default=180, metavar='N',
+      help='words of a rationale from thinking; longer ones fail (long_thinking), since what '
+      'decides the label is at their end; 0: any length (default: 180, about the 256 tokens of a '
+      'target)')
   add('--keep', default='all', metavar='WHICH',
       help='all rationales that parsed (default), or agree: only those whose label is the gold one')
   add('--allow_unparsed', action='store_true',

@@ -24,7 +24,7 @@ from dss_jax.teacher import shard as shard_lib
 from dss_jax.teacher import summary as summary_lib
 from dss_jax.teacher.inputs import holdout as holdout_lib
 from dss_jax.teacher.inputs import reading
-from dss_jax.teacher.read import parsing
+from dss_jax.teacher.read import parsing, released, table
 
 HOLDOUTS = ('auto', 'none')
 # So many shards are open that the slow last answers of one leave no connection idle, and so few
@@ -98,6 +98,8 @@ def run(
     holdout: str = 'auto',
     keep: str = 'all',
     retry_failed: int = 0,
+    rationale_from: str = 'answer',
+    max_thinking: int = 0,
     max_failed: float = 0.02,
     allow_unparsed: bool = False,
     provenance: Mapping[str, Any] | None = None,
@@ -120,6 +122,8 @@ def run(
     holdout: 'auto' as the dataset says, or 'none' to keep all of train.
     keep: 'all', or 'agree' to drop rationales for another label than the gold one.
     retry_failed: further attempts at rows that did not parse.
+    rationale_from: 'answer', or 'thinking': what the model thought before it answered.
+    max_thinking: words of a rationale from thinking at most; 0 for any.
     max_failed: the share of rows to which the server gave no answer above which nothing is
       written; one row never is.
     allow_unparsed: write sets in which no row parsed, too.
@@ -130,7 +134,7 @@ def run(
     UserError: see `inputs.check_examples`, the client, and `publish`.
     Unfinished: the client stopped early; no set is written yet.
   """
-  settings = shard_lib.Settings(parser, keep, retry_failed)
+  settings = shard_lib.Settings(parser, keep, retry_failed, rationale_from, max_thinking)
   plan = make_plan(dataset, split, examples, client, settings, records_dir, num_shards, holdout,
                    provenance or {})
   with contextlib.ExitStack() as stack:
@@ -260,7 +264,7 @@ def _check_parsed(plan: Plan, summary: summary_lib.Summary) -> None:
 
 def _first_failed(plan: Plan, count: int) -> list[str]:
   """Beginnings of the first completions that did not parse."""
-  texts = (entry['completion'] for entry in _quarantined(plan))
+  texts = (entry['completion'] or entry.get('thoughts', '') for entry in _quarantined(plan))
   return [text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
           for text in itertools.islice(filter(str.strip, texts), count)]
 
@@ -301,9 +305,13 @@ def _manifest(
   if summary.prompt_tokens or summary.completion_tokens:
     teacher['usage'] = {'completions': summary.samples, 'prompt_tokens': summary.prompt_tokens,
                         'completion_tokens': summary.completion_tokens}
-  how = {'teacher': teacher, 'parser': settings.parser}
-  return {**how, 'keep': settings.keep, 'retry_failed': settings.retry_failed} if (
-      client.model) else how
+  how: dict[str, Any] = {'teacher': teacher, 'parser': settings.parser}
+  if not client.model:
+    return how
+  if settings.rationale_from == 'thinking':
+    how['max_thinking'] = settings.max_thinking
+  return {**how, 'keep': settings.keep, 'retry_failed': settings.retry_failed,
+          'rationale_from': settings.rationale_from}
 
 
 def _check(
@@ -319,13 +327,19 @@ def _check(
   for flag, value, known in (('--split', split, datasets.SPLITS),
                              ('--parser', settings.parser, parsing.PARSERS),
                              ('--keep', settings.keep, shard_lib.KEEP),
+                             ('--rationale_from', settings.rationale_from,
+                              parsing.RATIONALES_FROM),
                              ('--holdout', holdout, HOLDOUTS)):
     if value not in known:
       raise errors.UserError(f'unknown {flag}={value}: {errors.did_you_mean(value, known)}')
   for flag, number, least in (('--num_shards', num_shards, 1),
-                              ('--retry_failed', settings.retry_failed, 0)):
+                              ('--retry_failed', settings.retry_failed, 0),
+                              ('--max_thinking', settings.max_thinking, 0)):
     if number < least:
       raise errors.UserError(f'{flag}={number}: use {least} or more')
+  if settings.rationale_from == 'thinking' and settings.parser == 'released':
+    raise errors.UserError('--rationale_from=thinking: the released code knows no thoughts; use '
+                           '--parser=strict')
   if split == 'validation' and dataset.holdout and holdout == 'auto':
     raise errors.UserError(
         f'dataset {dataset.name!r} has no validation split of its own: --split=train writes it, '
@@ -343,8 +357,9 @@ def _check_format(
 ) -> None:
   """A format that no completion can satisfy is the dataset's fault, not 10,000 failed rows."""
   kind = dataset.completion.label_kind
+  table.of(dataset.completion)  # A misspelt word list.
   if parser == 'released':
-    parsing.PARSERS[parser]('', examples[0], dataset)  # It has rules for the paper's datasets.
+    released.parse_released('', dataset)  # It has rules for the paper's datasets.
     return
   if kind == 'class' and not dataset.labels:
     raise errors.UserError(

@@ -17,10 +17,11 @@ from dss_jax import datasets, files, metrics, records
 from dss_jax.teacher import first_look, protocol
 from dss_jax.teacher import summary as summary_lib
 from dss_jax.teacher.read import parsed as parsed_lib
-from dss_jax.teacher.read import parsing, voting
+from dss_jax.teacher.read import parsing, thoughts, voting
 
 KEEP = ('all', 'agree')
 _NOT_QUARANTINED = (records.PARSED, parsing.NO_TEACHER, parsing.DISAGREES)
+_SHOWN_THOUGHTS = 600  # characters of them in the quarantine file
 _Samples = Sequence[protocol.Completion]
 
 
@@ -53,11 +54,19 @@ class Settings:
     parser: 'strict' or 'released'.
     keep: 'all', or 'agree': no rationale whose label is not the gold one.
     retry_failed: further attempts at rows whose completion did not parse.
+    rationale_from: 'answer', or 'thinking': what the model thought before it answered.
+    max_thinking: words of a rationale from thinking at most; 0 for any.
   """
 
   parser: str = 'strict'
   keep: str = 'all'
   retry_failed: int = 0
+  rationale_from: str = 'answer'
+  max_thinking: int = 0
+
+  @property
+  def reading(self) -> parsing.Reading:
+    return parsing.Reading(self.parser, self.rationale_from, self.max_thinking)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +118,7 @@ def quarantine_name(spec: Spec) -> str:
 
 def reader(dataset: datasets.Dataset, settings: Settings) -> first_look.Read:
   """How this job reads completions."""
-  return lambda example, one: parsing.read(one, example, dataset, settings.parser)
+  return lambda example, one: parsing.read(one, example, dataset, settings.reading)
 
 
 def _failed(rows, completions: Sequence[_Samples], read: first_look.Read):
@@ -130,7 +139,7 @@ def _write(spec, rows, completions, dataset, model, settings, staging_dir) -> Re
       kept = _keep(readings[chosen], example, dataset, settings.keep)
       record = _filled(record, kept, samples[chosen], model)
     if record.parse_status not in _NOT_QUARANTINED:
-      quarantine.append(_quarantined(record, samples[chosen]))
+      quarantine.append(_quarantined(record, samples[chosen], dataset))
     made.append(record)
   shard = records.stage_shard(staging_dir, spec.name, made)
   files.write(os.path.join(staging_dir, quarantine_name(spec)), ''.join(quarantine))
@@ -171,11 +180,15 @@ def request_key(example_id: str, completion: protocol.Completion) -> str:
   return hashlib.sha256(json.dumps([example_id, completion.text]).encode()).hexdigest()
 
 
-def _quarantined(record: records.RationaleRecord, completion: protocol.Completion) -> str:
-  """A line of the quarantine file."""
+def _quarantined(
+    record: records.RationaleRecord, completion: protocol.Completion, dataset: datasets.Dataset
+) -> str:
+  """A line of the quarantine file; the journal has the thoughts at full length."""
+  thought, answer = parsing.divide(completion, dataset)
   return json.dumps({
       'id': record.id, 'reason': record.parse_status, 'why': parsing.REASONS[record.parse_status],
-      'finish_reason': record.finish_reason, 'completion': completion.text,
+      'finish_reason': record.finish_reason, 'completion': answer,
+      **({'thoughts': thoughts.shortened(thought, _SHOWN_THOUGHTS)} if thought else {}),
       **({'error': completion.error} if completion.error else {}),
       'input': record.input, 'label': record.label, 'request_key': record.request_key,
   }, ensure_ascii=False) + '\n'

@@ -106,7 +106,7 @@ def test_svamp_test(tmp_path, parser, counts, accuracy):
 
 
 @pytest.mark.parametrize('parser, counts, accuracy', [
-    ('strict', {'ok': 998, 'no_answer_phrase': 1, 'truncated': 1}, 67.4),
+    ('strict', {'ok': 999, 'truncated': 1}, 67.5),  # One says 'The answer is', without 'So'.
     ('released', {'ok': 991, 'released_blank': 9}, 66.8),
 ])
 def test_anli_validation(tmp_path, parser, counts, accuracy):

@@ -174,7 +174,7 @@ def test_an_end_marker_inside_a_word_ends_nothing(text):
 
 def test_an_answer_phrase_inside_a_word_is_none():
   assert _parse(CQA, "So the answer isn't (a). So the answer is (b).").label == 'soap'
-  assert _parse(CQA, 'Also the answer is (b) soap.').status == 'no_answer_phrase'
+  assert _parse(ESNLI, 'It is. MyAnswer: neutral').status == 'truncated'
   chinese = datasets.CompletionFormat('问题：', '所以答案是', 'class')
   dataset = datasets.Dataset('z', datasets.read_plain_row, labels=('正面', '负面'),
                              completion=chinese)
@@ -233,7 +233,8 @@ def test_class_prefers_the_longest_label():
     ('(4 / 0).', '<not_an_equation>'),
     ('(9**9**7).', '<not_an_equation>'),
     ('()', '<not_an_equation>'),
-    ('42 apples', '<not_an_equation>'),
+    ('42 apples', '42'),  # The unit is none of the number.
+    ('42 dozen', '<not_an_equation>'),
     ('forty-two', '<not_an_equation>'),
     ('((491 - 21', '<truncated>'),
     ('(9 + ', '<truncated>'),
@@ -257,7 +258,7 @@ def test_text(answer, label):
     ('I cannot say, since the', 'truncated'),
     ('So the answer is (b) soap.', 'empty_rationale'),
     ('It is. So the answer is', 'empty_label'),
-    ('Q: Who? It is. So the answer is (b) soap.', 'no_answer_phrase'),
+    ('It is. So the answer is (b) soap. So the answer is (a) perfume.', 'ambiguous_label'),
 ])
 def test_failures_have_reasons(completion, status):
   assert _parse(CQA, completion).status == status
@@ -267,7 +268,8 @@ def test_failures_have_reasons(completion, status):
     ' It cleans. So the answer is (b) soap.',
     'It cleans, so the answer is (b) soap.',
     'It cleans.\n\nSO THE ANSWER IS: (b) soap.',
-    'It cleans. So the answer is (b) soap. So the answer is (a) perfume.',
+    'It cleans. So the answer is (b) soap. So the answer is soap.',
+    'Q: Who? It cleans. So the answer is (b) soap.',  # It begins with the question.
     'It cleans. So the answer is (b) soap.\n\nQ: Who? Me. So the answer is (a) perfume.',
 ])
 def test_the_first_answer_counts(completion):

@@ -15,6 +15,9 @@ the answer stops:
   stop = ['Q:']                    # the teacher stops there; the first is the end marker
   parts = ['premise', 'hypothesis']   # optional: names of what `</s>` separates in an input
 
+  [reading]                        # optional: more words, see teacher/read/reading.toml
+  synonyms = {bug = ['defect']}
+
   [[demonstrations]]
   input = 'The app crashes.'
   rationale = 'A crash is a fault of the program.'
@@ -32,8 +35,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import datasets, errors, fields
+from dss_jax.teacher.read import table
 
-_KEYS = ('version', 'dataset', 'instruction', 'completion', 'demonstrations')
+_KEYS = ('version', 'dataset', 'instruction', 'completion', 'reading', 'demonstrations')
 _COMPLETION_KEYS = ('question', 'answer', 'answer_phrase', 'label_kind', 'stop', 'parts')
 _DEMONSTRATION_KEYS = ('input', 'rationale', 'label')
 _SEPARATOR = '</s>'
@@ -76,8 +80,13 @@ class Prompt:
 
   def sha256(self) -> str:
     """Of everything that shapes a request or how its answer is read."""
-    content = json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(content.encode('utf-8')).hexdigest()
+    content = dataclasses.asdict(self)
+    for derived in ('lead_in', 'more_end_markers'):  # Of what is in it already.
+      del content['completion'][derived]
+    if not content['completion']['reading']:
+      del content['completion']['reading']
+    said = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(said.encode('utf-8')).hexdigest()
 
   def ask(self, text: str) -> str:
     """An input as a question: 'Q: Where do birds live?'"""
@@ -97,7 +106,7 @@ class Prompt:
   @property
   def lead_in(self) -> str:
     """What stands before a rationale: 'A:'."""
-    return self.answer.partition('{rationale}')[0].rstrip()
+    return _lead_in(self.answer)
 
   def as_text(self, text: str) -> str:
     """The request to a completions endpoint: it goes on after the lead-in."""
@@ -138,7 +147,7 @@ def load(path: str) -> Prompt:
         '--prompt=FILE: docs/your_task.md shows one') from error
   except ValueError as error:  # Bad TOML, or not UTF-8.
     raise errors.UserError(f'prompt {path}: not TOML ({error})') from error
-  _check_keys(raw, _KEYS, (), path)
+  _check_keys(raw, _KEYS, ('reading',), path)
   if type(raw['version']) is not int:
     raise errors.UserError(f'prompt {path}: version is {fields.describe(raw["version"])}: give a '
                            'whole number, version = 1')
@@ -181,13 +190,15 @@ def _make(
   parts, stop = _list(form, 'parts', path), _list(form, 'stop', path)
   _check_places(form['question'], parts or ('input',), f'{path}, question')
   _check_places(form['answer'], ('rationale', 'label'), f'{path}, answer')
-  if form['answer_phrase'] not in form['answer']:
+  if form['answer_phrase'] not in form['answer'].format(rationale='', label=''):
     raise errors.UserError(f'prompt {path}: answer does not hold the answer_phrase '
                            f'{form["answer_phrase"]!r}, by which the label is found')
   try:
     completion = datasets.CompletionFormat(
         end_marker=stop[0] if stop else '', answer_phrase=form['answer_phrase'],
-        label_kind=form['label_kind'])
+        label_kind=form['label_kind'], lead_in=_lead_in(form['answer']),
+        more_end_markers=stop[1:], reading=raw.get('reading', {}))
+    table.of(completion)
   except (ValueError, errors.UserError) as error:
     raise errors.UserError(f'prompt {path}: {error}') from error
   return Prompt(
@@ -195,6 +206,11 @@ def _make(
       question=form['question'].strip(), answer=form['answer'].strip(), stop=stop, parts=parts,
       completion=completion,
       demonstrations=tuple(shown))
+
+
+def _lead_in(answer: str) -> str:
+  """What a template has before {rationale}; a doubled brace is one."""
+  return next(iter(string.Formatter().parse(answer.strip())))[0].rstrip()
 
 
 def _one_line(text: str) -> str:

@@ -3,31 +3,89 @@
 import re
 from collections.abc import Callable, Sequence
 
-from dss_jax import datasets, equations
-from dss_jax.teacher.read import matching
+from dss_jax import datasets
+from dss_jax.teacher.read import arithmetic, markup, matching, parsed
+from dss_jax.teacher.read import table as table_lib
 
 _LEAD = rf'^[\s{re.escape("".join(matching.PROSE))}]*'
 _LETTER = re.compile(  # '(b) fly', 'either (b) fly or (c) run'; 'b) fly', 'b: fly'; not 'a ledge'
     rf'\(\s*([A-Za-z])\s*\)|{_LEAD}([A-Za-z])(?:\)|[.:]\s|\s[-–—]\s|{_LEAD[1:]}$)')
-_AROUND_LETTERS = re.compile(  # Words that say nothing about which choice is meant.
-    '|either|both|options?|choices?|answer|letter|the|is|are|best|correct|right|most|likely|'
-    'probably|definitely|would|be|of|course|and|or|boxed|text')
-_REASON = re.compile(r'\W*(?:because|since|as|for)(?!\w)', re.IGNORECASE)
 _NEXT_LETTER = re.compile(r'[-–—\s,;/]*(?:(?<!\w)(?:or|and)(?!\w))?\s*$', re.IGNORECASE)
+_QUOTED = re.compile(r'["“]([^"”]+)["”]\.?')
 _INITIALS = re.compile(r'(?<!\w)(?:[^\W\d_]\.){2,}$')
-_CURRENCY_OR_THOUSANDS = re.compile(r'\$|(?<=[0-9]),(?=[0-9]{3}(?![0-9]))')
-_ARITHMETIC = re.compile(r'(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+|[-+*/() \t])+')
+_NOT_BUT = re.compile(
+    r'\W*not\s+(?!only|just|merely|simply).+?[\s,;]+(?:but(?:\s+rather|\s+instead)?|instead|rather)'
+    r'\s+(?P<second>.+)', re.IGNORECASE)
+_SENTENCE_END = re.compile(r'(?<=[^\s.][.!])[*_"\')]*\s+(?=[A-Z(])')
+_WORDS = re.compile(r"[^\W\d_]{2}[\w' -]*")
 
 
-class Unreadable(Exception):
-  """There is no label; `reason` is a key of `parsing.REASONS`."""
+def read(
+    line: str, example: datasets.Example, dataset: datasets.Dataset, table: table_lib.Table,
+    tight: bool = False,
+) -> str:
+  """The label of a line as it stands, or else without markup, or of its first sentence.
 
-  def __init__(self, reason: str):
-    super().__init__(reason)
-    self.reason = reason
+  'not (d) mall but (a) bank' is '(a) bank', whatever the kind of label.
+
+  Args:
+    line: what follows an answer phrase.
+    example, dataset, table: whose labels they are, and by which words they are read.
+    tight: the phrase may begin any sentence, so that the label must come first.
+
+  Raises:
+    Unreadable: there is none, or several.
+  """
+  kind = dataset.completion.label_kind
+  cleaned = markup.untex(markup.plain(line, table))
+  ways = [line, cleaned]
+  if mended := _NOT_BUT.match(cleaned):
+    ways = [mended['second']]
+    if table.has('negations', mended['second']):
+      raise parsed.Unreadable('ambiguous_label')
+  elif kind != 'text':
+    ways.append(_SENTENCE_END.split(cleaned)[0])
+  names = (*example.choices, *(dataset.labels or ()))
+  if kind != 'text' and '?' in cleaned and not any('?' in name for name in names):
+    raise parsed.Unreadable('ambiguous_label')
+  if tight and kind == 'choice' and not _choice_first(ways[-1], example.choices, table):
+    raise parsed.Unreadable('unknown_choice')
+  failed: parsed.Unreadable | None = None
+  for said in filter(None, dict.fromkeys(way.strip() for way in ways)):
+    try:
+      return READERS[kind](said, example, dataset, table)
+    except parsed.Unreadable as error:
+      failed = failed or error
+  raise failed or parsed.Unreadable('empty_label')
 
 
-def read_choice(answer: str, example: datasets.Example, dataset: datasets.Dataset) -> str:
+def first_line(text: str) -> str:
+  """': bug' and ' : bug' -> 'bug', but the label ':)' keeps its colon."""
+  lines = re.sub(r'^[*_]*:|^\s+:(?=\s)', '', text).strip().splitlines()
+  return lines[0].strip() if lines else ''
+
+
+def may_go_on(said: str, kind: str) -> bool:
+  """'... is ent', 'C+', '3.' may go on; '... is entailment.' does not, nor '(c) ne': a letter."""
+  answer = said.lstrip()
+  return kind != 'choice' and '\n' not in answer and bool(answer) and (
+      answer[-1] not in matching.PROSE or bool(re.search(r'[0-9][.,]$', answer)))
+
+
+def _choice_first(said: str, choices: Sequence[str], table: table_lib.Table) -> bool:
+  fillers = table_lib.words(table.lists['fillers'])
+  said = re.sub(rf'^\W*(?:(?:{fillers})\s+)*(?=\w{{2}}|\()', '', said, flags=re.IGNORECASE)
+  letter = _LETTER.search(said)
+  if letter and not matching.bare(said[:letter.start()]):
+    return True
+  found, rest = matching.start(said, choices)
+  return bool(found) and not re.match(r'\s*\w', rest) or bool(
+      found and re.match(rf'\s*(?:{table_lib.words(table.lists["reasons"])})(?!\w)', rest))
+
+
+def read_choice(
+    answer: str, example: datasets.Example, dataset: datasets.Dataset, table: table_lib.Table
+) -> str:
   """The choice that the text is, or that the first letter names, in the example's own spelling.
 
   A letter repairs the text of its choice where that is misspelt, cut or missing; it does not
@@ -44,18 +102,18 @@ def read_choice(answer: str, example: datasets.Example, dataset: datasets.Datase
     if letter and letter[2] and not any(map(matching.bare, around)):
       text |= _at(letter, choices)  # 'A' is choice (a), and may be the text of another.
     if len(text) > 1:
-      raise Unreadable('ambiguous_label')
+      raise parsed.Unreadable('ambiguous_label')
     if text:
       return text.pop()
   if not letter:
     return _named(answer, choices)
   if not (lettered := _at(letter, choices)):
-    raise Unreadable('unknown_choice')
+    raise parsed.Unreadable('unknown_choice')
   (choice,) = lettered
   following = _LETTER.search(answer, letter.end())
   said = answer[letter.end():following.start() if following else None]
-  if not _supports(choice, answer[:letter.start()], said, choices):
-    raise Unreadable('ambiguous_label')
+  if not _supports(choice, answer[:letter.start()], said, choices, table):
+    raise parsed.Unreadable('ambiguous_label')
   return choice
 
 
@@ -72,18 +130,21 @@ def _named(answer: str, choices: Sequence[str]) -> str:
     if not matching.denies(matching.normal(answer).partition(matching.normal(choice))[0]):
       return choice
   if named:
-    raise Unreadable('ambiguous_label')
-  raise Unreadable('truncated' if answer.endswith('(') else 'unknown_choice')
+    raise parsed.Unreadable('ambiguous_label')
+  raise parsed.Unreadable('truncated' if answer.endswith('(') else 'unknown_choice')
 
 
-def _supports(choice: str, before: str, said: str, choices: Sequence[str]) -> bool:
+def _supports(
+    choice: str, before: str, said: str, choices: Sequence[str], table: table_lib.Table
+) -> bool:
   """Whether the text around a letter is of the letter's choice, or says nothing."""
   others = set(choices) - {choice}
   if matching.denies(before) or matching.mentioned(before, choices) & others:
     return False
   if not matching.bare(_NEXT_LETTER.sub('', said)) and not matching.whole(said, choices):
     said = ' '.join(word for word in before.split()
-                    if not _AROUND_LETTERS.fullmatch(''.join(filter(str.isalpha, word)).lower()))
+                    if ''.join(filter(str.isalpha, word)).lower() not in table.lists['fillers']
+                    and any(map(str.isalpha, word)))
     if not said:
       return True
   for text in (said, _NEXT_LETTER.sub('', said)):
@@ -92,12 +153,16 @@ def _supports(choice: str, before: str, said: str, choices: Sequence[str]) -> bo
     found, rest = matching.start(text, choices)
     if found == {choice} and not matching.mentioned(rest, choices) & others:
       return True
-  if _REASON.match(said) and not matching.mentioned(said, choices) & others:
+  reason = table.has('reasons', said)
+  if reason and not matching.bare(said[:reason.start()]) and not (
+      matching.mentioned(said, choices) & others):
     return True
   return matching.resembles(_NEXT_LETTER.sub('', said), choice, choices)
 
 
-def read_class(answer: str, example: datasets.Example, dataset: datasets.Dataset) -> str:
+def read_class(
+    answer: str, example: datasets.Example, dataset: datasets.Dataset, table: table_lib.Table
+) -> str:
   """The label of the closed set that the answer is, or starts with, whatever case and quotes.
 
   With labels ('entailment', 'neutral'):
@@ -106,6 +171,15 @@ def read_class(answer: str, example: datasets.Example, dataset: datasets.Dataset
   With labels ('C', 'C++'): 'C++.' -> 'C++'; 'C#' -> unknown_label.
   """
   del example
+  try:
+    return _class_first(answer, dataset)
+  except parsed.Unreadable:
+    if label := affirmed(answer, dataset, table):
+      return label
+    raise
+
+
+def _class_first(answer: str, dataset: datasets.Dataset) -> str:
   known = dataset.labels or ()
   found, rest = matching.whole(answer, known), ''
   if not found:
@@ -114,64 +188,79 @@ def read_class(answer: str, example: datasets.Example, dataset: datasets.Dataset
     (label,) = found
     if rest and (matching.mentioned(rest, known) - found
                  or matching.continues(answer, label, known)):
-      raise Unreadable('ambiguous_label')
+      raise parsed.Unreadable('ambiguous_label')
     return label
   if found:
-    raise Unreadable('ambiguous_label')
+    raise parsed.Unreadable('ambiguous_label')
   said = matching.normal(answer)
   if answer[-1].isalnum() and any(matching.normal(label).startswith(said) for label in known):
-    raise Unreadable('truncated')
-  raise Unreadable('unknown_label')
+    raise parsed.Unreadable('truncated')
+  raise parsed.Unreadable('unknown_label')
 
 
-def read_equation(answer: str, example: datasets.Example, dataset: datasets.Dataset) -> str:
-  """The arithmetic around the first parenthesis, or the whole line if it is arithmetic.
+def affirmed(
+    answer: str, dataset: datasets.Dataset, table: table_lib.Table, alone: bool = False
+) -> str:
+  """The label that a sentence of known words affirms, or ''.
 
-  The teacher's own text is kept ('(84 / 2)' is not respelt as the gold '( 84.0 / 2.0 )', the
-  released code's choice too), without $ and thousands commas, which cannot be evaluated.
-  '(84 / 2).' -> '(84 / 2)'; '(16 * 17) * 4.' -> '(16 * 17) * 4' (the released code drops '* 4');
-  '(8 / 4) and (6 / 4)' -> '(8 / 4)', the first answer; '(25 + x)' and '((8 / 4) and (6 / 4))' ->
-  not_an_equation; '((491 - 21' -> truncated.
+  'false (contradiction)', 'neither, so neutral', 'a contradiction', 'neutral (neither entailment
+  nor contradiction)'; not 'anything but neutral', 'slightly positive'. `alone`: nothing but known
+  words may follow, either.
   """
-  del example, dataset
-  text = _CURRENCY_OR_THOUSANDS.sub('', answer)
-  runs = list(_ARITHMETIC.finditer(text))
-  run = next((r for r in runs if '(' in r[0]), None)
-  if run is None:  # No parentheses: then only a line that is nothing but an equation.
-    run = next((r for r in runs if r[0].strip() == text.rstrip(' .')), None)
-  if run is None:
-    raise Unreadable('not_an_equation')
-  expression = run[0].strip()
-  if run.end() == len(text) and expression.count('(') > expression.count(')'):
-    raise Unreadable('truncated')
-  # '7x - (3 + 4)' and '(3 + 4)x' hold arithmetic, but it is not what they say.
-  left, right = text[:run.start()], text[run.end():]
-  if (left and expression[0] in '-+*/') or _touches(left[-1:], run[0][0]) or _touches(
-      right[:1], run[0][-1]):
-    raise Unreadable('not_an_equation')
-  try:
-    equations.evaluate(expression)
-  except ValueError as error:
-    raise Unreadable('not_an_equation') from error
-  return expression
+  names = {matching.normal(name): label
+           for label, more in table.of_labels(dataset.labels or ()).items()
+           for name in (label, *more)}
+  if not all(map(_WORDS.fullmatch, names)):  # '-1', 'C++': signs decide, not words.
+    return ''
+  said = matching.normal(answer)
+  longest_first = '|'.join(sorted(map(re.escape, names), key=len, reverse=True))
+  pattern = re.compile(rf"(?<![\w'-])(?:{longest_first})(?![\w'+#-])")
+  meant: list[tuple[int, int, str]] = []
+  denied = 0
+  for one in pattern.finditer(said):
+    if table.denied.search(said[:one.start()]):
+      denied += 1
+    else:
+      meant.append((one.start(), one.end(), names[one[0]]))
+  if len({label for _, _, label in meant}) != 1 or (len(meant) == 1 and not denied
+                                                    and said.startswith(meant[0][2])):
+    return ''
+  start, end, label = meant[0]
+  around = said[:start] + (pattern.sub(' ', said[end:]) if alone else '')
+  around = pattern.sub(' ', around)
+  left = set(re.findall(r"[\w'-]+", around)) - set(table.lists['fillers'])
+  if denied or re.match(r'neither\s*(?:,|so)', said):
+    left -= set(table.lists['negations'])
+  return '' if left or (not alone and re.match(r'\s*[^\W\d_]', said[end:])
+                        and not _known_next(said[end:], table)) else label
 
 
-def read_text(answer: str, example: datasets.Example, dataset: datasets.Dataset) -> str:
+def _known_next(rest: str, table: table_lib.Table) -> bool:
+  """Whether what follows a label explains it: 'because ...', 'rather than ...'."""
+  for name in ('reasons', 'negations'):
+    if (found := table.has(name, rest)) and not rest[:found.start()].strip():
+      return True
+  return False
+
+
+def read_text(
+    answer: str, example: datasets.Example, dataset: datasets.Dataset, table: table_lib.Table
+) -> str:
   """The line as it is, less one trailing period: 'Paris.' -> 'Paris', but 'U.S.A.' as it is."""
   del example, dataset
-  label = answer if _INITIALS.search(answer) else answer.removesuffix('.').rstrip()
+  said = markup.plain(answer, table).strip()
+  if quoted := _QUOTED.fullmatch(said):
+    said = quoted[1]
+  label = said if _INITIALS.search(said) else said.removesuffix('.').rstrip()
   if not label:
-    raise Unreadable('empty_label')
+    raise parsed.Unreadable('empty_label')
   return label
 
 
-READERS: dict[str, Callable[[str, datasets.Example, datasets.Dataset], str]] = {
+Reader = Callable[[str, datasets.Example, datasets.Dataset, table_lib.Table], str]
+READERS: dict[str, Reader] = {
     'choice': read_choice,
     'class': read_class,
-    'equation': read_equation,
+    'equation': arithmetic.read_equation,
     'text': read_text,
 }
-
-
-def _touches(outside: str, inside: str) -> bool:
-  return outside.isalnum() and not inside.isspace()

@@ -12,6 +12,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+from dss_jax.teacher.read import table
+
 PROSE = frozenset('.,;:!?…\'"`*_()[]{}“”‘’«»‹›„‚¡¿。，、；：！？．（）［］【】「」『』《》〈〉')
 _ENDS = frozenset('.,;:!?…。，、；：！？．')
 _PAIRS = dict(zip('"\'`*_([{“‘«‹（［【「『《〈<$|~',
@@ -22,12 +24,10 @@ _QUOTED = re.compile(r'(\*{1,3}|_{1,3}|`+|["\'“‘«„])(?P<inner>.+?)(?:\1|[
 _SAME = str.maketrans({**dict.fromkeys('‘’‚ʼ′', "'"), **dict.fromkeys('“”„″', '"'),
                        **dict.fromkeys('−‐‑', '-'),
                        **dict.fromkeys('\u200b\u2060\ufeff\u00ad\ufe0e\ufe0f')})
-_NOT = re.compile(r"(?<!\w)(?:not|no|never|neither|nor|none|without|cannot)(?!\w)|n't(?!\w)")
 _NUMBER = re.compile(r'(?<![\w.])[-+]?\.?[0-9]+(?:[.,:/][0-9]+)*')
 _SYMBOL = re.compile(r'[+#<>=~^%]|(?<!\w)-(?=\w)|(?<=\w)-(?!\w)')
-_OPPOSITE = re.compile(r'un|in|im|il|ir|dis|non|mis')
-_SMALL_WORD = re.compile(
-    'an?|the|of|to|in|on|at|and|or|for|with|its?|is|be|your|their|his|her|some')
+_WORDS = table.DEFAULT.lists
+_NOT = re.compile(rf"(?<!\w)(?:{table.words(_WORDS['negations'])})(?!\w)|n't(?!\w)")
 _LIKE, _VERY_LIKE, _MIN_PREFIX = 0.75, 0.85, 3
 
 
@@ -130,7 +130,7 @@ def resembles(said: str, name: str, names: Iterable[str]) -> bool:
   if not a or not b or _marks(said) != _marks(name) or not _numbers_fit(said, name):
     return False
   long, short = sorted((normal(said), normal(name)), key=len, reverse=True)
-  if long.endswith(short) and _OPPOSITE.fullmatch(long.removesuffix(short)):
+  if long.endswith(short) and long.removesuffix(short) in _WORDS['opposites']:
     return False
   cut = normal(said)[-1].isalnum()
   if b.startswith(a) and (cut or len(a) >= _MIN_PREFIX):
@@ -231,7 +231,7 @@ def _squashed(text: str) -> str:
 
 def _content(text: str) -> frozenset[str]:
   words = frozenset(re.findall(r'[^\W_]+', normal(text).replace("'", '')))
-  return frozenset(word for word in words if not _SMALL_WORD.fullmatch(word)) or words
+  return frozenset(word for word in words if word not in _WORDS['small_words']) or words
 
 
 def _marks(text: str) -> collections.Counter[str]:

@@ -20,3 +20,11 @@ class Parsed:
 
 def failed(reason: str) -> Parsed:
   return Parsed('', '', reason)
+
+
+class Unreadable(Exception):
+  """There is no label; `reason` is a key of `parsing.REASONS`."""
+
+  def __init__(self, reason: str):
+    super().__init__(reason)
+    self.reason = reason

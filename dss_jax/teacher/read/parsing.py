@@ -1,16 +1,23 @@
 """From a completion to (rationale, label), or a reason why not.
 
-`parse_strict` follows the dataset's `CompletionFormat` and knows no dataset by name;
-`released.parse_released` is the released code's behaviour.
+`parse_strict` follows the dataset's `CompletionFormat` and the table of words, `reading.toml`, and
+knows no dataset by name; `released.parse_released` is the released code's behaviour.
 """
 
-import re
-import unicodedata
-from collections.abc import Callable
+import dataclasses
 
 from dss_jax import datasets
 from dss_jax.teacher import protocol
-from dss_jax.teacher.read import labels, matching, parsed, released
+from dss_jax.teacher.read import (
+    answers,
+    labels,
+    parsed,
+    places,
+    released,
+    structured,
+    thoughts,
+)
+from dss_jax.teacher.read import table as table_lib
 
 NO_TEACHER = 'no_teacher'
 REJECTED = 'rejected'
@@ -19,6 +26,7 @@ REFUSED = 'refused'
 MISSING = 'missing'
 DISAGREES = 'disagrees'
 TRUNCATED = 'truncated'
+LONG_THINKING = 'long_thinking'
 REASONS = {  # every parse_status but 'ok'
     NO_TEACHER: 'no teacher was asked (--client=none)',
     REJECTED: 'the endpoint would not take the request (too long, filtered)',
@@ -29,7 +37,8 @@ REASONS = {  # every parse_status but 'ok'
     'empty_completion': 'the teacher wrote nothing',
     'no_answer_phrase': 'the answer phrase does not occur before the end marker',
     TRUNCATED: 'the completion stops before its answer is complete',
-    'empty_rationale': 'nothing before the answer phrase',
+    LONG_THINKING: 'the thoughts have more words than --max_thinking',
+    'empty_rationale': 'nothing before the answer phrase, or no thoughts',
     'empty_label': 'nothing after the answer phrase',
     'unknown_choice': 'the answer names none of the choices',
     'unknown_label': 'the answer is not in the label set',
@@ -38,6 +47,23 @@ REASONS = {  # every parse_status but 'ok'
     released.BLANK: 'the released code reads a blank rationale or label',
     released.RAISES: 'the released code stops with an exception',
 }
+PARSERS = ('strict', 'released')
+RATIONALES_FROM = ('answer', 'thinking')
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How completions are read.
+
+  Attributes:
+    parser: 'strict' or 'released'.
+    rationale_from: 'answer', or 'thinking': the rationale is what the model thought.
+    max_thinking: words of such a rationale at most; 0 for any.
+  """
+
+  parser: str = 'strict'
+  rationale_from: str = 'answer'
+  max_thinking: int = 0
 
 
 def parse_strict(
@@ -48,54 +74,73 @@ def parse_strict(
   >>> parse_strict('Both smell. So the answer is (a) perfume or (b) soap.\\n\\nQ:', example, cqa)
   Parsed(rationale='Both smell.', label='perfume', status='ok')
 
-  The text before the end marker is cut at the first answer phrase (a later one belongs to
-  another question), in another case only if it does not occur as it is written; the label is
-  read from the line after it, see `labels.READERS` for each `label_kind`.
+  The label stands behind the answer phrase, or behind one that the table of words makes; of
+  several the last counts, where the text says that it mends the others. See `answers.find`, and
+  `labels.READERS` for each `label_kind`.
   """
-  form = dataset.completion
-  if not completion.strip():
-    return parsed.failed('empty_completion')
-  body, ended = completion, ''
-  if form.end_marker:
-    end = _find(completion, form.end_marker)
-    body, ended = completion[:end], completion[end:] if end is not None else ''
-  halves = _split(body, form.answer_phrase)
-  if halves is None:
-    stopped = not ended and completion.rstrip()[-1] not in '.!?"\')'
-    return parsed.failed(TRUNCATED if stopped else 'no_answer_phrase')
-  rationale, answer = halves[0].strip().rstrip(',').rstrip(), _first_line(halves[1])
-  if not rationale:
-    return parsed.failed('empty_rationale')
-  if not answer:
-    return parsed.failed('empty_label')
-  try:
-    return parsed.Parsed(rationale, labels.READERS[form.label_kind](answer, example, dataset))
-  except labels.Unreadable as error:
-    return parsed.failed(error.reason)
+  return read(protocol.Completion(completion), example, dataset, 'strict')
 
 
 def read(
     completion: protocol.Completion, example: datasets.Example, dataset: datasets.Dataset,
-    parser: str
+    how: Reading | str = 'strict',
 ) -> parsed.Parsed:
   """Parses a completion, knowing why it ended.
 
-  A server that was told where to stop leaves the end marker out, and one that ran out of tokens
-  may have stopped inside the label.
+  Thoughts are taken off first, whatever the parser: the released code never saw any, and a phrase
+  or an end marker among them would be read as the answer's.
+
+  Args:
+    completion: its `thoughts` are those that the server parted.
+    example: whose choices are named.
+    dataset: how an answer is laid out.
+    how: or the name of a parser.
   """
+  how = Reading(how) if isinstance(how, str) else how
   if completion.finish_reason in (REJECTED, UNANSWERED, MISSING):
     return parsed.failed(completion.finish_reason)
   if completion.apart:
     return _read_apart(completion.apart[0].strip(), completion.apart[1].strip(), example, dataset)
-  text, form = completion.text, dataset.completion
-  ended = bool(form.end_marker) and _find(text, form.end_marker) is not None
-  if completion.finish_reason == 'stop' and form.end_marker and text.strip() and not ended:
-    text = f'{text}\n{form.end_marker}'
-  found = PARSERS[parser](text, example, dataset)
-  if completion.finish_reason == 'length' and not ended and (
-      not found.ok or _stops_in_label(text, form)):
+  table = table_lib.of(dataset.completion)
+  _, text, unclosed = thoughts.part(completion.text, table)
+  if unclosed:
     return parsed.failed(TRUNCATED)
-  if not found.ok and completion.finish_reason in ('refusal', 'content_filter'):
+  if lead_in := dataset.completion.lead_in:  # A chat teacher copies it from the demonstrations.
+    said = text.lstrip()
+    text = said.removeprefix(lead_in).lstrip() if said.startswith(lead_in) else text
+  found = _parse(text, completion.finish_reason, example, dataset, how)
+  if how.rationale_from == 'thinking' and found.ok:
+    return _with_thoughts(divide(completion, dataset)[0], found, how.max_thinking)
+  return found
+
+
+def divide(completion: protocol.Completion, dataset: datasets.Dataset) -> tuple[str, str]:
+  """(all that was thought, whether the server or the text holds it; the rest of the text)."""
+  thought, text, _ = thoughts.part(completion.text, table_lib.of(dataset.completion))
+  return '\n'.join(filter(None, (completion.thoughts.strip(), thought))), text
+
+
+def _with_thoughts(thought: str, found: parsed.Parsed, most: int) -> parsed.Parsed:
+  """Over-long thoughts are not cut: what led to the label is at their end."""
+  if not thought:
+    return parsed.failed('empty_rationale')
+  if most and thoughts.count_words(thought) > most:
+    return parsed.failed(LONG_THINKING)
+  return dataclasses.replace(found, rationale=thought)
+
+
+def _parse(
+    text: str, finish_reason: str, example: datasets.Example, dataset: datasets.Dataset,
+    how: Reading,
+) -> parsed.Parsed:
+  """A server that was told where to stop leaves the end marker out, and one that ran out of tokens
+  may have stopped inside the label."""
+  found, complete = (_released(text, dataset) if how.parser == 'released' else
+                     _strict(text, finish_reason == 'stop', example, dataset,
+                             how.rationale_from == 'answer'))
+  if finish_reason == 'length' and not complete:
+    return parsed.failed(TRUNCATED)
+  if not found.ok and finish_reason in ('refusal', 'content_filter'):
     return parsed.failed(REFUSED)
   return found
 
@@ -107,63 +152,43 @@ def _read_apart(
   if not rationale or not label:
     return parsed.failed('empty_label' if rationale else 'empty_rationale')
   try:
-    return parsed.Parsed(
-        rationale, labels.READERS[dataset.completion.label_kind](label, example, dataset))
-  except labels.Unreadable as error:
+    table = table_lib.of(dataset.completion)
+    return parsed.Parsed(rationale, labels.read(label, example, dataset, table))
+  except parsed.Unreadable as error:
     return parsed.failed(error.reason)
 
 
-def _stops_in_label(text: str, form: datasets.CompletionFormat) -> bool:
-  """'... is ent', 'C+', '3.' may go on; '... is entailment.' does not, nor '(c) ne': a letter."""
-  answer = text.rpartition(form.answer_phrase)[2].lstrip()
-  return form.label_kind != 'choice' and '\n' not in answer and bool(answer) and (
-      answer[-1] not in matching.PROSE or bool(re.search(r'[0-9][.,]$', answer)))
+
+def _strict(
+    text: str, stopped: bool, example: datasets.Example, dataset: datasets.Dataset,
+    needs_rationale: bool,
+) -> tuple[parsed.Parsed, bool]:
+  """What is read, and whether it is known to be all that there was to read."""
+  form, ended = dataset.completion, False
+  if not text.strip():
+    return parsed.failed('empty_completion'), False
+  reader = answers.Reader(example, dataset, table_lib.of(form), needs_rationale)
+  try:
+    found = reader.in_json(text)
+    if found is None:
+      body, ended = places.before_end(text, example, form, reader.table)
+      found = reader.in_text(body)
+  except parsed.Unreadable as error:
+    reason = error.reason
+    if reason == 'no_answer_phrase':
+      open_end = text.rstrip()[-1] not in '.!?"\')' and not (stopped and form.end_marker)
+      if structured.begun(text, reader.table) or (open_end and not ended):
+        reason = TRUNCATED
+    return parsed.failed(reason), ended
+  if needs_rationale and not found.rationale.strip():
+    return parsed.failed('empty_rationale'), ended
+  return parsed.Parsed(found.rationale, found.label), ended or found.complete
 
 
-def _released(
-    completion: str, example: datasets.Example, dataset: datasets.Dataset
-) -> parsed.Parsed:
-  del example  # The released code looks at the completion alone.
-  return released.parse_released(completion, dataset)
-
-
-Parser = Callable[[str, datasets.Example, datasets.Dataset], parsed.Parsed]
-PARSERS: dict[str, Parser] = {'strict': parse_strict, 'released': _released}
-
-
-def _split(body: str, phrase: str) -> tuple[str, str] | None:
-  """Before the first answer phrase, and from there to the next one."""
-  text = body
-  if _find(body, phrase) is None:  # "It ended in 1982, so the answer is contradiction."
-    phrase, text = _lower(phrase), _lower(body)
-  start = _find(text, phrase)
-  if start is None:
-    return None
-  after = start + len(phrase)
-  return body[:start], body[after:_find(text, phrase, after)]
-
-
-def _find(text: str, phrase: str, start: int = 0) -> int | None:
-  """Where the phrase first stands as words of its own: 'Q:' is not in 'FAQ:'.
-
-  Scripts that write words without spaces between have no such boundary.
-  """
-  left = r'(?<!\w)' if _begins_a_word(phrase[0]) else ''
-  right = r'(?!\w)' if _begins_a_word(phrase[-1]) else ''
-  found = re.compile(left + re.escape(phrase) + right).search(text, start)
-  return found.start() if found else None
-
-
-def _begins_a_word(character: str) -> bool:
-  return character.isalnum() and unicodedata.category(character) != 'Lo'
-
-
-def _lower(text: str) -> str:
-  """Lower case of the same length, so that positions agree ('İ'.lower() has two characters)."""
-  return ''.join(c.lower() if len(c.lower()) == 1 else c for c in text)
-
-
-def _first_line(text: str) -> str:
-  """': bug' and ' : bug' -> 'bug', but the label ':)' keeps its colon."""
-  lines = re.sub(r'^:|^\s+:(?=\s)', '', text).strip().splitlines()
-  return lines[0].strip() if lines else ''
+def _released(text: str, dataset: datasets.Dataset) -> tuple[parsed.Parsed, bool]:
+  form = dataset.completion
+  found = released.parse_released(text, dataset)
+  if places.end_markers(text, form):
+    return found, True
+  said = text.rpartition(form.answer_phrase)[2]
+  return found, found.ok and not labels.may_go_on(said, form.label_kind)
