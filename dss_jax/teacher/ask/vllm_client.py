@@ -42,6 +42,7 @@ class VllmEndpoint:
     self._chat = kind == 'chat'
     self._engine = dict(engine or {})
     self._llm: Any = None
+    self._layout = openai_client.OpenAIEndpoint(self.model, None, 'none', kind, 1.0, 1)
     self._batches: gathering.Batches[_Asked, Any] = gathering.Batches(
         self._answers, batch_size, kind=_template, length=lambda one: len(json.dumps(one[0])))
 
@@ -62,7 +63,7 @@ class VllmEndpoint:
   def request(
       self, prompt: prompts.Prompt, text: str, decoding: endpoint.Decoding
   ) -> dict[str, Any]:
-    return openai_client.make_request(self.model, self._chat, prompt, text, decoding)
+    return self._layout.request(prompt, text, decoding)
 
   async def ask(
       self, request: Mapping[str, Any], seed: int = 0, timeouts: int = 0
@@ -77,7 +78,7 @@ class VllmEndpoint:
     return await self._batches.put((request, seed))
 
   def read(self, response: Mapping[str, Any]) -> endpoint.Answer:
-    return openai_client.read_response(response)
+    return self._layout.read(response)
 
   def provenance(self) -> dict[str, Any]:
     return {'endpoint': 'chat' if self._chat else 'completions', 'engine': self._engine,
