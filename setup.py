@@ -12,6 +12,7 @@ VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'dss_jax/__init__.py').read
 # may break an interface we use.
 CORE = [
     'absl-py>=2.1',
+    'aiohttp>=3.11',
     'clu>=0.0.12',
     'etils[epath]>=1.10',
     'flax>=0.12.8,<0.13',
@@ -22,7 +23,7 @@ CORE = [
     'jax>=0.10.2,<0.13',
     'ml-collections>=1.0',  # imported by clu's metric writers
     'numpy>=2.2',  # its savez takes allow_pickle
-    'openai[aiohttp]>=3.54,<4',  # the teacher's client for any OpenAI-compatible server
+    'openai>=3.54,<4',  # batches
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
     'sentencepiece>=0.2.1,<0.2.2',  # 0.2.3 fails to import beside Beam's protobuf 6

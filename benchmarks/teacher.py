@@ -7,8 +7,8 @@ ceil(prompts / in_flight) * latency; printed is what each contender takes from i
 its last response, connections being open, and how many times the ideal that is:
 
     aiohttp         the HTTP library alone: the least that asking from Python can take
-    OpenAIEndpoint  what the teacher job asks with: the OpenAI SDK on aiohttp
-    create          the same with the SDK's `chat.completions.create`
+    OpenAIEndpoint  what the teacher job asks with, on aiohttp
+    create          OpenAI's SDK on aiohttp, `chat.completions.create`
 
 --latency=0 shows the most requests per second. CPU time is this process's, for one request.
 """
@@ -63,8 +63,12 @@ def ours(url: str, in_flight: int) -> Side:
 
 def create(url: str, in_flight: int) -> Side:
   """The SDK's typed method, on the same transport."""
-  import httpx2
-  import openai
+  try:
+    import httpx2
+    import openai
+  except ImportError as error:
+    raise SystemExit(
+        f"--sides=create needs the SDK ({error}): pip install 'openai[aiohttp]'") from error
   http = openai.DefaultAioHttpClient(limits=httpx2.Limits(max_connections=in_flight))
   client = openai.AsyncOpenAI(base_url=url, api_key='none', http_client=http)
 
@@ -151,8 +155,9 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--latency', type=float, default=0.1, metavar='S', help='default: 0.1')
   parser.add_argument('--in_flight', type=int, default=64, metavar='N', help='default: 64')
   parser.add_argument('--repeats', type=int, default=3, metavar='N', help='default: 3')
-  parser.add_argument('--sides', nargs='+', default=list(SIDES), choices=SIDES, metavar='NAME',
-                      help=f'which contenders: {", ".join(SIDES)} (default: all)')
+  parser.add_argument('--sides', nargs='+', default=['aiohttp', 'OpenAIEndpoint'], choices=SIDES,
+                      metavar='NAME',
+                      help=f'which contenders: {", ".join(SIDES)} (default: those without the SDK)')
   return parser.parse_args()
 
 

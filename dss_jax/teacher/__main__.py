@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcome = _run(chosen, dataset, source, client, records_dir, beam_options)
   except protocol.Unfinished as error:
     why = str(error).rstrip('.')
+    if error.mend:
+      raise errors.UserError(f'{why}. Answers so far are in the journal: mend that, and the same '
+                             'command goes on from there') from error
     print(f'stopped: {why}.\nNothing is lost: the same command goes on from here.',
           file=sys.stderr)
     return _STOPPED
@@ -83,7 +86,8 @@ def _run(
   return job.run(
       dataset, chosen.split, source, client, chosen.parser, records_dir,
       num_shards=chosen.num_shards, holdout=chosen.holdout, keep=chosen.keep,
-      retry_failed=chosen.retry_failed, allow_unparsed=chosen.allow_unparsed, runner=runner,
+      retry_failed=chosen.retry_failed, max_failed=chosen.max_failed,
+      allow_unparsed=chosen.allow_unparsed, runner=runner,
       provenance={'inputs': {'name': os.path.basename(source.path), 'sha256': source.sha256,
                              'rows': len(source)}})
 

@@ -143,7 +143,8 @@ class Runner:
     flags = argparse.Namespace(**vars(self._flags))
     prompt = ''
     if flags.client in clients.ENDPOINTS:
-      flags.base_url = flags.base_url or os.environ.get('OPENAI_BASE_URL')  # Not theirs.
+      own = os.environ.get('OPENAI_BASE_URL')  # Not the workers'.
+      flags.base_url = flags.base_url or ([own] if own else [])
       if flags.prompt:
         with open(flags.prompt, encoding='utf-8') as file:
           prompt = file.read()

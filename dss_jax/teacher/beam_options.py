@@ -77,10 +77,10 @@ def check_reach(flags: argparse.Namespace) -> None:
     raise errors.UserError(
         f"the key in ${flags.api_key_env} does not reach Dataflow's workers; put it into Secret "
         'Manager and name it: --api_key_secret=projects/P/secrets/S/versions/latest')
-  host = urllib.parse.urlsplit(flags.base_url or os.environ.get('OPENAI_BASE_URL', '')).hostname
-  if host in ('localhost', '127.0.0.1', '::1'):
-    raise errors.UserError(f"--base_url={flags.base_url}: Dataflow's workers cannot reach it; "
-                           'name an address in their network')
+  for url in flags.base_url or [os.environ.get('OPENAI_BASE_URL', '')]:
+    if urllib.parse.urlsplit(url).hostname in ('localhost', '127.0.0.1', '::1'):
+      raise errors.UserError(f"--base_url={url}: Dataflow's workers cannot reach it; name an "
+                             'address in their network')
 
 
 def check_shared(paths: Mapping[str, str | None]) -> None:

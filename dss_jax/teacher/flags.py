@@ -89,8 +89,12 @@ def _teacher(group) -> None:
   add('--model', metavar='NAME',
       help="openai: the model's name at the server; litellm: with its provider's, "
       'anthropic/NAME; vllm, t5: its folder, or its name at the hub')
-  add('--base_url', metavar='URL',
-      help='openai, litellm: the server, up to /v1 (default: the hosted API)')
+  add('--base_url', action='append', default=[], metavar='URL',
+      help='openai, litellm: the server, up to /v1 (default: the hosted API); several are asked '
+      'in turns, and one that fails is left alone for a while')
+  add('--header', action='append', default=[], metavar="'NAME: VALUE'",
+      help="openai: another header of every request; may repeat; $VARIABLE in it is taken from the "
+      "environment: --header='api-key: $AZURE_KEY'")
   add('--endpoint', choices=('chat', 'completions'), default='chat',
       help='openai: chat turns, or one text to go on with, for models without a chat template '
       '(default: chat)')
@@ -119,7 +123,12 @@ def _teacher(group) -> None:
 def _run(group) -> None:
   add = group.add_argument
   add('--max_tokens', type=int, default=256, metavar='N',
-      help='tokens of an answer (default: 256)')
+      help='tokens of an answer, without thoughts (default: 256)')
+  add('--thinking_room', type=int, default=8192, metavar='N',
+      help='openai: tokens more for a model that is seen to think before it answers '
+      '(default: 8192)')
+  add('--reasoning_effort', default='', metavar='WORD',
+      help="openai: how long to think, in the server's words: none, low, medium, high")
   add('--temperature', type=float, metavar='T',
       help='default: 0 for one sample, 0.7 for several')
   add('--params', default='{}', metavar='JSON',
@@ -145,7 +154,13 @@ def _run(group) -> None:
   add('--max_retries', type=int, default=8, metavar='N',
       help='of one request, besides waiting as long as a busy server says (default: 8)')
   add('--max_fatal', type=int, default=5, metavar='N',
-      help='stop after N errors in a row that repeating does not mend (default: 5)')
+      help='after N requests in a row without an answer, ask what is sure to be answered, and '
+      'stop if that is not either (default: 5)')
+  add('--max_failed', type=float, default=0.02, metavar='SHARE',
+      help='write the set if the server gave no answer for at most this share of its rows, or for '
+      'one (default: 0.02)')
+  add('--go_on', action='store_true',
+      help='go on even if fewer than half of the first 50 answers can be read')
   add('--dry_run', action='store_true', help='estimate requests, tokens and cost, and stop')
   add('--prompt_price', type=float, default=0, metavar='USD', help='for a million tokens read')
   add('--completion_price', type=float, default=0, metavar='USD',

@@ -8,9 +8,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
+import math
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from etils import epath
@@ -63,6 +65,7 @@ class Outcome:
     shards: for each split, its number of files.
     quarantine: for each split with failed rows, the file that lists them.
     replaced: for each split that was there before, how many of its rows had parsed.
+    paid: what the client says of money.
   """
 
   dataset: datasets.Dataset
@@ -73,6 +76,7 @@ class Outcome:
   shards: Mapping[str, int]
   quarantine: Mapping[str, str]
   replaced: Mapping[str, int]
+  paid: str = ''
 
 
 _T = TypeVar('_T')
@@ -92,6 +96,7 @@ def run(
     holdout: str = 'auto',
     keep: str = 'all',
     retry_failed: int = 0,
+    max_failed: float = 0.02,
     allow_unparsed: bool = False,
     provenance: Mapping[str, Any] | None = None,
     runner: Runner | None = None,
@@ -113,6 +118,8 @@ def run(
     holdout: 'auto' as the dataset says, or 'none' to keep all of train.
     keep: 'all', or 'agree' to drop rationales for another label than the gold one.
     retry_failed: further attempts at rows that did not parse.
+    max_failed: the share of rows to which the server gave no answer above which nothing is
+      written; one row never is.
     allow_unparsed: write sets in which no row parsed, too.
     provenance: more for the manifest, e.g. the inputs' checksum.
     runner: who does the shards; by default this process.
@@ -130,8 +137,9 @@ def run(
         stack.enter_context(files.lock(folder, f'{dataset.name}-{name}'))
     for name in plan.splits:
       epath.Path(plan.staging(name)).rmtree(missing_ok=True)  # Of a killed job; cheap to redo.
+    client.watch(shard_lib.reader(dataset, settings))
     results = _wait(_run(runner or run_here, plan, examples, client))
-    return publish(plan, client, results, allow_unparsed)
+    return publish(plan, client, results, allow_unparsed, max_failed)
 
 
 def make_plan(
@@ -180,16 +188,18 @@ async def run_here(
 
 def publish(
     plan: Plan, client: protocol.Client, results: Sequence[shard_lib.Result],
-    allow_unparsed: bool = False,
+    allow_unparsed: bool = False, max_failed: float = 0.02,
 ) -> Outcome:
   """Makes the staged shards the sets that readers see.
 
   Raises:
-    UserError: a teacher was asked and no row parsed, or see `records.publish`; earlier sets
-      stay as they are.
+    UserError: a teacher was asked and no row parsed, too many have no answer, or see
+      `records.publish`; earlier sets stay as they are.
   """
+  everything = summary_lib.total([result.summary for result in results])
+  _check_answered(plan, everything, max_failed)
   if not allow_unparsed:
-    _check_parsed(plan, summary_lib.total([result.summary for result in results]))
+    _check_parsed(plan, everything)
   written, quarantine, replaced = {}, {}, {}
   for split, specs in plan.splits.items():
     done = {result.spec.index: result for result in results if result.spec.split == split}
@@ -208,7 +218,23 @@ def publish(
       quarantine[split] = path
   return Outcome(
       plan.dataset, client.model, plan.settings.parser, plan.records_dir, written,
-      {split: len(specs) for split, specs in plan.splits.items()}, quarantine, replaced)
+      {split: len(specs) for split, specs in plan.splits.items()}, quarantine, replaced,
+      client.paid())
+
+
+def _check_answered(plan: Plan, summary: summary_lib.Summary, max_failed: float) -> None:
+  counts = {reason: summary.status.get(reason, 0)
+            for reason in (parsing.REJECTED, parsing.UNANSWERED)}
+  failed = sum(counts.values())
+  if failed <= max(1, max_failed * summary.asked):
+    return
+  (first, *_) = [entry for entry in _quarantined(plan) if entry['reason'] in counts]
+  raise errors.UserError(
+      f'{plan.records_dir}: {failed} of {summary.asked} rows have no answer '
+      f'({", ".join(f"{count} {reason}" for reason, count in counts.items() if count)}), more than '
+      f'--max_failed={max_failed:g}, so nothing is written. The first, {first["id"]}: '
+      f'{first["error"]}. --retry_failed=1 asks for these alone; --max_failed='
+      f'{math.ceil(1000 * failed / summary.asked) / 1000:g} writes the set without them')
 
 
 def _check_parsed(plan: Plan, summary: summary_lib.Summary) -> None:
@@ -230,15 +256,16 @@ def _check_parsed(plan: Plan, summary: summary_lib.Summary) -> None:
 
 def _first_failed(plan: Plan, count: int) -> list[str]:
   """Beginnings of the first completions that did not parse."""
-  shown: list[str] = []
+  texts = (entry['completion'] for entry in _quarantined(plan))
+  return [text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
+          for text in itertools.islice(filter(str.strip, texts), count)]
+
+
+def _quarantined(plan: Plan) -> Iterator[dict[str, Any]]:
+  """The staged rows that failed."""
   for spec in plan.specs:
     path = epath.Path(plan.staging(spec.split)) / shard_lib.quarantine_name(spec)
-    for line in path.read_bytes().splitlines():  # Of bytes: a text may hold U+2028.
-      text = json.loads(line)['completion']
-      shown += [text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'] if text.strip() else []
-      if len(shown) == count:
-        return shown
-  return shown
+    yield from map(json.loads, path.read_bytes().splitlines())  # Of bytes: a text may hold U+2028.
 
 
 def _wait(work: Coroutine[Any, Any, _T]) -> _T:

@@ -1,7 +1,7 @@
 """What the parts of the teacher job hand to each other."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dss_jax import datasets
@@ -19,6 +19,7 @@ class Completion:
   completion_tokens: int = 0
   thoughts: str = ''  # of a thinking model, where they came apart from the text
   model: str = ''  # who wrote it, if it is not the client's
+  error: str = ''  # the server's words, where it gave no answer
 
 
 class Client:
@@ -51,16 +52,31 @@ class Client:
     """
     raise NotImplementedError
 
+  def watch(self, read: Callable[[datasets.Example, Completion], Any]) -> None:
+    """Called once before `complete` with how completions will be read (`parsing.read`)."""
+
   def provenance(self) -> Mapping[str, Any]:
     """What the manifest says of this teacher, asked for after `prepare`."""
     return {}
+
+  def paid(self) -> str:
+    """What the report says of money, '' if there is nothing to say."""
+    return ''
 
   async def close(self) -> None:
     """Gives connections back; called once, whatever happened."""
 
 
 class Unfinished(Exception):
-  """The job stopped with inputs unanswered; the same command goes on from there."""
+  """The job stopped with inputs unanswered; the same command goes on from there.
+
+  Attributes:
+    mend: the same command would stop again: something must be changed first.
+  """
+
+  def __init__(self, why: str, mend: bool = False):
+    super().__init__(why)
+    self.mend = mend
 
 
 def clean(text: str) -> str:

@@ -41,6 +41,7 @@ def render(outcome: job.Outcome) -> str:
   if everything.completion_tokens:
     lines.append(f'tokens: {everything.prompt_tokens:,} read by the teacher, '
                  f'{everything.completion_tokens:,} written')
+  lines += [outcome.paid] if outcome.paid else []
   for split, shards in outcome.shards.items():
     path = os.path.join(outcome.records_dir, f'{name}-{split}.tfrecord-*-of-{shards:05d}')
     lines.append(f'wrote {path}')

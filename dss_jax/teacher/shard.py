@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from dss_jax import datasets, files, metrics, records
-from dss_jax.teacher import protocol
+from dss_jax.teacher import first_look, protocol
 from dss_jax.teacher import summary as summary_lib
 from dss_jax.teacher.read import parsed as parsed_lib
 from dss_jax.teacher.read import parsing, voting
@@ -91,9 +91,10 @@ async def run(
     Unfinished: the client stopped before all rows were answered.
   """
   rows = await asyncio.to_thread(lambda: [examples[i] for i in spec.rows])
+  read = reader(dataset, settings)
   completions: list[_Samples] = list(await client.complete(rows))
   for attempt in range(1, settings.retry_failed + 1):
-    failed = await asyncio.to_thread(_failed, rows, completions, dataset, settings.parser)
+    failed = await asyncio.to_thread(_failed, rows, completions, read)
     again = await client.complete([rows[i] for i in failed], attempt) if failed else []
     for i, more in zip(failed, again, strict=True):
       completions[i] = (*completions[i], *more)
@@ -106,16 +107,20 @@ def quarantine_name(spec: Spec) -> str:
   return f'{spec.name}.quarantine.jsonl'
 
 
-def _failed(rows, completions: Sequence[_Samples], dataset: datasets.Dataset, parser: str):
+def reader(dataset: datasets.Dataset, settings: Settings) -> first_look.Read:
+  """How this job reads completions."""
+  return lambda example, one: parsing.read(one, example, dataset, settings.parser)
+
+
+def _failed(rows, completions: Sequence[_Samples], read: first_look.Read):
   return [i for i, samples in enumerate(completions)
-          if samples and not any(parsing.read(one, rows[i], dataset, parser).ok
-                                 for one in samples)]
+          if samples and not any(read(rows[i], one).ok for one in samples)]
 
 
 def _write(spec, rows, completions, dataset, model, settings, staging_dir) -> Result:
   made, quarantine, agreeing = [], [], 0
   for example, samples in zip(rows, completions, strict=True):
-    readings = [parsing.read(one, example, dataset, settings.parser) for one in samples]
+    readings = [reader(dataset, settings)(example, one) for one in samples]
     chosen, votes = voting.choose(readings, dataset)
     agreeing += votes
     record = records.RationaleRecord(
@@ -171,6 +176,7 @@ def _quarantined(record: records.RationaleRecord, completion: protocol.Completio
   return json.dumps({
       'id': record.id, 'reason': record.parse_status, 'why': parsing.REASONS[record.parse_status],
       'finish_reason': record.finish_reason, 'completion': completion.text,
+      **({'error': completion.error} if completion.error else {}),
       'input': record.input, 'label': record.label, 'request_key': record.request_key,
   }, ensure_ascii=False) + '\n'
 

@@ -135,6 +135,7 @@ class Worker:
                              'file on the workers; run it again')
     self._client = _client(task)
     self._client.prepare(self._examples.ids)
+    self._client.watch(shard_lib.reader(self._dataset, task.settings))
     _divide_budget(self._client, task.share)
 
   def _give_up(self, spec: shard_lib.Spec, why: str) -> None:
@@ -144,7 +145,7 @@ class Worker:
     self._stopped(spec, errors.UserError(why))
 
   def _stopped(self, spec: shard_lib.Spec, error: Exception) -> None:
-    _put(self._task, spec, 'stopped', {'why': str(error),
+    _put(self._task, spec, 'stopped', {'why': str(error), 'mend': getattr(error, 'mend', False),
                                        'user_error': isinstance(error, errors.UserError)})
 
   def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -191,7 +192,7 @@ def collect(task: Task, specs: Sequence[shard_lib.Spec]) -> list[shard_lib.Resul
     UserError: a worker met one.
     Unfinished: shards are missing.
   """
-  results, missing, reasons = [], 0, []
+  results, missing, reasons, mend = [], 0, [], False
   for spec in specs:
     if found := _get(task, spec, 'result'):
       results.append(shard_lib.Result(spec, manifest.Shard(**found['shard']),
@@ -202,10 +203,11 @@ def collect(task: Task, specs: Sequence[shard_lib.Spec]) -> list[shard_lib.Resul
       if found['user_error']:
         raise errors.UserError(found['why'])
       reasons.append(found['why'])
+      mend = mend or found['mend']
   if missing:
     why = '; '.join(dict.fromkeys(reasons)) or 'the workers ended before they were done'
     share = f' (limits are divided among {task.share} workers)' if task.share > 1 else ''
-    raise protocol.Unfinished(f'{missing} of {len(specs)} shards are missing: {why}{share}')
+    raise protocol.Unfinished(f'{missing} of {len(specs)} shards are missing: {why}{share}', mend)
   return results
 
 

@@ -30,7 +30,7 @@ class Scripted:
     return {'prompt': prompt.as_text(text), 'max_tokens': decoding.max_tokens,
             'temperature': decoding.temperature}
 
-  async def ask(self, request, seed=0):
+  async def ask(self, request, seed=0, timeouts=0):
     text = request['prompt'].rpartition('Q: ')[2].removesuffix('\nA:')
     self.asked.append((asyncio.get_running_loop().time(), text))
     self.in_flight += 1

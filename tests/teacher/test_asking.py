@@ -12,6 +12,7 @@ from dss_jax import datasets, errors
 from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import endpoint, limits, sender
 from dss_jax.teacher.ask import journal as journal_lib
+from dss_jax.teacher.read import parsed
 
 # --- Never paid twice ----------------------------------------------------------------------------
 
@@ -125,14 +126,35 @@ def test_failures_are_repeated_with_growing_waits(tmp_path):
   assert len(found) == 3 and 7.5 <= seconds <= 16  # 1 + 2 + 4 + 8, each halved at most.
 
 
-def test_requests_that_stay_unanswered_are_told_and_the_others_kept(tmp_path):
+@pytest.mark.parametrize('error', [
+    endpoint.TryLater('500: no'), endpoint.Fatal('403: moderated'),
+    endpoint.TryLater('the response is no answer: no content')])
+def test_a_row_that_never_gets_an_answer_fails_and_is_not_paid_again(tmp_path, error):
   def fault(number, text):
-    return endpoint.TryLater('500: no') if text.endswith('3') else None
-  with pytest.raises(protocol.Unfinished, match='1 request.s. stayed without an answer .1 times 5'):
-    complete(tmp_path, Scripted(fault), max_retries=2)
-  healed = Scripted()
-  complete(tmp_path, healed)
-  assert [text for _, text in healed.asked] == ['input 3']
+    return error if text.endswith('3') else None
+  found, _ = complete(tmp_path, Scripted(fault), max_retries=2)
+  assert [(c.finish_reason, c.error) for (c,) in found][3] == ('unanswered', str(error))
+  assert {c.finish_reason for (c,) in found[:3] + found[4:]} == {'stop'}
+  again = Scripted()
+  assert complete(tmp_path, again)[0] == found and not again.asked
+  (one,), _ = complete(tmp_path, again, n=1, attempt=1)
+  assert len(again.asked) == 1 and one[0].finish_reason == 'stop'
+
+
+def test_a_further_attempt_at_what_was_not_taken_has_no_more_tokens(tmp_path):
+  class Sent(Scripted):
+    def __init__(self, **settings):
+      super().__init__(**settings)
+      self.sent = []
+
+    async def ask(self, request, seed=0, timeouts=0):
+      self.sent.append(request['max_tokens'])
+      return await super().ask(request, seed)
+  complete(tmp_path, Scripted(
+      lambda number, text: endpoint.Rejected('400: too long') if text == 'input 1' else None), n=2)
+  teacher = Sent()
+  complete(tmp_path, teacher, n=2, attempt=1)
+  assert teacher.sent == [512, 256]
 
 
 # --- Stops ---------------------------------------------------------------------------------------
@@ -140,9 +162,34 @@ def test_requests_that_stay_unanswered_are_told_and_the_others_kept(tmp_path):
 
 def test_fatal_errors_in_a_row_stop_everything(tmp_path):
   teacher = Scripted(lambda number, text: endpoint.Fatal('401: bad key'))
-  with pytest.raises(protocol.Unfinished, match='5 requests in a row .*: 401: bad key'):
+  with pytest.raises(protocol.Unfinished, match='5 requests in a row .*: 401: bad key') as caught:
     complete(tmp_path, teacher, n=200, in_flight=4)
-  assert len(teacher.asked) <= 5 + 4
+  assert caught.value.mend and len(teacher.asked) <= 5 + 4 + 1
+  mended = Scripted()
+  complete(tmp_path, mended)
+  assert len(mended.asked) == 10
+
+
+@pytest.mark.parametrize('in_flight', [1, 4, 64])
+def test_a_cluster_of_rows_that_are_not_taken_does_not_stop_the_job(tmp_path, in_flight):
+  def fault(number, text):
+    bad = int(text.split()[-1]) < 12 if text.startswith('input') else False
+    return endpoint.Rejected('400: too long') if bad else None
+  teacher = Scripted(fault)
+  found, _ = complete(tmp_path, teacher, n=40, in_flight=in_flight)
+  assert [c.finish_reason for (c,) in found] == ['rejected'] * 12 + ['stop'] * 28
+  assert len(teacher.asked) <= 40 + 3  # One in five of them asked whether anything is answered.
+  again = Scripted()
+  assert complete(tmp_path, again, n=40)[0] == found and not again.asked
+
+
+def test_a_closed_port_ends_the_job_in_seconds(tmp_path):
+  teacher = Scripted(
+      lambda number, text: endpoint.TryLater('connection: refused', unreachable=True), seconds=0.01)
+  with pytest.raises(protocol.Unfinished, match='nobody answers there') as caught:
+    complete(tmp_path, teacher, n=100)
+  assert caught.value.mend
+  assert teacher.asked[-1][0] - teacher.asked[0][0] < 4
 
 
 def test_a_server_that_never_answers_stops_the_job_and_says_why_at_once(tmp_path, capsys):
@@ -155,9 +202,9 @@ def test_a_server_that_never_answers_stops_the_job_and_says_why_at_once(tmp_path
 
 def test_single_fatal_errors_do_not(tmp_path):
   teacher = Scripted(lambda number, text: endpoint.Fatal('404') if number % 3 == 0 else None)
-  with pytest.raises(protocol.Unfinished, match='stayed without an answer'):
-    complete(tmp_path, teacher, n=60, in_flight=1)
+  found, _ = complete(tmp_path, teacher, n=60, in_flight=1)
   assert len(teacher.asked) == 60
+  assert [c.error for (c,) in found].count('404') == 20
 
 
 def test_a_rejected_request_is_an_answer_and_not_repeated(tmp_path):
@@ -189,34 +236,48 @@ def test_max_requests_counts_this_run(tmp_path):
     assert len(teacher.asked) == min(4, left)
 
 
-def test_one_answer_without_text_does_not_keep_the_job_from_its_end(tmp_path):
-  empty = {'text': '', 'seed': 0}
-
+def test_what_is_paid_without_an_answer_counts(tmp_path):
   def fault(number, text):
-    return endpoint.TryLater('no content', response=empty) if text == 'input 3' else None
-  teacher = Scripted(fault)
-  found, _ = complete(tmp_path, teacher, max_retries=2)
-  assert [c.text for (c,) in found][3] == '' and len(teacher.asked) == 10 + 2
-  again = Scripted()
-  assert complete(tmp_path, again)[0] == found and not again.asked
+    return {'input 3': endpoint.TryLater('no content', paid=(100, 900)),
+            'input 4': endpoint.TryLater('no answer within 1 s', timed_out=True)}.get(text)
+  budget = limits.Budget(max_usd=1000, prompt_price=1000, completion_price=1000)
+  complete(tmp_path, Scripted(fault), max_retries=2, budget=budget)
+  used = journal_lib.Journal(str(tmp_path))
+  used.refresh()
+  tokens = used.usage().prompt_tokens + used.usage().completion_tokens
+  assert tokens > 8 * 110 + 3 * 1000 + 3 * 20
+  assert budget.spent == pytest.approx(tokens / 1000)
+  later = client(tmp_path, Scripted(), budget=limits.Budget(prompt_price=1000,
+                                                            completion_price=1000))
+  assert later.budget.spent == pytest.approx(budget.spent)
+
+
+def test_a_budget_that_is_lost_without_answers_ends_the_job(tmp_path):
+  teacher = Scripted(lambda number, text: endpoint.TryLater('no content', paid=(100, 900)))
+  with pytest.raises(protocol.Unfinished, match='without an answer .no content.') as caught:
+    complete(tmp_path, teacher, in_flight=2, max_retries=99,
+             budget=limits.Budget(max_usd=5, prompt_price=1000, completion_price=1000))
+  assert caught.value.mend and len(teacher.asked) <= 6
 
 
 def test_no_answer_with_text_at_all_stops_the_job(tmp_path):
-  teacher = Scripted(lambda number, text: endpoint.TryLater('no content', response={'text': ''}))
+  teacher = Scripted(lambda number, text: endpoint.TryLater('no content'))
   with pytest.raises(protocol.Unfinished, match='no content'):
     complete(tmp_path, teacher, max_retries=2)
   assert complete(tmp_path, Scripted())[0]  # And is asked for again.
 
 
-def test_no_budget_can_be_kept_with_a_server_that_counts_no_tokens(tmp_path):
+def test_a_budget_is_kept_with_a_server_that_counts_no_tokens(tmp_path, capsys):
   class Uncounted(Scripted):
     def read(self, response):
       return endpoint.Answer(response['text'], 'stop')
   teacher = Uncounted()
-  with pytest.raises(protocol.Unfinished, match='how many tokens .* use --max_requests'):
-    complete(tmp_path, teacher, in_flight=2,
-             budget=limits.Budget(max_usd=5, prompt_price=1, completion_price=1))
-  assert len(teacher.asked) == 2
+  budget = limits.Budget(max_usd=0.3, prompt_price=1000, completion_price=1000)
+  with pytest.raises(protocol.Unfinished, match='--budget_usd=0.3 would be exceeded'):
+    complete(tmp_path, teacher, in_flight=2, budget=budget,
+             decoding=endpoint.Decoding(max_tokens=20))
+  assert 0.2 < budget.spent <= 0.3
+  assert capsys.readouterr().err.count('they are guessed') == 1
 
 
 def test_the_budget_is_of_the_whole_journal_and_is_not_exceeded(tmp_path):
@@ -257,7 +318,7 @@ def test_a_stop_waits_for_what_is_in_flight(tmp_path):
 
 
 def test_a_stop_does_not_wait_for_requests_that_wait_themselves(tmp_path):
-  teacher = Scripted(lambda number, text: endpoint.TryLater('429', after=3000, limited=True))
+  teacher = Scripted(lambda number, text: endpoint.TryLater('429', after=800, limited=True))
   made = client(tmp_path, teacher)
 
   async def main():
@@ -280,3 +341,89 @@ def test_a_journal_that_cannot_be_written_ends_the_job(tmp_path):
 def test_options_are_plain_values():
   assert dataclasses.asdict(sender.Options())['decoding'] == {
       'max_tokens': 256, 'temperature': 0.0, 'extra': {}}
+
+
+def test_a_server_that_asks_to_wait_a_day_is_not_waited_for(tmp_path):
+  teacher = Scripted(lambda number, text: endpoint.TryLater(
+      '429: daily limit', after=86400, limited=True) if number > 4 else None)
+  with pytest.raises(protocol.Unfinished, match='asks to wait 24:00:00 .429: daily') as caught:
+    complete(tmp_path, teacher, in_flight=2)
+  assert not caught.value.mend and len(teacher.asked) <= 6
+  rest = Scripted()
+  complete(tmp_path, rest)
+  assert len(rest.asked) == 6
+
+
+def test_a_few_refusals_hardly_slow_the_others(tmp_path):
+  """2 % of 429s without Retry-After."""
+  _, without = complete(tmp_path / 'a', Scripted(seconds=0.05), n=1500)
+  _, some = complete(tmp_path / 'b', Scripted(
+      lambda number, text: endpoint.TryLater('429', limited=True) if number % 50 == 0 else None,
+      seconds=0.05), n=1500)
+  assert some < 3 * without + 1
+
+
+def test_a_servers_rate_is_found(tmp_path):
+  """It takes 20 requests a second, and refuses the others at once."""
+  begun = []
+
+  class Limited(Scripted):
+    async def ask(self, request, seed=0, timeouts=0):
+      now = asyncio.get_running_loop().time()
+      begun[:] = [one for one in begun if now - one < 1]
+      if len(begun) >= 20:
+        self.asked.append((now, 'refused'))
+        raise endpoint.TryLater('429', limited=True)
+      begun.append(now)
+      return await super().ask(request, seed)
+  teacher = Limited(seconds=0.05)
+  found, seconds = complete(tmp_path, teacher, n=600)
+  assert len(found) == 600 and 29 < seconds < 60
+  refused = sum(text == 'refused' for _, text in teacher.asked)
+  assert refused < 300
+
+
+# --- The first look ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('readable, go_on', [(30, False), (20, False), (20, True)])
+def test_most_of_the_first_answers_must_be_readable(tmp_path, capsys, readable, go_on):
+  teacher = Scripted()
+  made = client(tmp_path, teacher, in_flight=1, go_on=go_on)
+
+  def read(example, completion):
+    good = int(example.id[1:]) < readable
+    return parsed.Parsed('It is.', 'yes') if good else parsed.failed('no_answer_phrase')
+
+  async def main(made):
+    made.watch(read)
+    try:
+      return await made.complete(examples(80))
+    finally:
+      await made.close()
+  if readable >= 25 or go_on:
+    run(main(made))
+    assert len(teacher.asked) == 80
+  else:
+    for runs in (1, 2):  # The second has seen enough in the journal.
+      with pytest.raises(protocol.Unfinished, match='most of the first answers') as caught:
+        run(main(made if runs == 1 else client(tmp_path, teacher, in_flight=1)))
+      assert caught.value.mend and len(teacher.asked) <= 51
+  said = capsys.readouterr().err
+  assert f'the first 50 answers: {max(readable, 50 - readable)} ' in said
+  assert f"q{readable}, no_answer_phrase (the answer phrase does not" in said
+  assert f'It is input {readable}. So' in said
+
+
+def test_a_run_that_ends_early_shows_what_it_has_seen(tmp_path, capsys):
+  made = client(tmp_path, Scripted(), budget=limits.Budget(max_requests=7))
+  made.watch(lambda example, completion: parsed.failed('empty_label'))
+
+  async def main():
+    try:
+      await made.complete(examples(10))
+    finally:
+      await made.close()
+  with pytest.raises(protocol.Unfinished, match='max_requests=7'):
+    run(main())
+  assert 'the first 7 answers: 7 empty_label' in capsys.readouterr().err

@@ -50,13 +50,14 @@ def test_answers_become_records_once(teacher, tmp_path, endpoint):
 
 def test_a_better_parser_and_more_samples_cost_only_what_is_new(teacher, tmp_path):
   live.write_inputs(tmp_path, 20)
-  live.run(teacher, tmp_path)
-  live.run(teacher, tmp_path, '--parser=released', '--num_shards=2', '--keep=agree')
+  live.run(teacher, tmp_path, '--temperature=0.7')
+  live.run(teacher, tmp_path, '--temperature=0.7', '--parser=released', '--num_shards=2',
+           '--keep=agree')
   assert teacher.requests == 20
-  live.run(teacher, tmp_path, '--samples=3', '--temperature=0')
+  live.run(teacher, tmp_path, '--samples=3', '--temperature=0.7')
   assert teacher.requests == 60
   assert '3.00 completions a row' in live.run(
-      teacher, tmp_path, '--samples=3', '--temperature=0').stdout
+      teacher, tmp_path, '--samples=3', '--temperature=0.7').stdout
 
 
 def test_dry_run_sends_nothing(teacher, tmp_path):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from dss_jax import records
 from dss_jax.teacher import protocol
-from dss_jax.teacher.ask import endpoint
+from dss_jax.teacher.ask import endpoint, servers
 
-pytest.importorskip('openai')
+pytest.importorskip('aiohttp')
 
 
 @pytest.mark.parametrize('response, text, reason', [
@@ -93,7 +93,7 @@ def test_a_response_of_any_shape_is_an_answer_or_asked_for_again(fields):
       place[path[-1]] = value
   made = make('http://127.0.0.1:9/v1')
   try:
-    got = made._parsed(json.dumps(response), chat=True)
+    got = made._parsed(servers.Reply(200, {}, json.dumps(response)))
   except endpoint.TryLater as error:
     assert '\n' not in str(error)
     return
@@ -136,11 +136,20 @@ def test_half_a_response(teacher, fault, made, says):
   assert not caught.value.limited
 
 
-def test_a_whole_response_without_text_is_kept(teacher, fault):
-  for response, kept in ((chat(content=None), True), (chat(content=3), False),
-                         ({'choices': []}, False)):
+def test_tokens_of_a_response_that_is_no_answer_are_paid(teacher, fault):
+  for response in (chat(content=None), chat(content=3), {'choices': []}):
     fault(server.reply(json.dumps(response)))
-    assert failure(teacher.base_url).response == (response if kept else None)
+    assert failure(teacher.base_url).paid is None
+    fault(server.reply(json.dumps({**response, 'usage': {'prompt_tokens': 5, 'total_tokens': 7}})))
+    assert failure(teacher.base_url).paid == (5, 2)
+
+
+@pytest.mark.parametrize('code, kind', [(429, endpoint.TryLater), (401, endpoint.Fatal),
+                                        (400, endpoint.Rejected), (502, endpoint.TryLater)])
+def test_an_error_with_status_200(teacher, fault, code, kind):
+  fault(server.reply(json.dumps({'error': {'message': 'Provider said no', 'code': code}})))
+  error = failure(teacher.base_url)
+  assert type(error) is kind and f'{code}' in str(error) and 'Provider said no' in str(error)
 
 
 def test_completions_want_text(teacher, fault):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dss_jax import datasets
-from dss_jax.teacher import protocol
+from dss_jax.teacher import first_look, protocol
 from dss_jax.teacher.ask import endpoint as endpoint_lib
 from dss_jax.teacher.ask import journal as journal_lib
 from dss_jax.teacher.ask import limits, progress, prompts, sender
@@ -51,10 +51,16 @@ class AskingClient(protocol.Client):
     self.journal = journal
     self.budget = budget or limits.Budget()
     self._prompt_sha256 = prompt.sha256()
-    self._sender = sender.Sender(endpoint, journal, options, pace or limits.Pace(), self.budget)
+    shown = prompt.demonstrations[0].input
+    self._sender = sender.Sender(endpoint, journal, options, pace or limits.Pace(), self.budget,
+                                 endpoint.request(prompt, shown, options.decoding))
     self._progress = progress.Progress(self._sender)
     self._sender.say = self._progress.say
+    if hasattr(endpoint, 'say'):
+      endpoint.say = self._progress.say
     self._catching = False
+    self._look: first_look.FirstLook | None = None
+    self._looked_for: dict[str, datasets.Example] = {}
 
   def prepare(self, ids: Sequence[str]) -> None:
     """Reads the journal, so that a run that cannot go on fails before it writes anything."""
@@ -70,6 +76,11 @@ class AskingClient(protocol.Client):
     """So many are wanted in all."""
     self._progress.begin(answers)
 
+  def watch(self, read: first_look.Read) -> None:
+    """The first answers are looked at as they come."""
+    self._look = first_look.FirstLook(read)
+    self._sender.heard = self._hear
+
   async def complete(
       self, examples: Sequence[datasets.Example], attempt: int = 0
   ) -> list[tuple[protocol.Completion, ...]]:
@@ -81,12 +92,17 @@ class AskingClient(protocol.Client):
                  for example in examples])
     answered = self.journal.has(key for row in keys for key in row)
     self._progress.known(len(answered), extra=attempt > 0)
+    if attempt == 0 and self._look and not self._look.done:
+      await asyncio.to_thread(self._look_back, examples, keys, answered)
     await self._ask(examples, keys, answered, attempt)
     await self.journal.settle()
     entries = await asyncio.to_thread(self.journal.read, [key for row in keys for key in row])
     missing = sum(key not in entries for row in keys for key in row)
     if missing:
-      raise protocol.Unfinished(self._sender.why_unfinished())
+      if self._look and not self._look.done and (table := self._look.table()):
+        self._look.done = True
+        self._progress.say(table)
+      raise protocol.Unfinished(self._sender.why_unfinished(), self._sender.mend)
     return [tuple(self._completion(key, entries[key]) for key in row) for row in keys]
 
   def key(self, question: Question) -> str:
@@ -97,8 +113,16 @@ class AskingClient(protocol.Client):
             'utf-8', 'surrogatepass')).hexdigest()
 
   def request(self, question: Question) -> dict[str, Any]:
-    decoding = self.options.retry_decoding if question.attempt else self.options.decoding
+    decoding = self.options.decoding
+    if question.attempt and not self._had_no_answer(question):  # Room and chance mend no refusal.
+      decoding = self.options.retry_decoding
     return self.endpoint.request(self.prompt, question.example.input, decoding)
+
+  def _had_no_answer(self, question: Question) -> bool:
+    """Whether the last attempt ended so: the server would not, or could not."""
+    before = self.key(dataclasses.replace(question, attempt=question.attempt - 1))
+    entry = self.journal.read([before]).get(before, {})
+    return 'rejected' in entry or 'unanswered' in entry
 
   def provenance(self) -> Mapping[str, Any]:
     chosen = self.options
@@ -106,12 +130,20 @@ class AskingClient(protocol.Client):
             'decoding': dataclasses.asdict(chosen.decoding),
             'retry_decoding': dataclasses.asdict(chosen.retry_decoding)}
 
-  def stop(self, why: str) -> None:
+  def stop(self, why: str, mend: bool = False) -> None:
     """Sends nothing more; what is in flight is waited for."""
-    self._sender.stop(why)
+    self._sender.stop(why, mend=mend)
+
+  def paid(self) -> str:
+    if not (self.budget.prompt_price or self.budget.completion_price):
+      return ''
+    return f'paid: {self.budget.spent:.4f} USD for all that is in the journal'
 
   async def close(self) -> None:
     self._progress.close()
+    if self._sender.lost:
+      self._progress.say(f'{self._sender.lost} request(s) of this run were paid for without an '
+                         'answer of use; they are in the count')
     try:
       await self.journal.close()
     finally:
@@ -132,6 +164,8 @@ class AskingClient(protocol.Client):
 
     async def work() -> None:
       for key, question in todo:
+        if attempt == 0 and self._look and not self._look.done:
+          self._looked_for[key] = question.example
         if not await self._sender.send(key, question.example.id, self.request(question)):
           return
 
@@ -143,7 +177,28 @@ class AskingClient(protocol.Client):
     finally:
       for worker in workers:
         worker.cancel()
-    await self._sender.accept_rejections()
+    await self._sender.finish()
+
+  def _look_back(self, examples, keys, answered: set[str]) -> None:
+    """Answers of earlier runs are as good to look at."""
+    found = {key: example for example, row in zip(examples, keys, strict=True)
+             for key in row if key in answered}
+    first = dict(list(found.items())[:first_look.ANSWERS])
+    self._looked_for.update(first)
+    for key, entry in self.journal.read(first).items():
+      self._hear(key, entry)
+
+  def _hear(self, key: str, entry: Mapping[str, Any]) -> None:
+    example = self._looked_for.pop(key, None)
+    if example is None or not self._look or self._look.done:
+      return
+    self._look.add(example, self._completion(key, entry))
+    if self._look.done:
+      self._looked_for.clear()
+      self._progress.say(self._look.table())
+      if self._look.mostly_unread and not self.options.go_on:
+        self.stop('most of the first answers cannot be read: see the one above; mend the prompt, '
+                  'or --go_on', mend=True)
 
   def _catch_signals(self) -> None:
     """The first Ctrl-C or SIGTERM lets what is in flight, and paid for, come in; the next kills."""
@@ -161,14 +216,16 @@ class AskingClient(protocol.Client):
     self.stop(f'interrupted by {signal.Signals(number).name}')
 
   def _completion(self, key: str, entry: Mapping[str, Any]) -> protocol.Completion:
-    if 'rejected' in entry:
-      return protocol.Completion('', parsing.REJECTED, self._prompt_sha256, key)
+    for kind in (parsing.REJECTED, parsing.UNANSWERED):
+      if kind in entry:
+        return protocol.Completion('', kind, self._prompt_sha256, key, error=entry[kind])
     answer = self.endpoint.read(entry['response'])
+    read, written = entry['usage']  # Guessed, where the server does not count.
     text = protocol.clean(answer.text).strip()
     lead_in = self.prompt.lead_in  # A chat teacher copies it from the demonstrations.
     return protocol.Completion(
         text.removeprefix(lead_in).lstrip() if lead_in else text, answer.finish_reason,
-        self._prompt_sha256, key, answer.prompt_tokens, answer.completion_tokens,
+        self._prompt_sha256, key, endpoint_lib.token_count(read), endpoint_lib.token_count(written),
         protocol.clean(answer.thoughts))
 
 

@@ -12,8 +12,9 @@ import tqdm
 
 from dss_jax import datasets, errors
 from dss_jax.teacher import protocol
-from dss_jax.teacher.ask import asking, endpoint, fallback, limits, prompts, recorded, secrets, sender
+from dss_jax.teacher.ask import asking, endpoint, fallback, limits, prompts, recorded, secrets
 from dss_jax.teacher.ask import journal as journal_lib
+from dss_jax.teacher.ask import sender as sender_lib
 from dss_jax.teacher.ask.batch import client as batch_client
 
 
@@ -94,11 +95,16 @@ def check(flags: argparse.Namespace) -> None:
     raise errors.UserError(
         f'unknown --client={flags.client}: {errors.did_you_mean(flags.client, names())}')
   for flag, least in (('samples', 1), ('in_flight', 1), ('max_fatal', 1), ('max_tokens', 1),
-                      ('workers', 1), ('batch_size', 1), ('max_retries', 0), ('rpm', 0),
-                      ('tpm', 0), ('budget_usd', 0), ('max_requests', 0)):
+                      ('workers', 1), ('batch_size', 1), ('max_retries', 0), ('thinking_room', 0),
+                      ('rpm', 0), ('tpm', 0), ('budget_usd', 0), ('max_requests', 0)):
     if getattr(flags, flag) < least:
       raise errors.UserError(f'--{flag}={getattr(flags, flag)}: use {least} or more')
-  for flag in ('model', 'teacher_model', 'params'):  # They go into records or requests.
+  if not 0 <= flags.max_failed <= 1:
+    raise errors.UserError(f'--max_failed={flags.max_failed:g}: give a share from 0 to 1')
+  if flags.reasoning_effort and flags.endpoint == 'completions':
+    raise errors.UserError('--reasoning_effort: --endpoint=completions has no such field; drop it')
+  # They go into records or requests.
+  for flag in ('model', 'teacher_model', 'params', 'reasoning_effort'):
     try:
       (getattr(flags, flag) or '').encode('utf-8')
     except UnicodeEncodeError:
@@ -169,7 +175,7 @@ def _asking(
                     flags.completion_price))
 
 
-def _options(flags: argparse.Namespace) -> sender.Options:
+def _options(flags: argparse.Namespace) -> sender_lib.Options:
   try:
     extra = json.loads(flags.params)
   except ValueError as error:
@@ -182,9 +188,15 @@ def _options(flags: argparse.Namespace) -> sender.Options:
   more = {name: 2 * value if name == 'max_completion_tokens' and value else value
           for name, value in extra.items()}
   several = flags.samples > 1
+  drawn = extra.get('temperature', flags.temperature)
+  if several and (drawn == 0 or extra.get('seed') is not None):
+    what = '--params: seed' if extra.get('seed') is not None else '--temperature=0'
+    raise errors.UserError(f'--samples={flags.samples}: with {what} all samples would be the same, '
+                           'and each is paid for; drop it')
   temperature = flags.temperature if flags.temperature is not None else 0.7 * several
-  return sender.Options(
+  return sender_lib.Options(
       samples=flags.samples,
       decoding=endpoint.Decoding(flags.max_tokens, temperature, extra),
       retry_decoding=endpoint.Decoding(2 * flags.max_tokens, max(temperature, 0.7), more),
-      in_flight=flags.in_flight, max_retries=flags.max_retries, max_fatal=flags.max_fatal)
+      in_flight=flags.in_flight, max_retries=flags.max_retries, max_fatal=flags.max_fatal,
+      go_on=flags.go_on)

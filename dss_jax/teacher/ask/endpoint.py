@@ -47,6 +47,8 @@ class Endpoint(Protocol):
   Attributes:
     name: of the kind, as `--client` has it.
     model: goes into every record as `teacher_model`, and into every request's key.
+    first_alone: optional, False: the first request goes alone, as others can learn from it.
+    room: optional, 0: tokens that it may write beyond `Decoding.max_tokens`.
     in_batches: optional, False: it works on --batch_size requests at a time.
   """
 
@@ -56,12 +58,15 @@ class Endpoint(Protocol):
   def request(self, prompt: prompts.Prompt, text: str, decoding: Decoding) -> dict[str, Any]:
     """All that decides the answer to an input, as JSON values; holds no secret."""
 
-  async def ask(self, request: Mapping[str, Any], seed: int = 0) -> Mapping[str, Any]:
+  async def ask(
+      self, request: Mapping[str, Any], seed: int = 0, timeouts: int = 0
+  ) -> Mapping[str, Any]:
     """Sends it once and returns the raw response, as JSON values that `read` understands.
 
     Args:
       request: from `request`.
       seed: differs between the samples of one request; for teachers that draw by themselves.
+      timeouts: how often this request was not answered in time: it may have more of it now.
 
     Raises:
       TryLater, Rejected, Fatal.
@@ -84,16 +89,21 @@ class TryLater(Exception):
 
   Attributes:
     after: seconds that the server asked to wait, or None.
-    limited: the server counts requests or tokens (429): all should wait, not only this one.
-    response: what came, if it is whole but has no text: an answer, if repeating mends nothing.
+    limited: the server counts requests or tokens (429): it is no failure of this one.
+    paid: tokens read and written, if it counted some for what is no answer.
+    timed_out: nothing came in time; it may have been answered, and be paid for, all the same.
+    unreachable: nobody listens there.
   """
 
   def __init__(self, message: str, after: float | None = None, limited: bool = False,
-               response: Mapping[str, Any] | None = None):
+               paid: tuple[int, int] | None = None, timed_out: bool = False,
+               unreachable: bool = False):
     super().__init__(message)
     self.after = after
     self.limited = limited
-    self.response = response
+    self.paid = paid
+    self.timed_out = timed_out
+    self.unreachable = unreachable
 
 
 class Rejected(Exception):

@@ -11,10 +11,11 @@ from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import asking
 from dss_jax.teacher.read import parsing
 
-_UNANSWERED = ('refusal', 'content_filter', parsing.REJECTED, 'unanswered')  # finish reasons
-_ITS_OWN = ('client', 'model', 'base_url', 'endpoint', 'api_key_env', 'api_key_secret', 'engine',
-            'max_tokens', 'temperature', 'params', 'in_flight', 'rpm', 'tpm', 'timeout',
-            'prompt_price', 'completion_price', 'batch_size', 'mesh', 'dtype', 'fallback')
+_UNANSWERED = ('refusal', 'content_filter', parsing.REJECTED, parsing.UNANSWERED)  # finish reasons
+_ITS_OWN = ('client', 'model', 'base_url', 'header', 'endpoint', 'api_key_env', 'api_key_secret',
+            'engine', 'max_tokens', 'thinking_room', 'reasoning_effort', 'temperature', 'params',
+            'in_flight', 'rpm', 'tpm', 'timeout', 'prompt_price', 'completion_price', 'batch_size',
+            'mesh', 'dtype', 'fallback')
 
 
 class FallbackClient(asking.AskingClient):
@@ -27,6 +28,7 @@ class FallbackClient(asking.AskingClient):
   def __init__(self, second: asking.AskingClient, *args: Any, **settings: Any):
     super().__init__(*args, **settings)
     self.second = second
+    self.budget.beside, second.budget.beside = second.budget, self.budget
     self._handed_on = 0
 
   def prepare(self, ids: Sequence[str]) -> None:
@@ -52,9 +54,14 @@ class FallbackClient(asking.AskingClient):
     return {**super().provenance(), 'fallback': {
         'client': second.name, 'model': second.model, **second.provenance()}}
 
-  def stop(self, why: str) -> None:
-    super().stop(why)
-    self.second.stop(why)
+  def stop(self, why: str, mend: bool = False) -> None:
+    super().stop(why, mend)
+    self.second.stop(why, mend)
+
+  def paid(self) -> str:
+    said = super().paid()
+    more = self.second.budget.spent
+    return f'{said}, and {more:.4f} for the second teacher' if said and more else said
 
   async def close(self) -> None:
     try:
@@ -76,7 +83,9 @@ def flags_of(flags: argparse.Namespace) -> argparse.Namespace:
     raise errors.UserError(f'--fallback={flags.fallback}: {error}') from error
   chosen = flag_lib.parser().parse_args(
       [f'--dataset={flags.dataset}', f'--split={flags.split}', *words],
-      argparse.Namespace(**{**vars(flags), 'fallback': None}))
+      argparse.Namespace(**{**vars(flags), 'fallback': None, 'base_url': [], 'header': []}))
+  for name in ('base_url', 'header'):
+    setattr(chosen, name, getattr(chosen, name) or getattr(flags, name))
   for name, value in vars(chosen).items():
     if name not in _ITS_OWN and value != getattr(flags, name):
       raise errors.UserError(f'--fallback: --{name} is the same for both teachers; take it out')

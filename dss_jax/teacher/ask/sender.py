@@ -2,9 +2,13 @@
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
+
+import tqdm
 
 from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import endpoint as endpoint_lib
@@ -14,6 +18,11 @@ from dss_jax.teacher.ask import limits
 _FIRST_RATIO = 4.0  # characters a token, until answers tell
 _FIRST_LENGTH = 80.0  # tokens of an answer, likewise
 _MOST_TOLD = 5  # kinds of failures
+_FIRST_SECONDS = 20.0  # that the others wait for the first answer
+_LONGEST_TOLD_WAIT = 900.0  # seconds; a server that asks for more ends the run
+_LONGEST_REFUSED_WAIT = 16.0  # of one request after 429s: the pace does the rest
+_KNOCKS = 3  # at a door behind which nobody has ever answered
+_GUESSED_RATIO = 3.0  # characters a token, where a server counts none: rather too many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +35,9 @@ class Options:
     retry_decoding: of further attempts at what did not parse.
     in_flight: requests at a time.
     max_retries: of one request, after failures other than "too many requests".
-    max_fatal: consecutive fatal errors after which the job stops.
+    max_fatal: requests in a row without an answer after which it is tried whether any is answered.
     patience: seconds of "too many requests" without one answer after which it stops.
+    go_on: even if most of the first answers cannot be read.
   """
 
   samples: int = 1
@@ -37,6 +47,7 @@ class Options:
   max_retries: int = 8
   max_fatal: int = 5
   patience: float = 3600.0
+  go_on: bool = False
 
 
 class Sender:
@@ -46,31 +57,42 @@ class Sender:
     in_flight, answered, failed, retried: requests, for the progress line.
     repeated: requests that turned out to be another input's, word for word.
     say: tells the user something.
-    prompt_tokens, completion_tokens: of this run's answers.
+    heard: is told the key and entry of every request that is done with.
+    prompt_tokens, completion_tokens: paid for in this run.
+    lost: of them, requests that were paid for without an answer: too late, or half of one.
+    guessed: answers whose tokens the server does not count.
     stopped: why nothing more is sent, '' while it is.
+    mend: whether something must be changed before it goes on.
   """
 
   def __init__(
       self, endpoint: endpoint_lib.Endpoint, journal: journal_lib.Journal,
-      options: Options, pace: limits.Pace, budget: limits.Budget):
+      options: Options, pace: limits.Pace, budget: limits.Budget,
+      witness: Mapping[str, Any]):
+    """`witness` is a request that is answered if any is."""
     self._endpoint = endpoint
     self._journal = journal
     self._options = options
+    self._witness = witness
     self.pace = pace
     self.budget = budget
     self.in_flight = self.answered = self.failed = self.retried = self.repeated = 0
     self.say: Callable[[str], None] = lambda line: None
-    self.prompt_tokens = self.completion_tokens = 0
-    self.stopped = ''
+    self.heard: Callable[[str, Mapping[str, Any]], None] = lambda key, entry: None
+    self.prompt_tokens = self.completion_tokens = self.lost = self.guessed = 0
+    self.stopped, self.mend = '', False
     self._given_up = False
     self._slots = asyncio.Semaphore(options.in_flight)
-    self._fatal = 0  # in a row
+    self._first: asyncio.Future[None] | None = None
+    self._any = False  # Whether this run had an answer.
+    self._unanswered = 0  # in a row
+    self._at_fault = asyncio.Lock()
     self._limited_since: float | None = None
-    self._rejections: list[tuple[str, dict[str, Any]]] = []
+    self._pending: list[tuple[str, dict[str, Any]]] = []
     self._reasons: collections.Counter[str] = collections.Counter()
     self._told: set[str] = set()
     self._begun: dict[str, asyncio.Future[None]] = {}  # keys on their way
-    self._ratio, self._length = _FIRST_RATIO, _FIRST_LENGTH
+    self._ratio, self._length, self._longest = _FIRST_RATIO, _FIRST_LENGTH, 0.0
     self._waiting: set[asyncio.Task[Any]] = set()
 
   def learn(self, used: journal_lib.Usage) -> None:
@@ -78,15 +100,17 @@ class Sender:
     if used.completion_tokens and used.requests:
       self._length = used.completion_tokens / used.requests
 
-  def stop(self, why: str, *, finish: bool = False) -> None:
+  def stop(self, why: str, *, finish: bool = False, mend: bool = False) -> None:
     """No further request is begun.
 
     Args:
       why: for the user.
       finish: those that were begun may still wait their turn and be sent again; otherwise they
         are given up unless they are on the wire.
+      mend: the same command would stop again.
     """
-    self.stopped = self.stopped or why
+    if not self.stopped:
+      self.stopped, self.mend = why, mend
     if not finish:
       self._given_up = True
       for task in self._waiting:
@@ -100,7 +124,7 @@ class Sender:
     return f'{self.failed} request(s) stayed without an answer ({reasons})'
 
   async def send(self, key: str, example_id: str, request: Mapping[str, Any]) -> bool:
-    """Asks until there is an answer in the journal, or there is none to be had.
+    """Asks until the journal has an answer, or that there is none to be had.
 
     Returns: False if nothing more is to be sent at all.
     """
@@ -117,104 +141,167 @@ class Sender:
 
   async def _send(self, key: str, example_id: str, request: Mapping[str, Any]) -> bool:
     characters = _characters(request)
-    async with self._slots:
+    async with self._slots, self._in_turn():
+      async with self._at_fault:  # Or wait until it is known whether anything is answered.
+        pass
       if self.stopped:
         return False
       most = self.budget.cost(*self.most_tokens(request))
       try:
         await self.budget.reserve(most)
       except protocol.Unfinished as error:
-        self.stop(str(error), finish=True)
+        self.stop(str(error), finish=True, mend=error.mend)
         return False
       self.in_flight += 1
       paid = 0.0
       try:
-        answer = await self._until_answered(key, example_id, request, characters)
-        if answer is not None:
-          paid = self.budget.cost(answer.prompt_tokens, answer.completion_tokens)
+        tokens = await self._until_answered(key, example_id, request, characters)
+        paid = self.budget.cost(*tokens)
       finally:
         self.in_flight -= 1
         self.budget.settle(most, paid)
     return not self.stopped
 
+  @contextlib.asynccontextmanager
+  async def _in_turn(self) -> AsyncIterator[None]:
+    """The first goes alone for a while: what it meets, and costs, the others need not."""
+    if self._first is None and getattr(self._endpoint, 'first_alone', False):
+      self._first = asyncio.get_running_loop().create_future()
+      try:
+        yield
+      finally:
+        self._first.set_result(None)
+      return
+    if self._first is not None and not self._first.done():
+      await asyncio.wait([self._first], timeout=_FIRST_SECONDS)
+    yield
+
   async def _until_answered(
       self, key: str, example_id: str, request: Mapping[str, Any], characters: int
-  ) -> endpoint_lib.Answer | None:
-    failures = 0
+  ) -> tuple[int, int]:
+    """Tokens read and written, (0, 0) if there is no answer."""
+    failures = refusals = timeouts = 0
     while not self._given_up:
       tokens = characters / self._ratio + self._length
       await self._wait(self.pace.turn(tokens))
       if self._given_up:
         break
       try:
-        response = await self._endpoint.ask(request, seed=int(key[:8], 16))
+        response = await self._endpoint.ask(request, seed=int(key[:8], 16), timeouts=timeouts)
       except endpoint_lib.TryLater as error:
         self.retried += 1
         self._tell(str(error))
+        await self._lose(example_id, error, characters)
         failures += not error.limited
-        if failures > self._options.max_retries:
-          if error.response is not None and self._journal.usage().requests:
-            # Others are answered: asked for ever, this one would keep the job from its end.
-            return await self._accept(key, example_id, error.response, tokens, characters)
-          self._fail(str(error))
-          if not self.answered:  # Nothing ever was: the server is not there.
-            self._count_fatal(str(error))
-          return None
-        await self._back_off(error, failures)
+        refusals += error.limited
+        timeouts += error.timed_out
+        if error.unreachable and not self._any and failures >= _KNOCKS:
+          self.stop(f'{error}: nobody answers there; start the server, or correct its address',
+                    mend=True)
+        elif failures > self._options.max_retries:
+          await self._give_up_on(key, example_id, 'unanswered', error)
+          break
+        else:
+          await self._back_off(error, failures, refusals)
       except endpoint_lib.Rejected as error:
-        await self._reject(key, example_id, str(error))
-        return None
+        await self._give_up_on(key, example_id, 'rejected', error)
+        break
       except endpoint_lib.Fatal as error:
-        self._fail(str(error))
-        self._count_fatal(str(error))
-        return None
+        await self._give_up_on(key, example_id, 'unanswered', error)
+        break
       else:
         return await self._accept(key, example_id, response, tokens, characters)
-    return None
+    return 0, 0
 
   async def _accept(
       self, key: str, example_id: str, response: Mapping[str, Any], tokens: float, characters: int
-  ) -> endpoint_lib.Answer:
+  ) -> tuple[int, int]:
     answer = self._endpoint.read(response)
-    await self._journal.add(key, {'id': example_id, 'response': response},
-                            answer.prompt_tokens, answer.completion_tokens)
-    await self._count(answer, tokens, characters)
-    return answer
-
-  async def _count(self, answer: endpoint_lib.Answer, tokens: float, characters: int) -> None:
+    read, written = self.counted(answer, characters)
+    await self._journal.add(key, {'id': example_id, 'response': response}, read, written)
+    self.pace.correct(read + written - tokens)
+    self._ratio += 0.05 * (characters / max(read, 1) - self._ratio)
+    self._length += (0.05 if self._any else 1.0) * (written - self._length)
+    self._longest = max(self._longest, written)
     self.answered += 1
-    self.prompt_tokens += answer.prompt_tokens
-    self.completion_tokens += answer.completion_tokens
-    if answer.prompt_tokens:
-      self.pace.correct(answer.prompt_tokens + answer.completion_tokens - tokens)
-      self._ratio += 0.05 * (characters / answer.prompt_tokens - self._ratio)
-      self._length += 0.05 * (answer.completion_tokens - self._length)
-    elif self.budget.max_usd:
-      self.stop('the server does not say how many tokens it counts, so that --budget_usd cannot be '
-                'kept; use --max_requests in its place')
-    self._fatal, self._limited_since = 0, None
-    await self.accept_rejections()  # Others are answered: these requests are at fault.
+    self.prompt_tokens += read
+    self.completion_tokens += written
+    self._any, self._unanswered, self._limited_since = True, 0, None
+    self.heard(key, {'response': response, 'usage': (read, written)})
+    await self._settle_pending()  # Others are answered: these requests are at fault.
+    return read, written
 
-  async def accept_rejections(self) -> None:
-    """Writes down that some requests are not taken, unless the job stopped because of them."""
+  def counted(self, answer: endpoint_lib.Answer, characters: int) -> tuple[int, int]:
+    """Tokens that are paid for, as the server says, or rather too many if it does not."""
+    if answer.prompt_tokens or answer.completion_tokens:
+      return answer.prompt_tokens, answer.completion_tokens
+    if not self.guessed:
+      self.say('the server does not say how many tokens it counts: they are guessed, '
+               f'{_GUESSED_RATIO:g} characters each')
+    self.guessed += 1
+    return (round(characters / _GUESSED_RATIO),
+            round((len(answer.text) + len(answer.thoughts)) / _GUESSED_RATIO))
+
+  async def _lose(
+      self, example_id: str, error: endpoint_lib.TryLater, characters: int
+  ) -> None:
+    """What is paid for though it is no answer is written down too, for later runs' budgets."""
+    if error.paid is None and not error.timed_out:
+      return
+    await self._lose_tokens(example_id, str(error), *(
+        error.paid or (round(characters / self._ratio), round(self._length))))
+
+  async def _lose_tokens(self, example_id: str, why: str, read: int, written: int) -> None:
+    key = uuid.uuid4().hex * 2  # Of no request: it is only counted.
+    await self._journal.add(key, {'id': example_id, 'lost': why}, read, written)
+    self.lost += 1
+    self.prompt_tokens += read
+    self.completion_tokens += written
+    self.budget.spent += self.budget.cost(read, written)
+    if self.budget.exceeded:
+      self.stop(f'--budget_usd={self.budget.max_usd:g} would be exceeded: {self.lost} requests '
+                f'were paid for without an answer ({why}): raise it to go on', mend=True)
+
+  async def finish(self) -> None:
+    """Writes down which requests have no answer, if it is they that are at fault."""
+    if self._pending and not self._any:
+      await self._find_fault(f'{self._reasons.most_common(1)[0][0]}', mend=True)
+    await self._settle_pending()
+
+  async def _settle_pending(self) -> None:
     if self._given_up:
       return
-    rejections, self._rejections = self._rejections, []
-    for key, entry in rejections:
+    pending, self._pending = self._pending, []
+    for key, entry in pending:
       await self._journal.add(key, entry)
       self.answered += 1
+      self.heard(key, entry)
 
-  async def _reject(self, key: str, example_id: str, message: str) -> None:
-    """Is the request at fault, or the settings of all? The next answers tell."""
-    self._rejections.append((key, {'id': example_id, 'rejected': message}))
-    self._reasons[message] += 1
-    self._count_fatal(message)
+  async def _give_up_on(self, key: str, example_id: str, kind: str, error: Exception) -> None:
+    """Is the request at fault, or the server, or the settings of all? The next answers tell."""
+    self._pending.append((key, {'id': example_id, kind: str(error)}))
+    self.failed += 1
+    self._reasons[str(error)] += 1
+    self._unanswered += 1
+    if self._unanswered >= self._options.max_fatal:
+      await self._find_fault(str(error), mend=not isinstance(error, endpoint_lib.TryLater))
 
-  def _count_fatal(self, message: str) -> None:
-    self._fatal += 1
-    if self._fatal >= self._options.max_fatal:
-      self.stop(f'{self._fatal} requests in a row met an error that repeating does not mend: '
-                f'{message}')
+  async def _find_fault(self, message: str, mend: bool) -> None:
+    """Stops, unless a request that is surely answered if any is, is answered."""
+    async with self._at_fault:
+      count = self._unanswered
+      if self._given_up or not count:
+        return
+      try:
+        answer = self._endpoint.read(await self._endpoint.ask(self._witness))
+      except (endpoint_lib.TryLater, endpoint_lib.Rejected, endpoint_lib.Fatal):
+        self.stop(f'{count} requests in a row met an error that repeating does not mend, and so '
+                  f'did one that is sure to be answered if any is: {message}', mend=mend)
+        return
+      read, written = self.counted(answer, _characters(self._witness))
+      await self._lose_tokens('', 'asked to see whether anything is answered', read, written)
+      self._any, self._unanswered = True, 0
+      await self._settle_pending()
 
   def _tell(self, message: str) -> None:
     """What goes wrong, when it first does: the user may know more than a retry does."""
@@ -222,12 +309,11 @@ class Sender:
       self._told.add(message)
       self.say(f'{message}; asking again')
 
-  def _fail(self, message: str) -> None:
-    self.failed += 1
-    self._reasons[message] += 1
-
-  async def _back_off(self, error: endpoint_lib.TryLater, failures: int) -> None:
+  async def _back_off(self, error: endpoint_lib.TryLater, failures: int, refusals: int) -> None:
     loop = asyncio.get_running_loop()
+    if error.after is not None and error.after > _LONGEST_TOLD_WAIT:
+      self.stop(f'the server asks to wait {tqdm.tqdm.format_interval(error.after)} ({error})')
+      return
     if not error.limited:
       await self._wait(asyncio.sleep(max(error.after or 0.0, limits.back_off(failures))))
       return
@@ -236,9 +322,12 @@ class Sender:
     if waited > self._options.patience:
       self.stop(f'for {waited / 60:.0f} minutes the endpoint has answered nothing but "too many '
                 f'requests" ({error}); lower --rpm, --tpm or --in_flight')
-      return
-    # All wait: 64 requests that each find out by themselves are 64 more refusals.
-    self.pace.pause(limits.back_off(3) if error.after is None else error.after)
+    elif error.after is not None:
+      # All wait: 64 requests that each find out by themselves are 64 more refusals.
+      self.pace.pause(error.after)
+    else:
+      self.pace.refused()
+      await self._wait(asyncio.sleep(limits.back_off(refusals, _LONGEST_REFUSED_WAIT)))
 
   async def _wait(self, waiting) -> None:
     """Waits, or not, if the job is stopped meanwhile."""
@@ -256,9 +345,12 @@ class Sender:
       self._waiting.discard(task)
 
   def most_tokens(self, request: Mapping[str, Any]) -> tuple[float, float]:
-    """Read and written at most: one for two characters, and all that the teacher may write."""
-    written = request.get('max_tokens') or request.get('max_completion_tokens') or self._length
-    return _characters(request) / 2, written
+    """Read and written at most: one for two characters, and all that the teacher may write.
+
+    One that thinks out of sight has been seen to write more than that.
+    """
+    asked = request.get('max_tokens') or request.get('max_completion_tokens') or self._length
+    return _characters(request) / 2, max(asked + getattr(self._endpoint, 'room', 0), self._longest)
 
 
 def _characters(request: Mapping[str, Any]) -> int:

@@ -122,7 +122,9 @@ class T5Endpoint:
               'stop': list(prompt.stop) or None, 'dtype': self._dtype, **decoding.extra}
     return {name: value for name, value in fields.items() if value is not None}
 
-  async def ask(self, request: Mapping[str, Any], seed: int = 0) -> Mapping[str, Any]:
+  async def ask(
+      self, request: Mapping[str, Any], seed: int = 0, timeouts: int = 0
+  ) -> Mapping[str, Any]:
     """See `Endpoint`; waits for others to share a batch with.
 
     Raises:

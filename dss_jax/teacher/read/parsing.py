@@ -14,12 +14,14 @@ from dss_jax.teacher.read import labels, matching, parsed, released
 
 NO_TEACHER = 'no_teacher'
 REJECTED = 'rejected'
+UNANSWERED = 'unanswered'
 REFUSED = 'refused'
 DISAGREES = 'disagrees'
 TRUNCATED = 'truncated'
 REASONS = {  # every parse_status but 'ok'
     NO_TEACHER: 'no teacher was asked (--client=none)',
     REJECTED: 'the endpoint would not take the request (too long, filtered)',
+    UNANSWERED: 'the endpoint gave no answer, however often it was asked',
     REFUSED: 'the teacher refused to answer',
     DISAGREES: "the teacher's label is not the gold one (--keep=agree)",
     'empty_completion': 'the teacher wrote nothing',
@@ -79,8 +81,8 @@ def read(
   A server that was told where to stop leaves the end marker out, and one that ran out of tokens
   may have stopped inside the label.
   """
-  if completion.finish_reason == REJECTED:
-    return parsed.failed(REJECTED)
+  if completion.finish_reason in (REJECTED, UNANSWERED):
+    return parsed.failed(completion.finish_reason)
   text, form = completion.text, dataset.completion
   ended = bool(form.end_marker) and _find(text, form.end_marker) is not None
   if completion.finish_reason == 'stop' and form.end_marker and text.strip() and not ended:
