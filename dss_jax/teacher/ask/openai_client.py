@@ -155,7 +155,9 @@ class OpenAIEndpoint:
     try:
       return await send(self._sdk)
     except openai.APIStatusError as error:
-      reply = servers.Reply(error.status_code, error.response.headers, error.response.text)
+      response = error.response  # LiteLLM's have none, or one without text.
+      reply = servers.Reply(error.status_code, response.headers if response is not None else {},
+                            (response.text if response is not None else '') or error.message)
       failure = self._refused(reply.status, _retry_after(reply.headers, reply.text), reply)
     except (openai.OpenAIError, OSError) as error:
       cause = error.__cause__ or error
