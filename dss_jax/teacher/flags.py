@@ -48,7 +48,9 @@ examples:
 
 --inputs holds JSON lines (or one JSON list); a dataset of your own needs id, input and, where
 known, label. --completions are JSON lists of strings, in the order of the inputs (files in
-natural order, x_10 after x_9), or JSON lines {"id": ..., "completion": ...}, joined by id.
+natural order, x_10 after x_9), or rows joined by id: JSON lines {"id": ..., "completion": ...}
+(also generation, response, output; or rationale and label apart), CSV, TSV, Parquet, or the JSON
+lines of a batch result. Several of an id vote; a null or absent one is a failed row.
 Where a dataset has no validation split, 10 % of train is written as one.
 exit codes: 0 the records are written; 2 an error to mend; 3 stopped, run it again to go on."""
 

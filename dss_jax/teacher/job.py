@@ -66,6 +66,7 @@ class Outcome:
     quarantine: for each split with failed rows, the file that lists them.
     replaced: for each split that was there before, how many of its rows had parsed.
     paid: what the client says of money.
+    doubts: what is odd about the answers, for the user.
   """
 
   dataset: datasets.Dataset
@@ -77,6 +78,7 @@ class Outcome:
   quarantine: Mapping[str, str]
   replaced: Mapping[str, int]
   paid: str = ''
+  doubts: Sequence[str] = ()
 
 
 _T = TypeVar('_T')
@@ -139,7 +141,9 @@ def run(
       epath.Path(plan.staging(name)).rmtree(missing_ok=True)  # Of a killed job; cheap to redo.
     client.watch(shard_lib.reader(dataset, settings))
     results = _wait(_run(runner or run_here, plan, examples, client))
-    return publish(plan, client, results, allow_unparsed, max_failed)
+    outcome = publish(plan, client, results, allow_unparsed, max_failed)
+  whole = summary_lib.total(list(outcome.splits.values()))
+  return dataclasses.replace(outcome, doubts=client.doubts(dataset, examples, whole))
 
 
 def make_plan(

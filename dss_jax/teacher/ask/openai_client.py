@@ -185,7 +185,8 @@ class OpenAIEndpoint:
       raise self._refused(status, None, reply)
     return self._parsed(reply)
 
-  def read(self, response: Mapping[str, Any]) -> endpoint.Answer:
+  @staticmethod
+  def read(response: Mapping[str, Any]) -> endpoint.Answer:
     choice = response['choices'][0]
     message = choice.get('message') or choice
     content = message.get('content', message.get('text')) or ''

@@ -16,12 +16,14 @@ NO_TEACHER = 'no_teacher'
 REJECTED = 'rejected'
 UNANSWERED = 'unanswered'
 REFUSED = 'refused'
+MISSING = 'missing'
 DISAGREES = 'disagrees'
 TRUNCATED = 'truncated'
 REASONS = {  # every parse_status but 'ok'
     NO_TEACHER: 'no teacher was asked (--client=none)',
     REJECTED: 'the endpoint would not take the request (too long, filtered)',
     UNANSWERED: 'the endpoint gave no answer, however often it was asked',
+    MISSING: 'there is no completion for the row, or it is null',
     REFUSED: 'the teacher refused to answer',
     DISAGREES: "the teacher's label is not the gold one (--keep=agree)",
     'empty_completion': 'the teacher wrote nothing',
@@ -81,8 +83,10 @@ def read(
   A server that was told where to stop leaves the end marker out, and one that ran out of tokens
   may have stopped inside the label.
   """
-  if completion.finish_reason in (REJECTED, UNANSWERED):
+  if completion.finish_reason in (REJECTED, UNANSWERED, MISSING):
     return parsed.failed(completion.finish_reason)
+  if completion.apart:
+    return _read_apart(completion.apart[0].strip(), completion.apart[1].strip(), example, dataset)
   text, form = completion.text, dataset.completion
   ended = bool(form.end_marker) and _find(text, form.end_marker) is not None
   if completion.finish_reason == 'stop' and form.end_marker and text.strip() and not ended:
@@ -94,6 +98,19 @@ def read(
   if not found.ok and completion.finish_reason in ('refusal', 'content_filter'):
     return parsed.failed(REFUSED)
   return found
+
+
+def _read_apart(
+    rationale: str, label: str, example: datasets.Example, dataset: datasets.Dataset
+) -> parsed.Parsed:
+  """What came as two fields has no phrase to look for; its label is read as any other."""
+  if not rationale or not label:
+    return parsed.failed('empty_label' if rationale else 'empty_rationale')
+  try:
+    return parsed.Parsed(
+        rationale, labels.READERS[dataset.completion.label_kind](label, example, dataset))
+  except labels.Unreadable as error:
+    return parsed.failed(error.reason)
 
 
 def _stops_in_label(text: str, form: datasets.CompletionFormat) -> bool:
