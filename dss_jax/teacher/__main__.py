@@ -21,14 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the job; UserError for what the user can fix, with nothing written."""
   args, beam_options = _split(sys.argv[1:] if argv is None else argv)
   chosen = flags.parser().parse_args(args)
-  clients.check(chosen)
   if beam_options and chosen.runner != 'beam':
     raise errors.UserError(f'{beam_options[0]}: options after -- are for --runner=beam')
   records_dir = chosen.records_dir or os.environ.get('DSS_DATA_DIR', '')
   if not records_dir and not chosen.show_prompt:
     raise errors.UserError('where to? Set --records_dir=DIR, or DSS_DATA_DIR in the environment')
   _check_paths(chosen, records_dir)
-  cli.import_quietly('dss_jax.tasks', *chosen.imports)  # They register the datasets.
+  cli.import_quietly('dss_jax.tasks', *chosen.imports)  # They register datasets and teachers.
+  clients.check(chosen)
   dataset = datasets.get(chosen.dataset)
   if chosen.show_prompt:
     print(_request(chosen, dataset, records_dir))

@@ -18,6 +18,7 @@ class Completion:
   prompt_tokens: int = 0
   completion_tokens: int = 0
   thoughts: str = ''  # of a thinking model, where they came apart from the text
+  model: str = ''  # who wrote it, if it is not the client's
   error: str = ''  # the server's words, where it gave no answer
   apart: tuple[str, str] | None = None  # (rationale, label), where they came as two fields
 

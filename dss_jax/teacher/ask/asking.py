@@ -68,9 +68,13 @@ class AskingClient(protocol.Client):
     used = self.journal.usage()
     self.budget.spent = self.budget.cost(used.prompt_tokens, used.completion_tokens)
     self._sender.learn(used)
-    self._progress.begin(len(ids) * self.options.samples)
+    self.expect(len(ids) * self.options.samples)
     for line in journal_notes(self.journal):
       self._progress.say(line)
+
+  def expect(self, answers: int) -> None:
+    """So many are wanted in all."""
+    self._progress.begin(answers)
 
   def watch(self, read: first_look.Read) -> None:
     """The first answers are looked at as they come."""

@@ -155,7 +155,9 @@ class OpenAIEndpoint:
     try:
       return await send(self._sdk)
     except openai.APIStatusError as error:
-      reply = servers.Reply(error.status_code, error.response.headers, error.response.text)
+      response = error.response  # LiteLLM's have none, or one without text.
+      reply = servers.Reply(error.status_code, response.headers if response is not None else {},
+                            (response.text if response is not None else '') or error.message)
       failure = self._refused(reply.status, _retry_after(reply.headers, reply.text), reply)
     except (openai.OpenAIError, OSError) as error:
       cause = error.__cause__ or error
@@ -171,6 +173,10 @@ class OpenAIEndpoint:
   def batch_url(self) -> str:
     """What the requests of a batch are for."""
     return '/v1/chat/completions' if self._chat else '/v1/completions'
+
+  def body(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What is sent for a request, with what was learned of the server."""
+    return self._dialect.body(request, self.room)
 
   def judge(self, status: int, body: Any) -> dict[str, Any]:
     """The response of a batch's result; raises what `ask` would."""
