@@ -61,12 +61,23 @@ class Client:
     """What is odd about the answers as a whole, asked for when the sets are written."""
     return ()
 
+  def stop(self, why: str) -> None:
+    """Begins nothing more; what is in flight is waited for."""
+
   async def close(self) -> None:
     """Gives connections back; called once, whatever happened."""
 
 
 class Unfinished(Exception):
-  """The job stopped with inputs unanswered; the same command goes on from there."""
+  """The job stopped with inputs unanswered; the same command goes on from there.
+
+  Attributes:
+    to_mend: whether somebody has to mend something first.
+  """
+
+  def __init__(self, why: str, to_mend: bool = False):
+    super().__init__(why)
+    self.to_mend = to_mend
 
 
 def clean(text: str) -> str:

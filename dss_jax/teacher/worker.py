@@ -145,7 +145,8 @@ class Worker:
 
   def _stopped(self, spec: shard_lib.Spec, error: Exception) -> None:
     _put(self._task, spec, 'stopped', {'why': str(error),
-                                       'user_error': isinstance(error, errors.UserError)})
+                                       'user_error': isinstance(error, errors.UserError) or (
+                                           getattr(error, 'to_mend', False))})
 
   def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run_coroutine_threadsafe(work, self._loop).result()

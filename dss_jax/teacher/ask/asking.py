@@ -13,7 +13,7 @@ from dss_jax import datasets
 from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import endpoint as endpoint_lib
 from dss_jax.teacher.ask import journal as journal_lib
-from dss_jax.teacher.ask import limits, progress, prompts, sender
+from dss_jax.teacher.ask import limits, progress, prompts, room, sender
 from dss_jax.teacher.read import parsing
 
 
@@ -82,7 +82,7 @@ class AskingClient(protocol.Client):
     entries = await asyncio.to_thread(self.journal.read, [key for row in keys for key in row])
     missing = sum(key not in entries for row in keys for key in row)
     if missing:
-      raise protocol.Unfinished(self._sender.why_unfinished())
+      raise protocol.Unfinished(self._sender.why_unfinished(), bool(self.journal.full))
     return [tuple(self._completion(key, entries[key]) for key in row) for row in keys]
 
   def key(self, question: Question) -> str:
@@ -132,6 +132,8 @@ class AskingClient(protocol.Client):
           return
 
     self._progress.more(count, extra=attempt > 0)
+    if count:
+      self.journal.reserve(self.options.in_flight * room.most_bytes(self.options))
     workers = [asyncio.ensure_future(work())
                for _ in range(min(self.options.in_flight, count))]
     try:

@@ -19,9 +19,9 @@ _APART = ('rationale', 'label')  # or the two halves of it
 _THOUGHTS = ('reasoning_content', 'reasoning')
 _LEAD_INS = ('A:', 'Answer:')  # of many prompts; a chat teacher copies them
 _MISSING = protocol.Completion('', parsing.MISSING)
-_EXPECTED = (f'expected an object with id and {", ".join(_TEXTS[:-1])} or {_TEXTS[-1]}; or with id, '
-             f'{" and ".join(_APART)}; or a line of a batch result. Completions without ids go into '
-             'one JSON list, in the order of the inputs')
+_EXPECTED = (f'expected an object with id and {", ".join(_TEXTS[:-1])} or {_TEXTS[-1]}; or with '
+             f'id, {" and ".join(_APART)}; or a line of a batch result. Completions without ids go '
+             'into one JSON list, in the order of the inputs')
 _Samples = tuple[protocol.Completion, ...]
 
 

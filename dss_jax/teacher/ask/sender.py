@@ -180,6 +180,8 @@ class Sender:
     answer = self._endpoint.read(response)
     await self._journal.add(key, {'id': example_id, 'response': response},
                             answer.prompt_tokens, answer.completion_tokens)
+    if self._journal.full:  # What is in flight has room yet, and no more.
+      self.stop(self._journal.full)
     await self._count(answer, tokens, characters)
     return answer
 
