@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dss_jax import cli, datasets, errors, files
 from dss_jax.teacher import flags, job, protocol, report
-from dss_jax.teacher.ask import asking, clients, estimate, prompts
+from dss_jax.teacher.ask import asking, clients, estimate, prompts, room
 from dss_jax.teacher.ask.batch import client as batch_client
 from dss_jax.teacher.ask.batch import folder, uploads
 from dss_jax.teacher.inputs import reading, sources
@@ -41,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not isinstance(client, asking.AskingClient):
       raise errors.UserError(f'--dry_run: --client={chosen.client} asks nobody')
     print(estimate.render(client, estimate.estimate(client, source), chosen.rpm))
+    print(room.render(client, source, records_dir))
     return 0
+  if isinstance(client, asking.AskingClient):
+    room.check(client, source, records_dir)
   try:
     outcome = _run(chosen, dataset, source, client, records_dir, beam_options)
   except protocol.Unfinished as error:

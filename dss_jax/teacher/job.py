@@ -173,6 +173,7 @@ async def run_here(
   most = max(len(spec.rows) for spec in plan.specs)
   turn = asyncio.Semaphore(max(_SHARDS_AT_ONCE, _ROWS_AT_ONCE // most))
   stopped: list[protocol.Unfinished] = []
+  failed: list[Exception] = []
 
   async def one(spec: shard_lib.Spec) -> shard_lib.Result | None:
     async with turn:
@@ -182,6 +183,10 @@ async def run_here(
       except protocol.Unfinished as error:  # The other shards go on as far as they can.
         stopped.append(error)
         return None
+      except (OSError, errors.UserError) as error:  # They would meet the same.
+        client.stop(str(error))
+        failed.append(error)
+        return None
 
   tasks = [asyncio.ensure_future(one(spec)) for spec in plan.specs]
   try:
@@ -189,8 +194,8 @@ async def run_here(
   finally:
     for task in tasks:
       task.cancel()
-  if stopped:
-    raise stopped[-1]
+  if failed or stopped:  # Now that nothing is in flight that was paid for.
+    raise (failed or stopped[-1:])[0]
   return [result for result in results if result is not None]
 
 

@@ -70,6 +70,9 @@ class Client:
     """What is odd about the answers as a whole, asked for when the sets are written."""
     return ()
 
+  def stop(self, why: str) -> None:
+    """Begins nothing more; what is in flight is waited for."""
+
   async def close(self) -> None:
     """Gives connections back; called once, whatever happened."""
 

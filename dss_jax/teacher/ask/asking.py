@@ -13,7 +13,7 @@ from dss_jax import datasets
 from dss_jax.teacher import first_look, protocol
 from dss_jax.teacher.ask import endpoint as endpoint_lib
 from dss_jax.teacher.ask import journal as journal_lib
-from dss_jax.teacher.ask import limits, progress, prompts, sender
+from dss_jax.teacher.ask import limits, progress, prompts, room, sender
 from dss_jax.teacher.read import parsing
 
 
@@ -170,6 +170,8 @@ class AskingClient(protocol.Client):
           return
 
     self._progress.more(count, extra=attempt > 0)
+    if count:
+      self.journal.reserve(self.options.in_flight * room.most_bytes(self.options))
     workers = [asyncio.ensure_future(work())
                for _ in range(min(self.options.in_flight, count))]
     try:

@@ -219,6 +219,8 @@ class Sender:
     answer = self._endpoint.read(response)
     read, written = self.counted(answer, characters)
     await self._journal.add(key, {'id': example_id, 'response': response}, read, written)
+    if self._journal.full:  # What is in flight has room yet, and no more.
+      self.stop(self._journal.full, mend=True)
     self.pace.correct(read + written - tokens)
     self._ratio += 0.05 * (characters / max(read, 1) - self._ratio)
     self._length += (0.05 if self._any else 1.0) * (written - self._length)
