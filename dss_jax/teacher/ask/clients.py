@@ -10,7 +10,16 @@ import tqdm
 
 from dss_jax import datasets, errors
 from dss_jax.teacher import protocol
-from dss_jax.teacher.ask import asking, endpoint, limits, prompts, recorded, secrets, sender
+from dss_jax.teacher.ask import (
+    asking,
+    endpoint,
+    limits,
+    prompts,
+    recorded,
+    secrets,
+    sender,
+    structured,
+)
 from dss_jax.teacher.ask import journal as journal_lib
 from dss_jax.teacher.ask.batch import client as batch_client
 
@@ -96,6 +105,9 @@ def check(flags: argparse.Namespace) -> None:
     raise errors.UserError('--batch: one process makes the batches; drop --runner')
   if flags.no_wait and flags.batch != '':
     raise errors.UserError('--no_wait is for --batch without a folder; drop it')
+  if flags.answer == 'json' and flags.client in (*CLIENTS, 't5'):
+    raise errors.UserError(f'--answer=json: --client={flags.client} asks for no JSON; drop it (JSON '
+                           'is read in any case)')
   for flag in ('samples', 'retry_failed', 'budget_usd', 'max_requests'):
     if flags.client in CLIENTS and getattr(flags, flag) > (flag == 'samples'):
       raise errors.UserError(f'--{flag}: --client={flags.client} asks nobody; drop it, or use '
@@ -125,6 +137,8 @@ def from_flags(flags: argparse.Namespace, records_dir: str, share: int = 1) -> p
   if prompt.dataset != flags.dataset:
     raise errors.UserError(f'--prompt={flags.prompt} is for dataset {prompt.dataset!r}, not for '
                            f'--dataset={flags.dataset}')
+  if flags.answer == 'json':
+    prompt = structured.of(prompt, datasets.get(flags.dataset).labels)
   kind = asking.AskingClient if flags.batch is None else batch_client.BatchClient
   return kind(
       getattr(importlib.import_module(module), name).from_flags(flags), prompt,
