@@ -106,8 +106,8 @@ def check(flags: argparse.Namespace) -> None:
   if flags.no_wait and flags.batch != '':
     raise errors.UserError('--no_wait is for --batch without a folder; drop it')
   if flags.answer == 'json' and flags.client in (*CLIENTS, 't5'):
-    raise errors.UserError(f'--answer=json: --client={flags.client} asks for no JSON; drop it (JSON '
-                           'is read in any case)')
+    raise errors.UserError(f'--answer=json: --client={flags.client} asks for no JSON; drop it '
+                           '(JSON is read in any case)')
   for flag in ('samples', 'retry_failed', 'budget_usd', 'max_requests'):
     if flags.client in CLIENTS and getattr(flags, flag) > (flag == 'samples'):
       raise errors.UserError(f'--{flag}: --client={flags.client} asks nobody; drop it, or use '
