@@ -43,6 +43,8 @@ EXTRAS = {
     # `dss convert --to=ct2`; the converter of CTranslate2 reads what transformers writes.
     'ct2': ['ctranslate2>=4.8,<5', 'torch>=2.6', 'transformers>=5,<6'],
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
+    'vllm': ['vllm>=0.11'],  # `dss teacher --client=vllm`
+    'litellm': ['litellm>=1.80'],  # `dss teacher --client=litellm`
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # For `dss precompile` on a machine without TPU: libtpu, of the version that JAX asks for.
     'tpu-plan': ['jax[tpu]>=0.10.2,<0.13'],

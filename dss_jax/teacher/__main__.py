@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dss_jax import cli, datasets, errors, files
 from dss_jax.teacher import flags, job, protocol, report
-from dss_jax.teacher.ask import asking, clients, estimate, prompts
+from dss_jax.teacher.ask import asking, clients, estimate, prompts, room
 from dss_jax.teacher.ask.batch import client as batch_client
 from dss_jax.teacher.ask.batch import folder, uploads
 from dss_jax.teacher.inputs import reading, sources
@@ -22,14 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the job; UserError for what the user can fix, with nothing written."""
   args, beam_options = _split(sys.argv[1:] if argv is None else argv)
   chosen = flags.parser().parse_args(args)
-  clients.check(chosen)
   if beam_options and chosen.runner != 'beam':
     raise errors.UserError(f'{beam_options[0]}: options after -- are for --runner=beam')
   records_dir = chosen.records_dir or os.environ.get('DSS_DATA_DIR', '')
   if not records_dir and not chosen.show_prompt:
     raise errors.UserError('where to? Set --records_dir=DIR, or DSS_DATA_DIR in the environment')
   _check_paths(chosen, records_dir)
-  cli.import_quietly('dss_jax.tasks', *chosen.imports)  # They register the datasets.
+  cli.import_quietly('dss_jax.tasks', *chosen.imports)  # They register datasets and teachers.
+  clients.check(chosen)
   dataset = datasets.get(chosen.dataset)
   if chosen.show_prompt:
     print(_request(chosen, dataset, records_dir))
@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.rationale_from == 'thinking':
       found = (parsing.divide(one, dataset)[0] for one in client.answered(source))
       print(thoughts.lengths([len(one.split()) for one in found if one], chosen.max_thinking))
+    print(room.render(client, source, records_dir))
     return 0
+  if isinstance(client, asking.AskingClient):
+    room.check(client, source, records_dir)
   try:
     outcome = _run(chosen, dataset, source, client, records_dir, beam_options)
   except protocol.Unfinished as error:

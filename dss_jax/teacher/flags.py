@@ -34,6 +34,10 @@ examples:
   python -m dss_jax.teacher --batch --client=openai --model=NAME --dataset=cqa --split=train \\
       --inputs=cqa_train.json --records_dir=records
 
+  # what the first teacher refuses is asked of a second one
+  python -m dss_jax.teacher --client=openai --model=NAME --dataset=cqa --split=train \\
+      --inputs=cqa_train.json --records_dir=records --fallback='--model=OTHER'
+
   # standard fine-tuning needs no teacher
   python -m dss_jax.teacher --client=none --dataset=svamp --split=test \\
       --inputs=svamp_test.json --records_dir=records
@@ -44,7 +48,9 @@ examples:
 
 --inputs holds JSON lines (or one JSON list); a dataset of your own needs id, input and, where
 known, label. --completions are JSON lists of strings, in the order of the inputs (files in
-natural order, x_10 after x_9), or JSON lines {"id": ..., "completion": ...}, joined by id.
+natural order, x_10 after x_9), or rows joined by id: JSON lines {"id": ..., "completion": ...}
+(also generation, response, output; or rationale and label apart), CSV, TSV, Parquet, or the JSON
+lines of a batch result. Several of an id vote; a null or absent one is a failed row.
 Where a dataset has no validation split, 10 % of train is written as one.
 exit codes: 0 the records are written; 2 an error to mend; 3 stopped, run it again to go on."""
 
@@ -70,22 +76,24 @@ def _data(group) -> None:
       help='the inputs with their gold labels (default: from TFDS, where the dataset is there)')
   add('--tfds_data_dir', metavar='DIR', help='where TFDS keeps prepared datasets')
   add('--import', dest='imports', action='append', default=[], metavar='MODULE',
-      help='a Python module that registers a dataset; may repeat')
+      help='a Python module that registers a dataset or a teacher; may repeat')
 
 
 def _teacher(group) -> None:
   add = group.add_argument
   add('--client', default='recorded', metavar='NAME',
-      help=f'where completions come from: {", ".join(clients.names())} (default: recorded)')
+      help=f'where completions come from: {", ".join(clients.names())}, or one of your own '
+      '(--import) (default: recorded)')
   add('--completions', metavar="'GLOB'",
       help='recorded: what the teacher wrote (quote the pattern)')
   add('--teacher_model', metavar='NAME',
       help='recorded: who wrote the completions, for the records (default: recorded)')
   add('--model', metavar='NAME',
-      help="openai: the model's name at the server; t5: its folder (Hugging Face, T5X or ours)")
+      help="openai: the model's name at the server; litellm: with its provider's, "
+      'anthropic/NAME; vllm, t5: its folder, or its name at the hub')
   add('--base_url', action='append', default=[], metavar='URL',
-      help='openai: the server, up to /v1 (default: the hosted OpenAI API); several are asked in '
-      'turns, and one that fails is left alone for a while')
+      help='openai, litellm: the server, up to /v1 (default: the hosted API); several are asked '
+      'in turns, and one that fails is left alone for a while')
   add('--header', action='append', default=[], metavar="'NAME: VALUE'",
       help="openai: another header of every request; may repeat; $VARIABLE in it is taken from the "
       "environment: --header='api-key: $AZURE_KEY'")
@@ -99,9 +107,15 @@ def _teacher(group) -> None:
       'projects/P/secrets/S/versions/latest (for workers on other machines)')
   add('--mesh', default='', metavar='DxFxM',
       help='t5: devices along data, fsdp and model, e.g. 1x1x8 (default: all along data)')
-  add('--batch_size', type=int, default=32, metavar='N', help='t5: rows at a time (default: 32)')
+  add('--batch_size', type=int, default=32, metavar='N',
+      help='t5, vllm: rows at a time (default: 32)')
   add('--dtype', default='bfloat16', choices=('bfloat16', 'float32'),
       help='t5: of parameters and activations (default: bfloat16)')
+  add('--engine', default='{}', metavar='JSON',
+      help='vllm: arguments of its engine: \'{"tensor_parallel_size": 2, "max_model_len": 4096}\'')
+  add('--fallback', metavar="'FLAGS'",
+      help='another teacher, for rows that the first refused, rejected or never answered: flags '
+      "that differ, '--model=NAME --base_url=URL --prompt_price=3'; records name who answered")
   add('--prompt', metavar='FILE',
       help='the prompt (default: tasks/prompts/<dataset>.toml of the package)')
   add('--answer', choices=('text', 'json'), default='text',

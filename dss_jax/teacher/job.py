@@ -66,6 +66,7 @@ class Outcome:
     quarantine: for each split with failed rows, the file that lists them.
     replaced: for each split that was there before, how many of its rows had parsed.
     paid: what the client says of money.
+    doubts: what is odd about the answers, for the user.
   """
 
   dataset: datasets.Dataset
@@ -77,6 +78,7 @@ class Outcome:
   quarantine: Mapping[str, str]
   replaced: Mapping[str, int]
   paid: str = ''
+  doubts: Sequence[str] = ()
 
 
 _T = TypeVar('_T')
@@ -143,7 +145,9 @@ def run(
       epath.Path(plan.staging(name)).rmtree(missing_ok=True)  # Of a killed job; cheap to redo.
     client.watch(shard_lib.reader(dataset, settings))
     results = _wait(_run(runner or run_here, plan, examples, client))
-    return publish(plan, client, results, allow_unparsed, max_failed)
+    outcome = publish(plan, client, results, allow_unparsed, max_failed)
+  whole = summary_lib.total(list(outcome.splits.values()))
+  return dataclasses.replace(outcome, doubts=client.doubts(dataset, examples, whole))
 
 
 def make_plan(
@@ -169,6 +173,7 @@ async def run_here(
   most = max(len(spec.rows) for spec in plan.specs)
   turn = asyncio.Semaphore(max(_SHARDS_AT_ONCE, _ROWS_AT_ONCE // most))
   stopped: list[protocol.Unfinished] = []
+  failed: list[Exception] = []
 
   async def one(spec: shard_lib.Spec) -> shard_lib.Result | None:
     async with turn:
@@ -178,6 +183,10 @@ async def run_here(
       except protocol.Unfinished as error:  # The other shards go on as far as they can.
         stopped.append(error)
         return None
+      except (OSError, errors.UserError) as error:  # They would meet the same.
+        client.stop(str(error))
+        failed.append(error)
+        return None
 
   tasks = [asyncio.ensure_future(one(spec)) for spec in plan.specs]
   try:
@@ -185,8 +194,8 @@ async def run_here(
   finally:
     for task in tasks:
       task.cancel()
-  if stopped:
-    raise stopped[-1]
+  if failed or stopped:  # Now that nothing is in flight that was paid for.
+    raise (failed or stopped[-1:])[0]
   return [result for result in results if result is not None]
 
 

@@ -18,7 +18,9 @@ class Completion:
   prompt_tokens: int = 0
   completion_tokens: int = 0
   thoughts: str = ''  # of a thinking model, where they came apart from the text
+  model: str = ''  # who wrote it, if it is not the client's
   error: str = ''  # the server's words, where it gave no answer
+  apart: tuple[str, str] | None = None  # (rationale, label), where they came as two fields
 
 
 class Client:
@@ -61,6 +63,15 @@ class Client:
   def paid(self) -> str:
     """What the report says of money, '' if there is nothing to say."""
     return ''
+
+  def doubts(
+      self, dataset: datasets.Dataset, examples: Sequence[datasets.Example], summary: Any
+  ) -> Sequence[str]:
+    """What is odd about the answers as a whole, asked for when the sets are written."""
+    return ()
+
+  def stop(self, why: str) -> None:
+    """Begins nothing more; what is in flight is waited for."""
 
   async def close(self) -> None:
     """Gives connections back; called once, whatever happened."""

@@ -45,7 +45,7 @@ def render(outcome: job.Outcome) -> str:
   for split, shards in outcome.shards.items():
     path = os.path.join(outcome.records_dir, f'{name}-{split}.tfrecord-*-of-{shards:05d}')
     lines.append(f'wrote {path}')
-  lines += _losses(outcome)
+  lines += [*_losses(outcome), *outcome.doubts]
   return '\n'.join(lines)
 
 

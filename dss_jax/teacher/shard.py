@@ -166,7 +166,7 @@ def _filled(
       # Of a failed row nothing is kept, not even half: it must never become an empty target.
       teacher_label=reading.label if reading.ok else '',
       rationale=reading.rationale if reading.ok else '',
-      teacher_model=model,
+      teacher_model=completion.model or model,
       prompt_sha256=completion.prompt_sha256,
       request_key=request_key(record.id, completion),
       finish_reason=protocol.clean(completion.finish_reason),

@@ -52,6 +52,8 @@ class Server(server.Server):
       return await self._files(request, parts[1:])
     if parts[0] == 'batches':
       return await self._batches(request, parts[1:])
+    if request.method == 'POST':
+      await self._at('probe')
     return await super()._handle(request)
 
   async def _at(self, stage: str) -> None:

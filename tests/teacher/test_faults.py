@@ -4,6 +4,7 @@ Every row runs the command line as a process of its own on 20 inputs, then once 
 healthy server, which must finish the job and be asked only for what is missing.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -177,11 +178,11 @@ def test_one_input_that_always_fails_keeps_the_others(tmp_path):
 
 
 def test_disk_full(tmp_path):
-  """The system lets no file grow past 6,000 bytes, as a full disk does."""
+  """The system lets no file grow past 2,500 bytes, as a full disk does."""
   live.write_inputs(tmp_path, N)
   script = '''
       import resource, sys
-      resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+      resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))
       from dss_jax import cli, datasets
       from dss_jax.teacher import __main__ as main
       datasets.describe_only()
@@ -203,6 +204,46 @@ def test_disk_full(tmp_path):
   _finish(tmp_path, N - kept)
   _note('disk full', f'error names the journal, {kept} kept; then {N - kept} asked', requests,
         seconds)
+
+
+def test_a_disk_that_fills_up_costs_nothing_that_was_paid(tmp_path, small_disk):
+  """Another program fills it while 8 requests are in flight."""
+  live.write_inputs(tmp_path, N)
+  folder, filler = small_disk(4096), tmp_path / 'disk' / 'filler'
+  begun = time.monotonic()
+
+  def fill(number, body):
+    if number == 12:
+      with open(filler, 'wb', buffering=0) as f, contextlib.suppress(OSError):
+        while True:
+          f.write(bytes(4096))
+
+  def long_answer(asked):  # A page of the disk takes four.
+    return live.answer(asked).replace('is a', f'is {os.urandom(1000).hex()} a', 1)
+  with server.Server(long_answer, latency=0.05, faults=fill) as teacher:
+    done = live.run(teacher, tmp_path, '--in_flight=8', f'--records_dir={folder}')
+    requests = teacher.requests
+  assert done.returncode == 2 and 'No space left on device' in done.stderr
+  kept = sum(path.read_bytes().count(b'\n') for path in (folder / 'journal').glob('*.jsonl'))
+  assert kept == requests < N
+  filler.unlink()
+  with server.Server(live.answer) as teacher:
+    again = live.run(teacher, tmp_path, f'--records_dir={folder}')
+    assert again.returncode == 0 and teacher.requests == N - kept
+  _note('disk filled by another program', f'all {kept} answers kept; then {N - kept} asked',
+        requests, time.monotonic() - begun)
+
+
+def test_a_disk_with_too_little_room_is_told_before_the_first_request(tmp_path, small_disk):
+  live.write_inputs(tmp_path, N)
+  folder = small_disk(256)
+  with server.Server(live.answer) as teacher:
+    done = live.run(teacher, tmp_path, f'--records_dir={folder}')
+    assert done.returncode == 2 and teacher.requests == 0
+    assert 'this job will write about 1.1 MB, and the disk has 262 kB left' in done.stderr
+    told = live.run(teacher, tmp_path, f'--records_dir={folder}', '--dry_run').stdout
+  assert 'of answers and' in told and '262 kB are free' in told
+  _note('disk with too little room', 'told before the first request', 0, 0)
 
 
 @pytest.mark.slow
@@ -309,10 +350,10 @@ def test_a_journal_with_a_torn_tail(tmp_path):
 
 def test_a_journal_with_a_corrupt_middle(tmp_path):
   def change(data):
-    lines = data.splitlines(keepends=True)
-    lines[5] = b'\0' * (len(lines[5]) - 1) + b'\n'
-    lines[9] = lines[9].replace(b'number', b'NUMBER')
-    return b''.join(lines)
+    lines = data.split(b'\n')
+    lines[5] = b'\0' * len(lines[5])
+    lines[9] = lines[9][:-1] + bytes([lines[9][-1] ^ 64])
+    return b'\n'.join(lines)
   done, requests, seconds = _damage(tmp_path, change)
   assert requests == 2 and '2 damaged line(s) in the journal are passed over' in done.stderr
   assert 'line 6' in done.stderr and 'line 10' in done.stderr

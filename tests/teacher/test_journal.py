@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import textwrap
 import threading
 import time
 import types
+import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +20,7 @@ from hypothesis import strategies as st
 
 from dss_jax import errors
 from dss_jax.teacher.ask import journal as journal_lib
+from dss_jax.teacher.ask import journal_lines
 
 TEXT = st.text(st.characters(codec=None), max_size=40)  # Half surrogate pairs too.
 ENTRIES = st.dictionaries(st.integers(0, 50), TEXT, min_size=1, max_size=12)
@@ -38,6 +42,12 @@ def write(folder, entries, writer=None) -> journal_lib.Journal:
     await made.close()
   asyncio.run(run())
   return made
+
+
+def old_line(entry) -> bytes:
+  """As versions before compression wrote it."""
+  body = json.dumps(entry).encode('ascii')
+  return b'{"crc32": "%08x", "entry": %s}\n' % (zlib.crc32(body), body)
 
 
 def read(folder) -> tuple[dict[int, str], journal_lib.Journal]:
@@ -166,14 +176,14 @@ def test_kill_9_loses_nothing_that_was_added(tmp_path):
 def test_a_full_disk_is_named_and_leaves_no_half_line(tmp_path):
   """The system refuses to let a file grow past 2,000 bytes, as a full disk does."""
   script = '''
-      import asyncio, resource, sys
+      import asyncio, os, resource, sys
       from dss_jax import errors
       from dss_jax.teacher.ask import journal
       resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
       async def run():
         made = journal.Journal(sys.argv[1])
         for i in range(20):
-          await made.add(f'{i:064x}', {'id': str(i), 'response': {'text': 'x' * 300}})
+          await made.add(f'{i:064x}', {'id': str(i), 'response': {'text': os.urandom(200).hex()}})
       try:
         asyncio.run(run())
       except errors.UserError as error:
@@ -183,7 +193,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_line(tmp_path):
                         capture_output=True, check=True, text=True)
   assert 'an answer could not be written down (File too large); make room' in done.stdout
   (path,) = tmp_path.glob('*.jsonl')
-  assert path.read_bytes().endswith(b'}\n') and path.stat().st_size < 2000
+  assert path.read_bytes().endswith(b'\n') and path.stat().st_size < 2000
   made = journal_lib.Journal(str(tmp_path))
   made.refresh()
   assert not made.torn and made.usage().requests == path.read_bytes().count(b'\n') > 2
@@ -195,7 +205,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     write(tmp_path / 'file' / 'journal', {1: 'one'})
 
 
-def test_a_large_journal_needs_little_memory(tmp_path):
+@pytest.mark.parametrize('line', [
+    lambda key, entry: old_line({'key': key, **entry, 'usage': [1, 2]}),
+    lambda key, entry: journal_lines.encode(key, entry, 1, 2)])
+def test_a_large_journal_needs_little_memory(tmp_path, line):
   """100,000 answers of 1 KB: the index stays far below the 100 MB of text."""
   script = '''
       import resource, sys
@@ -207,7 +220,7 @@ def test_a_large_journal_needs_little_memory(tmp_path):
   '''
   with open(tmp_path / 'a.jsonl', 'wb') as f:
     for i in range(100_000):
-      f.write(journal_lib._line({'key': f'{i:064x}', 'response': 'x' * 1000, 'usage': [1, 2]}))
+      f.write(line(f'{i:064x}', {'response': 'x' * 1000}))
   done = subprocess.run([sys.executable, '-c', textwrap.dedent(script), str(tmp_path)],
                         capture_output=True, check=True, text=True)
   requests, kilobytes = map(int, done.stdout.split())
@@ -216,7 +229,7 @@ def test_a_large_journal_needs_little_memory(tmp_path):
 
 def test_token_counts_of_any_type_are_read_back(tmp_path):
   (tmp_path / 'a.jsonl').write_bytes(b''.join(
-      journal_lib._line({'key': key(i), 'usage': usage, 'response': {'text': ''}}) for i, usage in
+      old_line({'key': key(i), 'usage': usage, 'response': {'text': ''}}) for i, usage in
       enumerate([['500', '30'], [None, [1]], [{}, -3], [10 ** 400, float('nan')], [2.5, 1]])))
   found, made = read(tmp_path)
   assert len(found) == 5 and not made.damaged
@@ -278,3 +291,106 @@ def test_threads_take_turns_at_the_index(tmp_path, watched):
     thread.join()
   assert not failures and watch.met == 0
   assert made.usage().requests == 400
+
+
+# --- Lines ---------------------------------------------------------------------------------------
+
+
+NUMBERS = st.integers(0, 10 ** 15)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=TEXT, extra=st.dictionaries(TEXT, TEXT, max_size=3), i=st.integers(0, 99), read=NUMBERS,
+       written=NUMBERS)
+def test_a_line_is_one_line_and_comes_back(text, extra, i, read, written):
+  entry = {'id': 'q', 'response': {'text': text, **extra, 'n': [1.5, None, True]}}
+  line = journal_lines.encode(key(i), entry, read, written)
+  assert line.count(b'\n') == 1 and line.endswith(b'\n')
+  assert journal_lines.decode(line) == {'key': key(i), **entry, 'usage': [read, written]}
+  assert journal_lines.index(line) == (bytes.fromhex(key(i)), read, written)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=120))
+def test_what_is_no_line_is_none(data):
+  for line in (data, b'z1 ' + data + b'\n', b'{"crc32": "' + data + b'}\n'):
+    assert journal_lines.decode(line) is None and journal_lines.index(line) is None
+
+
+def test_the_format_of_a_name_never_changes():
+  """A journal that was paid for is read by every later version."""
+  assert hashlib.sha256(journal_lines._DICTIONARY).hexdigest() == (
+      '99027e0b34267f860b353bbd095b2341c975ed8eeddfa3fed4e44c98a3a48932')
+  line = bytes.fromhex(
+      '7a31209230417d7902699be42c8a8e46fbbb4501726517e86b22c56a189f7625a6da49081b652451b0093d83ba'
+      'a1d01ccd65c8a6126b96efe16de5c0964e5a4ea55e0cbcc183dac8480706861eb0348cadad05000a')
+  message = {'role': 'assistant', 'content': 'Möwen fly.\n So the answer is (a) gull.'}
+  assert journal_lines.decode(line) == {
+      'key': key(7), 'id': 'q7', 'usage': [1200, 61], 'response': {'choices': [
+          {'message': message}]}}
+
+
+def test_folders_of_both_formats(tmp_path):
+  write(tmp_path, {1: 'new one', 2: 'new two'})
+  (tmp_path / '20200101-000000.jsonl').write_bytes(b''.join(
+      old_line({'key': key(i), 'id': f'q{i}', 'response': {'text': f'old {i}'}, 'usage': [3, 4]})
+      for i in (2, 3)) + journal_lines.encode(key(4), {'id': 'q4', 'response': {'text': 'x'}}))
+  found, made = read(tmp_path)
+  assert found == {1: 'new one', 2: 'old 2', 3: 'old 3', 4: 'x'} and not made.damaged
+  assert [entry['id'] for entry in journal_lib.entries(str(tmp_path))] == [
+      'q2', 'q3', 'q4', 'q1', 'q2']
+  printed = subprocess.run([sys.executable, '-m', 'dss_jax.teacher.ask.journal', str(tmp_path)],
+                           capture_output=True, check=True, text=True).stdout.splitlines()
+  assert list(map(json.loads, printed)) == list(journal_lib.entries(str(tmp_path)))
+
+
+def test_usual_answers_take_a_third():
+  text = ('A ferry crosses the strait twice a day, once at dawn and once when the shops close. '
+          'The question asks how often it is seen from the tower at noon, and at noon it lies in '
+          'the harbour on the other side. So the answer is (b) never.')
+  entry = {'id': 'q17', 'response': {
+      'id': 'chatcmpl-' + key(1)[:29], 'object': 'chat.completion', 'created': 1780012345,
+      'model': 'teacher-32b', 'choices': [{'index': 0, 'message': {
+          'role': 'assistant', 'content': text, 'refusal': None,
+          'tool_calls': [], 'reasoning_content': None}, 'logprobs': None, 'finish_reason': 'stop',
+          'stop_reason': None}],
+      'usage': {'prompt_tokens': 1100, 'total_tokens': 1200, 'completion_tokens': 100,
+                'prompt_tokens_details': None}, 'prompt_logprobs': None}}
+  old = old_line({'key': key(1), **entry, 'usage': [1100, 100]})
+  assert 3 * len(journal_lines.encode(key(1), entry, 1100, 100)) < len(old)
+
+
+# --- The disk ------------------------------------------------------------------------------------
+
+
+def test_what_was_set_aside_takes_the_answers_in_flight(small_disk):
+  folder = small_disk(256)
+  made = journal_lib.Journal(str(folder))
+  made.reserve(50_000)
+  made.reserve(10 ** 9)  # Once.
+  assert os.listdir(folder) == []
+
+  async def run():
+    added = 0
+    while not made.full:
+      await made.add(key(added), {'id': 'q', 'response': os.urandom(500).hex()})
+      added += 1
+    for _ in range(40):  # In flight when it was noticed.
+      await made.add(key(added), {'id': 'q', 'response': os.urandom(500).hex()})
+      added += 1
+    with pytest.raises(errors.UserError, match='No space left on device.; make room'):
+      while True:
+        await made.add(key(added), {'id': 'q', 'response': os.urandom(500).hex()})
+        added += 1
+    await made.close()
+    return added
+  added = asyncio.run(run())
+  again = journal_lib.Journal(str(folder))
+  again.refresh()
+  assert again.usage().requests == added > 200 and not again.torn and not again.damaged
+
+
+def test_a_disk_without_room_for_what_is_in_flight(small_disk):
+  made = journal_lib.Journal(str(small_disk(256) / 'journal'))
+  with pytest.raises(errors.UserError, match='journal: no room for the answers of the requests in'):
+    made.reserve(10 ** 6)

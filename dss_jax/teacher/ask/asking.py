@@ -13,7 +13,7 @@ from dss_jax import datasets
 from dss_jax.teacher import first_look, protocol
 from dss_jax.teacher.ask import endpoint as endpoint_lib
 from dss_jax.teacher.ask import journal as journal_lib
-from dss_jax.teacher.ask import limits, progress, prompts, sender
+from dss_jax.teacher.ask import limits, progress, prompts, room, sender
 from dss_jax.teacher.read import parsing
 
 
@@ -68,9 +68,13 @@ class AskingClient(protocol.Client):
     used = self.journal.usage()
     self.budget.spent = self.budget.cost(used.prompt_tokens, used.completion_tokens)
     self._sender.learn(used)
-    self._progress.begin(len(ids) * self.options.samples)
+    self.expect(len(ids) * self.options.samples)
     for line in journal_notes(self.journal):
       self._progress.say(line)
+
+  def expect(self, answers: int) -> None:
+    """So many are wanted in all."""
+    self._progress.begin(answers)
 
   def watch(self, read: first_look.Read) -> None:
     """The first answers are looked at as they come."""
@@ -174,6 +178,8 @@ class AskingClient(protocol.Client):
           return
 
     self._progress.more(count, extra=attempt > 0)
+    if count:
+      self.journal.reserve(self.options.in_flight * room.most_bytes(self.options))
     workers = [asyncio.ensure_future(work())
                for _ in range(min(self.options.in_flight, count))]
     try:

@@ -1,10 +1,12 @@
 """The teachers that can be asked; `--client` names one of CLIENTS."""
 
 import argparse
+import functools
 import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tqdm
 
@@ -13,14 +15,15 @@ from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import (
     asking,
     endpoint,
+    fallback,
     limits,
     prompts,
     recorded,
     secrets,
-    sender,
     structured,
 )
 from dss_jax.teacher.ask import journal as journal_lib
+from dss_jax.teacher.ask import sender as sender_lib
 from dss_jax.teacher.ask.batch import client as batch_client
 
 
@@ -61,11 +64,34 @@ class ScriptedClient(protocol.Client):
     return [(protocol.Completion(protocol.clean(self._fn(example))),) for example in progress]
 
 
-CLIENTS = {client.name: client for client in (recorded.RecordedClient, NoTeacher)}
-ENDPOINTS = {  # name: (module, class); imported when used, so that `--help` waits for none
-    'openai': ('dss_jax.teacher.ask.openai_client', 'OpenAIEndpoint'),
-    't5': ('dss_jax.teacher.ask.t5_client', 'T5Endpoint'),
+CLIENTS: dict[str, Any] = {
+    client.name: client for client in (recorded.RecordedClient, NoTeacher)}
+ENDPOINTS: dict[str, Any] = {  # 'module:class', imported when used: `--help` waits for none
+    'openai': 'dss_jax.teacher.ask.openai_client:OpenAIEndpoint',
+    't5': 'dss_jax.teacher.ask.t5_client:T5Endpoint',
+    'vllm': 'dss_jax.teacher.ask.vllm_client:VllmEndpoint',
+    'litellm': 'dss_jax.teacher.ask.litellm_client:LiteLLMEndpoint',
 }
+
+
+def register(kind: Any) -> Any:
+  """See `dss_jax.teacher.register`."""
+  name = kind.name
+  if name in names():
+    known = CLIENTS.get(name) or ENDPOINTS.get(name)
+    if known is not kind and getattr(known, '__qualname__', '') != kind.__qualname__:
+      raise errors.UserError(f'a teacher {name!r} exists already; name yours otherwise')
+  (CLIENTS if issubclass(kind, protocol.Client) else ENDPOINTS)[name] = kind
+  return kind
+
+
+def _endpoint(name: str) -> Any:
+  """The class."""
+  found = ENDPOINTS[name]
+  if isinstance(found, str):
+    module, _, kind = found.partition(':')
+    found = getattr(importlib.import_module(module), kind)
+  return found
 
 
 def names() -> list[str]:
@@ -101,6 +127,9 @@ def check(flags: argparse.Namespace) -> None:
   if flags.batch is not None and flags.client != 'openai':
     raise errors.UserError(f'--batch: --client={flags.client} has no batches; drop it, or use '
                            '--client=openai')
+  if flags.fallback is not None and (flags.client in CLIENTS or flags.batch is not None):
+    raise errors.UserError('--fallback is for teachers that are asked one by one: drop it; the '
+                           'same command with it, but without --batch, asks it for the rest')
   if flags.batch is not None and flags.runner != 'local':
     raise errors.UserError('--batch: one process makes the batches; drop --runner')
   if flags.no_wait and flags.batch != '':
@@ -127,10 +156,22 @@ def from_flags(flags: argparse.Namespace, records_dir: str, share: int = 1) -> p
   """
   if flags.client in CLIENTS:
     return CLIENTS[flags.client].from_flags(flags)
+  if flags.fallback is None:
+    return _asking(asking.AskingClient if flags.batch is None else batch_client.BatchClient,
+                   flags, records_dir, share)
+  second = _asking(asking.AskingClient, fallback.flags_of(flags), records_dir, share, 'fallback')
+  return _asking(functools.partial(fallback.FallbackClient, second), flags, records_dir, share)
+
+
+def _asking(
+    kind: Callable[..., asking.AskingClient], flags: argparse.Namespace, records_dir: str,
+    share: int, part: str = '',
+) -> asking.AskingClient:
+  """A client that asks; `part` names a journal inside of the journal."""
   secrets.provide(flags)
-  module, name = ENDPOINTS[flags.client]
+  endpoint_class = _endpoint(flags.client)
   in_flight = max(1, flags.in_flight // share)
-  if flags.client == 't5':  # One batch is decoded while the next one fills.
+  if getattr(endpoint_class, 'in_batches', False):  # One is decoded while the next one fills.
     in_flight = max(in_flight, 2 * flags.batch_size)
   flags = argparse.Namespace(**{**vars(flags), 'in_flight': in_flight})
   prompt = prompts.load(flags.prompt or prompts.path_of(flags.dataset))
@@ -139,16 +180,16 @@ def from_flags(flags: argparse.Namespace, records_dir: str, share: int = 1) -> p
                            f'--dataset={flags.dataset}')
   if flags.answer == 'json':
     prompt = structured.of(prompt, datasets.get(flags.dataset).labels)
-  kind = asking.AskingClient if flags.batch is None else batch_client.BatchClient
   return kind(
-      getattr(importlib.import_module(module), name).from_flags(flags), prompt,
-      journal_lib.Journal(flags.journal or os.path.join(records_dir, 'journal')),
+      endpoint_class.from_flags(flags), prompt,
+      journal_lib.Journal(os.path.join(
+          flags.journal or os.path.join(records_dir, 'journal'), part).rstrip('/')),
       _options(flags), limits.Pace(flags.rpm / share, flags.tpm / share),
       limits.Budget(flags.max_requests, flags.budget_usd, flags.prompt_price,
                     flags.completion_price))
 
 
-def _options(flags: argparse.Namespace) -> sender.Options:
+def _options(flags: argparse.Namespace) -> sender_lib.Options:
   try:
     extra = json.loads(flags.params)
   except ValueError as error:
@@ -167,7 +208,7 @@ def _options(flags: argparse.Namespace) -> sender.Options:
     raise errors.UserError(f'--samples={flags.samples}: with {what} all samples would be the same, '
                            'and each is paid for; drop it')
   temperature = flags.temperature if flags.temperature is not None else 0.7 * several
-  return sender.Options(
+  return sender_lib.Options(
       samples=flags.samples,
       decoding=endpoint.Decoding(flags.max_tokens, temperature, extra),
       retry_decoding=endpoint.Decoding(2 * flags.max_tokens, max(temperature, 0.7), more),

@@ -1,6 +1,7 @@
 """What a live teacher is to the job: one request in, one raw response out.
 
-A new kind of teacher is a class with these methods and an entry in `clients.ENDPOINTS`; limits,
+A new kind of teacher is a class with these methods and a class method `from_flags(flags)`, and an
+entry in `clients.ENDPOINTS` or, outside of this package, `dss_jax.teacher.register`; limits,
 retries, the journal, voting and records are the job's.
 """
 
@@ -48,6 +49,7 @@ class Endpoint(Protocol):
     model: goes into every record as `teacher_model`, and into every request's key.
     first_alone: optional, False: the first request goes alone, as others can learn from it.
     room: optional, 0: tokens that it may write beyond `Decoding.max_tokens`.
+    in_batches: optional, False: it works on --batch_size requests at a time.
   """
 
   name: str
@@ -75,9 +77,11 @@ class Endpoint(Protocol):
 
   def provenance(self) -> Mapping[str, Any]:
     """What the manifest says of it, e.g. its address; no secret."""
+    return {}
 
   async def close(self) -> None:
     """Gives connections and devices back."""
+    return
 
 
 class TryLater(Exception):

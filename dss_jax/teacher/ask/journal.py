@@ -1,9 +1,7 @@
 """The journal of answered requests: what was paid for once is never asked again.
 
-A folder of JSON-lines files that are only ever added to, one line for each answer, raw and before
-any parsing:
-
-  {"crc32": "8f0e2d11", "entry": {"key": "3fa9...", "id": "q7", "response": {...}, ...}}
+A folder of files that are only ever added to, one line for each answer, raw and before any
+parsing, compressed (`journal_lines`); `python -m dss_jax.teacher.ask.journal FOLDER` prints them.
 
 Every process writes files of its own, so none continues a line that a killed one left half
 written: such a tail is cut off when reading. On a local disk a line is handed to the system at
@@ -11,15 +9,16 @@ once (a killed process loses nothing) and forced to disk in groups (`settle`; a 
 fraction of a second). On an object store lines go up as immutable part files.
 """
 
+import argparse
 import asyncio
 import dataclasses
+import errno
 import json
 import os
 import sqlite3
 import threading
 import time
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,14 +26,12 @@ import tqdm
 from etils import epath
 
 from dss_jax import errors, files
-from dss_jax.teacher.ask import endpoint
+from dss_jax.teacher.ask import journal_lines
 
 _SYNC_SECONDS = 0.1
 _PART_LINES = 100
 _PART_SECONDS = 5.0
-_PREFIX = b'{"crc32": "'
-_MIDDLE = b'", "entry": '
-_HEAD = len(_PREFIX) + 8 + len(_MIDDLE)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +50,8 @@ class Journal:
     folder: where the files lie, local or `gs://`.
     damaged: places of lines that were not what was written: '.../x.jsonl, line 3'.
     torn: files whose last line is not complete: a kill or a power cut.
+    full: '', or that the disk is full: what was set aside by `reserve` is being used up, and no
+      further answer may be asked for.
   """
 
   def __init__(self, folder: str):
@@ -60,6 +59,7 @@ class Journal:
     self.folder = folder
     self.damaged: list[str] = []
     self.torn: list[str] = []
+    self.full = ''
     self._names: list[str] = []
     self._numbers: dict[str, int] = {}  # their places in `_names`
     self._read: dict[str, tuple[int, int]] = {}  # file name: bytes and lines read so far
@@ -76,6 +76,7 @@ class Journal:
     stamp = time.strftime('%Y%m%d-%H%M%S', time.gmtime(second))
     name = f'{stamp}.{nanosecond:09d}-{os.getpid()}-{uuid.uuid4().hex[:8]}'
     self._writer = (_Parts if files.is_remote(folder) else _Segment)(folder, name)
+    self._spare = _Spare(folder)
 
   def refresh(self) -> None:
     """Reads what has been added to the folder, by whatever process."""
@@ -102,7 +103,7 @@ class Journal:
       with (epath.Path(self.folder) / self._names[number]).open('rb') as f:
         for start, size, key in sorted(wanted):
           f.seek(start)
-          entry = _parse(f.read(size))  # None: damaged since it was indexed.
+          entry = journal_lines.decode(f.read(size))  # None: damaged since it was indexed.
           if entry is not None and entry['key'] == key:  # Never another request's answer.
             entries[key] = entry
     return entries
@@ -115,27 +116,53 @@ class Journal:
     Raises:
       UserError: the disk is full or cannot be written; nothing of the line is left.
     """
-    line = _line({'key': key, **entry, 'usage': [prompt_tokens, completion_tokens]})
+    line = journal_lines.encode(key, entry, prompt_tokens, completion_tokens)
     try:
-      name, start = await self._writer.write(line)
+      try:
+        name, start = await self._writer.write(line)
+      except OSError as error:
+        if error.errno not in _FULL or not self._spare.give_up():
+          raise
+        self.full = self._says(error)
+        name, start = await self._writer.write(line)
     except OSError as error:
-      raise errors.UserError(
-          f'{self.folder}: an answer could not be written down ({error.strerror or error}); make '
-          'room or name another --journal, then run the same command again') from error
+      raise errors.UserError(self._says(error)) from error
     self._insert([(bytes.fromhex(key), self._number(name), start, len(line), prompt_tokens,
                    completion_tokens)])
+
+  def reserve(self, size: int) -> None:
+    """Sets so many bytes of the disk aside, for answers that are in flight when it is full.
+
+    Once: later calls do nothing, as when another has taken them up.
+
+    Raises:
+      UserError: there is no such room.
+    """
+    try:
+      self._spare.take(size)
+    except OSError as error:
+      if error.errno not in _FULL:
+        return  # A file system that cannot set anything aside.
+      raise errors.UserError(
+          f'{self.folder}: no room for the answers of the requests in flight '
+          f'({error.strerror or error}); make room or name another --journal') from error
 
   async def settle(self) -> None:
     """Returns once everything added so far survives a power cut, and can be read."""
     await self._writer.settle()
 
   async def close(self) -> None:
+    self._spare.give_up()
     await self._writer.close()
 
   def usage(self) -> Usage:
     return Usage(*self._one(
         'SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) '
         'FROM answers'))
+
+  def _says(self, error: OSError) -> str:
+    return (f'{self.folder}: an answer could not be written down ({error.strerror or error}); make '
+            'room or name another --journal, then run the same command again')
 
   def _find(self, key: str) -> tuple[int, int, int] | None:
     return self._one('SELECT file, start, size FROM answers WHERE key = ?', (bytes.fromhex(key),))
@@ -165,12 +192,11 @@ class Journal:
           self.torn.append(f'{self.folder}/{name}')
           break
         number += 1
-        entry = _parse(line)
-        if entry is None:
+        found = journal_lines.index(line)
+        if found is None:
           self.damaged.append(f'{self.folder}/{name}, line {number}')
         else:
-          rows.append((bytes.fromhex(entry['key']), file, start, len(line),
-                       *map(endpoint.token_count, entry['usage'])))
+          rows.append((found[0], file, start, len(line), *found[1:]))
         start += len(line)
         if len(rows) == 10_000:
           self._insert(rows)
@@ -183,21 +209,41 @@ def entries(folder: str) -> Iterator[Mapping[str, Any]]:
   """All entries of a journal that can be read, for looking at it."""
   for path in sorted(epath.Path(folder).glob('*.jsonl')):
     with path.open('rb') as f:
-      yield from (entry for line in f if (entry := _parse(line)) is not None)
+      yield from (entry for line in f if (entry := journal_lines.decode(line)) is not None)
 
 
-def _line(entry: Mapping[str, Any]) -> bytes:
-  body = json.dumps(entry).encode('ascii')  # Half of a surrogate pair stays as it came.
-  return b'%s%08x%s%s}\n' % (_PREFIX, zlib.crc32(body), _MIDDLE, body)
+class _Spare:
+  """Room on a local disk that is kept for bad times; a kill gives it back too."""
 
+  def __init__(self, folder: str):
+    self._folder = folder
+    self._fd = -1
+    self._taken = files.is_remote(folder)
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-  """The entry, or None if this is not a line that `_line` made."""
-  checksum, body = line[len(_PREFIX):len(_PREFIX) + 8], line[_HEAD:-2]
-  if line[:_HEAD] != _PREFIX + checksum + _MIDDLE or line[-2:] != b'}\n' or (
-      checksum != b'%08x' % zlib.crc32(body)):
-    return None
-  return json.loads(body)
+  def take(self, size: int) -> None:
+    if self._taken:
+      return
+    os.makedirs(self._folder, exist_ok=True)
+    path = os.path.join(self._folder, f'.spare-{os.getpid()}-{uuid.uuid4().hex[:8]}')
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.unlink(path)  # Without a name it lasts as long as this process.
+    try:
+      if hasattr(os, 'posix_fallocate'):
+        os.posix_fallocate(fd, 0, size)
+      else:
+        os.write(fd, bytes(size))
+    except OSError:
+      os.close(fd)
+      raise
+    self._fd, self._taken = fd, True
+
+  def give_up(self) -> bool:
+    """Whether there was any."""
+    if self._fd < 0:
+      return False
+    os.close(self._fd)
+    self._fd = -1
+    return True
 
 
 class _Segment:
@@ -315,3 +361,10 @@ class _Parts:
   def _upload(self, name: str, data: bytes) -> None:
     self._folder.mkdir(parents=True, exist_ok=True)
     (self._folder / name).write_bytes(data)
+
+
+if __name__ == '__main__':
+  asked = argparse.ArgumentParser(description='Prints the entries of a journal as JSON lines.')
+  asked.add_argument('folder')
+  for one in entries(asked.parse_args().folder):
+    print(json.dumps(one))

@@ -94,6 +94,7 @@ class Budget:
       limit.
     prompt_price, completion_price: USD for a million tokens.
     spent: USD so far.
+    beside: another teacher's, under the same limit.
   """
 
   max_requests: int = 0
@@ -101,6 +102,7 @@ class Budget:
   prompt_price: float = 0.0
   completion_price: float = 0.0
   spent: float = 0.0
+  beside: 'Budget | None' = None
   _sent: int = 0
   _reserved: float = 0.0
   _open: int = 0  # requests for which something is set aside
@@ -112,7 +114,7 @@ class Budget:
 
   def fits(self, cost: float) -> bool:
     """Whether `reserve` would not wait."""
-    return not self.max_usd or self.spent + self._reserved + cost <= self.max_usd or not self._open
+    return not self.max_usd or self._used + cost <= self.max_usd or not self._open
 
   def hold(self, cost: float, requests: int) -> None:
     """Sets aside what requests of an earlier run, still on their way, may cost at most."""
@@ -125,10 +127,10 @@ class Budget:
     Raises:
       Unfinished: the request would go beyond a limit, whatever the others turn out to cost.
     """
-    while self.max_usd and self.spent + self._reserved + cost > self.max_usd:
+    while self.max_usd and self._used + cost > self.max_usd:
       if not self._open:
         raise protocol.Unfinished(
-            f'--budget_usd={self.max_usd:g} would be exceeded: {self.spent:.4f} USD are spent, '
+            f'--budget_usd={self.max_usd:g} would be exceeded: {self._used:.4f} USD are spent, '
             f'and one more request may cost {cost:.4f}: raise it to go on', mend=True)
       self._settled.clear()
       await self._settled.wait()
@@ -139,9 +141,13 @@ class Budget:
     self._reserved += cost
 
   @property
+  def _used(self) -> float:
+    return sum(one.spent + one._reserved for one in (self, self.beside) if one)
+
+  @property
   def exceeded(self) -> bool:
     """Whether a request that is sent once more could go beyond the limit."""
-    return 0 < self.max_usd < self.spent + self._reserved
+    return 0 < self.max_usd < self._used
 
   def settle(self, reserved: float, cost: float) -> None:
     """Replaces what was set aside by what was paid, 0 for a request that failed."""

@@ -155,7 +155,9 @@ class OpenAIEndpoint:
     try:
       return await send(self._sdk)
     except openai.APIStatusError as error:
-      reply = servers.Reply(error.status_code, error.response.headers, error.response.text)
+      response = error.response  # LiteLLM's have none, or one without text.
+      reply = servers.Reply(error.status_code, response.headers if response is not None else {},
+                            (response.text if response is not None else '') or error.message)
       failure = self._refused(reply.status, _retry_after(reply.headers, reply.text), reply)
     except (openai.OpenAIError, OSError) as error:
       cause = error.__cause__ or error
@@ -172,6 +174,10 @@ class OpenAIEndpoint:
     """What the requests of a batch are for."""
     return '/v1/chat/completions' if self._chat else '/v1/completions'
 
+  def body(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What is sent for a request, with what was learned of the server."""
+    return self._dialect.body(request, self.room)
+
   def judge(self, status: int, body: Any) -> dict[str, Any]:
     """The response of a batch's result; raises what `ask` would."""
     reply = servers.Reply(status, {}, json.dumps(body))
@@ -179,7 +185,8 @@ class OpenAIEndpoint:
       raise self._refused(status, None, reply)
     return self._parsed(reply)
 
-  def read(self, response: Mapping[str, Any]) -> endpoint.Answer:
+  @staticmethod
+  def read(response: Mapping[str, Any]) -> endpoint.Answer:
     choice = response['choices'][0]
     message = choice.get('message') or choice
     content = message.get('content', message.get('text')) or ''

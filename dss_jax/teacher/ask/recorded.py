@@ -1,32 +1,52 @@
 """The recorded teacher: completions that some other program has saved."""
 
 import argparse
+import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import datasets, errors, fields
 from dss_jax.teacher import protocol
-from dss_jax.teacher.inputs import json_files
+from dss_jax.teacher import summary as summary_lib
+from dss_jax.teacher.ask import openai_client, order, prompts
+from dss_jax.teacher.inputs import json_files, tables
+from dss_jax.teacher.read import parsing
+
+_TEXTS = ('completion', 'generation', 'response', 'output')  # fields with what the teacher wrote
+_APART = ('rationale', 'label')  # or the two halves of it
+_THOUGHTS = ('reasoning_content', 'reasoning')
+_LEAD_INS = ('A:', 'Answer:')  # of many prompts; a chat teacher copies them
+_MISSING = protocol.Completion('', parsing.MISSING)
+_EXPECTED = (f'expected an object with id and {", ".join(_TEXTS[:-1])} or {_TEXTS[-1]}; or with '
+             f'id, {" and ".join(_APART)}; or a line of a batch result. Completions without ids go '
+             'into one JSON list, in the order of the inputs')
+_Samples = tuple[protocol.Completion, ...]
 
 
 class RecordedClient(protocol.Client):
   """Completions from files, joined to the examples.
 
-  Two layouts, told apart by the first character of the file:
+  Two layouts, told apart by what the file holds:
     JSON lists of completions, `["Birds have wings. So ...", ...]`, joined in natural order of
       the file names (`train_CoT_10` after `train_CoT_9`): completion i belongs to row i.
-    JSON lines `{"id": "q1", "completion": "..."}`, joined by id; `finish_reason` is optional.
+    Rows, joined by id: JSON lines, a JSON list of objects, CSV, TSV or Parquet. A row has
+      `completion` (or another of `_TEXTS`), or `rationale` and `label`; or it is a line of a
+      batch's result, {"custom_id": ..., "response": {"body": ...}}. Several of an id are samples.
+  Null, and in rows an id that is not there, is a row without an answer: `missing`.
   """
 
   name = 'recorded'
 
-  def __init__(self, completions: str, model: str = 'recorded'):
-    """`completions` is a glob; `model` what the records name as their teacher."""
+  def __init__(self, completions: str, model: str = 'recorded', lead_ins: Sequence[str] = ()):
+    """`completions` is a glob; `model` what the records name as their teacher; `lead_ins` what may
+    stand before a rationale and is no part of it."""
     self.model = model
     self._pattern = completions
-    self._files: list[json_files.JsonFile] = []
-    self._found: dict[str, protocol.Completion] = {}
+    self._lead_ins = lead_ins
+    self._files: list[json_files.JsonFile | tables.Table] = []
+    self._found: dict[str, _Samples] = {}
 
   @classmethod
   def from_flags(cls, flags: argparse.Namespace) -> 'RecordedClient':
@@ -34,83 +54,165 @@ class RecordedClient(protocol.Client):
       raise errors.UserError(
           "--client=recorded needs --completions='GLOB', the files with what the teacher wrote; "
           'or --client=none to use gold labels alone')
-    return cls(flags.completions, flags.teacher_model or 'recorded')
+    return cls(flags.completions, flags.teacher_model or 'recorded', _lead_ins(flags))
 
   def prepare(self, ids: Sequence[str]) -> None:
     """Reads and joins the files.
 
     Raises:
       UserError: no file matches, both layouts at once, an entry that is not text, another
-        number of completions than examples, ids without a partner on the other side.
+        number of completions than examples, an id that no example has.
     """
     paths = json_files.natural_glob(self._pattern)
     if not paths:
       raise errors.UserError(f'--completions={self._pattern}: no such file; quote the pattern')
-    self._files = [json_files.JsonFile(path, '--completions') for path in paths]
-    if len({f.is_list for f in self._files}) > 1:
+    self._files = [
+        tables.Table(path, '--completions') if path.lower().endswith(tables.ENDINGS) else
+        json_files.JsonFile(path, '--completions') for path in paths]
+    ordered = {f.is_list and not isinstance(f[0], dict) for f in self._files}
+    if len(ordered) > 1:
       raise errors.UserError(
-          f'--completions={self._pattern}: some files are JSON lists and some JSON lines '
-          f'({_sizes(self._files)}); use one layout')
-    self._found = (self._by_order if self._files[0].is_list else self._by_id)(ids)
+          f'--completions={self._pattern}: some files are JSON lists of completions and some have '
+          f'rows with ids ({_sizes(self._files)}); use one layout')
+    self._found = (self._by_order if ordered.pop() else self._by_id)(ids)
 
   async def complete(
       self, examples: Sequence[datasets.Example], attempt: int = 0
-  ) -> list[tuple[protocol.Completion, ...]]:
-    return [(self._found[example.id],) for example in examples]
+  ) -> list[_Samples]:
+    return [self._found.get(example.id, (_MISSING,)) for example in examples]
 
   def provenance(self) -> Mapping[str, Any]:
     return {'completions': [
         {'name': os.path.basename(f.path), 'rows': len(f), 'sha256': f.sha256}
         for f in self._files]}
 
-  def _by_order(self, ids: Sequence[str]) -> dict[str, protocol.Completion]:
+  def doubts(
+      self, dataset: datasets.Dataset, examples: Sequence[datasets.Example],
+      summary: summary_lib.Summary,
+  ) -> list[str]:
+    """Answers in another order than the inputs parse, and look like those of a poor teacher."""
+    ids = getattr(examples, 'ids', None) or [example.id for example in examples]
+    rationales = [_rationale(self._found.get(one, (_MISSING,))[0], dataset.completion)
+                  for one in ids]
+    return order.doubts(rationales, examples, next(iter(summary.accuracy.values()), 100.0))
+
+  def _by_order(self, ids: Sequence[str]) -> dict[str, _Samples]:
     total = sum(len(f) for f in self._files)
     if total != len(ids):
       raise errors.UserError(
           f'--inputs has {len(ids)} rows, but --completions={self._pattern} has {total} '
           f'({_sizes(self._files)}); row i must match completion i, so use the files that belong '
           'together')
-    texts = (protocol.Completion(_text(value, f.where(i)))
+    found = (self._samples(value, f.where(i)) or (_MISSING,)
              for f in self._files for i, value in enumerate(f))
-    return dict(zip(ids, texts, strict=True))
+    return dict(zip(ids, found, strict=True))
 
-  def _by_id(self, ids: Sequence[str]) -> dict[str, protocol.Completion]:
-    found: dict[str, protocol.Completion] = {}
+  def _by_id(self, ids: Sequence[str]) -> dict[str, _Samples]:
+    found: dict[str, _Samples] = {}
     known = frozenset(ids)
     for f in self._files:
       for i, row in enumerate(f):
-        key, completion = _row(row, f.where(i))
-        if key in found:
-          raise errors.UserError(f'{f.where(i)}: id {key!r} has a completion already')
+        key, samples = self._row(row, f.where(i))
         if key not in known:
           raise errors.UserError(
               f'{f.where(i)}: id {key!r} is not in --inputs; use the files that belong together')
-        found[key] = completion
-    missing = [one for one in ids if one not in found]
-    if missing:
-      raise errors.UserError(
-          f'--completions={self._pattern}: no completion for {len(missing)} of {len(ids)} '
-          f'inputs, first id {missing[0]!r}; add them, or remove the rows from --inputs')
+        if samples:
+          found[key] = found.get(key, ()) + samples
     return found
 
+  def _row(self, row: object, where: str) -> tuple[str, _Samples]:
+    """An id and what the row says for it; () if nothing."""
+    name = 'custom_id' if isinstance(row, dict) and 'custom_id' in row else 'id'
+    if not isinstance(row, dict) or name not in row:
+      raise errors.UserError(f'{where}: {_EXPECTED}')
+    key = fields.as_text(row[name], f'{where}: field {name!r}')
+    if name == 'custom_id' and isinstance(row.get('response'), dict | None):
+      return key, self._batch_line(row, where)
+    said = [one for one in _TEXTS if one in row]
+    if len(said) > 1 and 'completion' not in said:
+      raise errors.UserError(f'{where}: both {" and ".join(said)}; name the one with the '
+                             "teacher's words completion")
+    if said:
+      thoughts = next((row[one] for one in _THOUGHTS if isinstance(row.get(one), str)), '')
+      samples = self._samples(row[said[0]], where)
+      reason = _finish_reason(row, where)
+      return key, tuple(dataclasses.replace(one, finish_reason=reason,
+                                            thoughts=protocol.clean(thoughts)) for one in samples)
+    if not all(one in row for one in _APART):
+      raise errors.UserError(f'{where}: {_EXPECTED}')
+    return key, _apart(row, where)
 
-def _row(row: object, where: str) -> tuple[str, protocol.Completion]:
-  if not isinstance(row, dict) or 'id' not in row or 'completion' not in row:
-    raise errors.UserError(f'{where}: expected an object with the fields id and completion')
+  def _batch_line(self, row: Mapping[str, Any], where: str) -> _Samples:
+    """Of a result of OpenAI's Batch API or `vllm run-batch`: each choice is a sample."""
+    body = (row.get('response') or {}).get('body')
+    if row.get('error') or not isinstance(body, dict) or not body.get('choices'):
+      return ()
+    try:
+      answers = [openai_client.OpenAIEndpoint.read({**body, 'choices': [choice]})
+                 for choice in body['choices']]
+    except (KeyError, TypeError, AttributeError) as error:
+      raise errors.UserError(f'{where}: response.body is no completion ({error!r})') from error
+    # A response's tokens are of all its choices.
+    return tuple(protocol.Completion(
+        self._text(answer.text), answer.finish_reason, thoughts=protocol.clean(answer.thoughts),
+        prompt_tokens=answer.prompt_tokens if i == 0 else 0,
+        completion_tokens=answer.completion_tokens if i == 0 else 0)
+                 for i, answer in enumerate(answers))
+
+  def _samples(self, value: object, where: str) -> _Samples:
+    """A text, some texts, or null."""
+    texts = []
+    for one in value if isinstance(value, list) else [value]:
+      if isinstance(one, str):
+        texts.append(self._text(one))
+      elif one is not None:
+        raise errors.UserError(f'{where}: {fields.describe(one)} instead of the completion as text')
+    return tuple(map(protocol.Completion, texts))
+
+  def _text(self, text: str) -> str:
+    cleaned = protocol.clean(text)
+    bare = cleaned.lstrip()
+    lead_in = next((one for one in self._lead_ins if bare.startswith(one)), '')
+    return bare.removeprefix(lead_in).lstrip() if lead_in else cleaned
+
+
+def _apart(row: Mapping[str, Any], where: str) -> _Samples:
+  """Rationale and label as columns; null in both is no answer."""
+  if all(row[one] is None for one in _APART):
+    return ()
+  rationale, label = (
+      '' if row[one] is None else
+      protocol.clean(fields.as_text(row[one], f'{where}: field {one!r}')) for one in _APART)
+  text = json.dumps(dict(zip(_APART, (rationale, label), strict=True)), ensure_ascii=False)
+  return (protocol.Completion(text, _finish_reason(row, where), apart=(rationale, label)),)
+
+
+def _finish_reason(row: Mapping[str, Any], where: str) -> str:
   reason = row.get('finish_reason')
   if not isinstance(reason, str | None):
     raise errors.UserError(f"{where}: field 'finish_reason' is {fields.describe(reason)}: write "
                            "the endpoint's word ('stop', 'length', ...), or leave it out")
-  return fields.as_text(row['id'], f"{where}: field 'id'"), protocol.Completion(
-      _text(row['completion'], where), finish_reason=reason or '')
+  return reason or ''
 
 
-def _text(value: object, where: str) -> str:
-  if not isinstance(value, str):
-    raise errors.UserError(f'{where}: {type(value).__name__} instead of the completion as text')
-  return protocol.clean(value)
+def _lead_ins(flags: argparse.Namespace) -> list[str]:
+  """The prompt's own, and the usual ones; the released code takes none off."""
+  if flags.parser == 'released':
+    return []
+  path = flags.prompt or prompts.path_of(flags.dataset)
+  own = prompts.load(path).lead_in if flags.prompt or os.path.exists(path) else ''
+  phrase = datasets.get(flags.dataset).completion.answer_phrase
+  return [one for one in (own, *_LEAD_INS) if one and one != phrase]
 
 
-def _sizes(parts: Sequence[json_files.JsonFile]) -> str:
+def _rationale(completion: protocol.Completion, form: datasets.CompletionFormat) -> str:
+  """About so much of a completion, whether it parses or not."""
+  if completion.apart:
+    return completion.apart[0]
+  text = completion.text.partition(form.end_marker)[0] if form.end_marker else completion.text
+  return text.partition(form.answer_phrase)[0]
+
+
+def _sizes(parts: Sequence[json_files.JsonFile | tables.Table]) -> str:
   shown = [f'{os.path.basename(f.path)}: {len(f)}' for f in parts[:12]]
   return ', '.join(shown + ['...'] * (len(parts) > 12))

@@ -217,8 +217,10 @@ class Sender:
       self, key: str, example_id: str, response: Mapping[str, Any], tokens: float, characters: int
   ) -> tuple[int, int]:
     answer = self._endpoint.read(response)
-    read, written = self._counted(answer, characters)
+    read, written = self.counted(answer, characters)
     await self._journal.add(key, {'id': example_id, 'response': response}, read, written)
+    if self._journal.full:  # What is in flight has room yet, and no more.
+      self.stop(self._journal.full, mend=True)
     self.pace.correct(read + written - tokens)
     self._ratio += 0.05 * (characters / max(read, 1) - self._ratio)
     self._length += (0.05 if self._any else 1.0) * (written - self._length)
@@ -231,7 +233,7 @@ class Sender:
     await self._settle_pending()  # Others are answered: these requests are at fault.
     return read, written
 
-  def _counted(self, answer: endpoint_lib.Answer, characters: int) -> tuple[int, int]:
+  def counted(self, answer: endpoint_lib.Answer, characters: int) -> tuple[int, int]:
     """Tokens that are paid for, as the server says, or rather too many if it does not."""
     if answer.prompt_tokens or answer.completion_tokens:
       return answer.prompt_tokens, answer.completion_tokens
@@ -298,7 +300,7 @@ class Sender:
         self.stop(f'{count} requests in a row met an error that repeating does not mend, and so '
                   f'did one that is sure to be answered if any is: {message}', mend=mend)
         return
-      read, written = self._counted(answer, _characters(self._witness))
+      read, written = self.counted(answer, _characters(self._witness))
       await self._lose_tokens('', 'asked to see whether anything is answered', read, written)
       self._any, self._unanswered = True, 0
       await self._settle_pending()

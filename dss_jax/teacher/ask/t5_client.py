@@ -62,6 +62,7 @@ class T5Endpoint:
   """
 
   name = 't5'
+  in_batches = True
 
   def __init__(
       self, folder: str, mesh: 'sharding.MeshConfig | None' = None, batch_size: int = 32,

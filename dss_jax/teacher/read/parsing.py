@@ -23,6 +23,7 @@ NO_TEACHER = 'no_teacher'
 REJECTED = 'rejected'
 UNANSWERED = 'unanswered'
 REFUSED = 'refused'
+MISSING = 'missing'
 DISAGREES = 'disagrees'
 TRUNCATED = 'truncated'
 LONG_THINKING = 'long_thinking'
@@ -30,6 +31,7 @@ REASONS = {  # every parse_status but 'ok'
     NO_TEACHER: 'no teacher was asked (--client=none)',
     REJECTED: 'the endpoint would not take the request (too long, filtered)',
     UNANSWERED: 'the endpoint gave no answer, however often it was asked',
+    MISSING: 'there is no completion for the row, or it is null',
     REFUSED: 'the teacher refused to answer',
     DISAGREES: "the teacher's label is not the gold one (--keep=agree)",
     'empty_completion': 'the teacher wrote nothing',
@@ -95,8 +97,10 @@ def read(
     how: or the name of a parser.
   """
   how = Reading(how) if isinstance(how, str) else how
-  if completion.finish_reason in (REJECTED, UNANSWERED):
+  if completion.finish_reason in (REJECTED, UNANSWERED, MISSING):
     return parsed.failed(completion.finish_reason)
+  if completion.apart:
+    return _read_apart(completion.apart[0].strip(), completion.apart[1].strip(), example, dataset)
   table = table_lib.of(dataset.completion)
   _, text, unclosed = thoughts.part(completion.text, table)
   if unclosed:
@@ -139,6 +143,20 @@ def _parse(
   if not found.ok and finish_reason in ('refusal', 'content_filter'):
     return parsed.failed(REFUSED)
   return found
+
+
+def _read_apart(
+    rationale: str, label: str, example: datasets.Example, dataset: datasets.Dataset
+) -> parsed.Parsed:
+  """What came as two fields has no phrase to look for; its label is read as any other."""
+  if not rationale or not label:
+    return parsed.failed('empty_label' if rationale else 'empty_rationale')
+  try:
+    table = table_lib.of(dataset.completion)
+    return parsed.Parsed(rationale, labels.read(label, example, dataset, table))
+  except parsed.Unreadable as error:
+    return parsed.failed(error.reason)
+
 
 
 def _strict(

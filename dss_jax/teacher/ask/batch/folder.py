@@ -24,20 +24,22 @@ class Folder(client_lib.Filler):
     self._folder = epath.Path(folder)
 
   async def fill(self, wanted: Mapping[str, asking.Question]) -> None:
-    if not await self._read({key: question.example.id for key, question in wanted.items()}):
+    if not await self._read(wanted):
       raise protocol.Unfinished(await self._write(wanted))
 
-  async def _read(self, ids: Mapping[str, str]) -> bool:
+  async def _read(self, wanted: Mapping[str, asking.Question]) -> bool:
     """Whether there was anything new."""
-    client, found = self._client, intake.Intake(self._client)
+    ids = {key: question.example.id for key, question in wanted.items()}
+    client, found = self._client, intake.Intake(self._client, str(self._folder))
+    characters = 2 * client.most_tokens(client.request(next(iter(wanted.values()))))[0]
     failures: collections.Counter[str] = collections.Counter()
     for path in sorted(self._folder.glob('*.jsonl')):
       if not _OURS.fullmatch(path.name):
         found.failed = {}
-        await found.read(path, ids)
+        await found.read(path, ids, characters)
         failures.update(found.failed.keys())
     client.budget.spent += sum(client.budget.cost(*tokens) for tokens in found.paid.values())
-    await found.finish(str(self._folder))
+    await found.finish()
     return bool(client.journal.has(ids))
 
   async def _write(self, wanted: Mapping[str, asking.Question]) -> str:

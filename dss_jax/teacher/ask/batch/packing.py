@@ -47,7 +47,7 @@ class Packer:
       while self._todo and len(pack.ids) < most:
         key, question = self._todo[-1]
         request = self._client.request(question)
-        line = lines.request_line(key, endpoint.batch_url, request)
+        line = lines.request_line(key, endpoint.batch_url, endpoint.body(request))
         if size and size + len(line) > lines.MOST_BYTES:
           break
         tokens = self._client.most_tokens(request)

@@ -37,6 +37,7 @@ class Uploads(client_lib.Filler):
     self._batches = state.Batches(client.journal.folder)
     self._most = lines.MOST_REQUESTS  # of a batch, as the server turns out to take them
     self._cancelled: list[str] = []
+    self._probed = False
     self._progress = _Progress(client)
 
   def on_their_way(self) -> Iterable[str]:
@@ -54,11 +55,13 @@ class Uploads(client_lib.Filler):
         await self._make(batch)
 
   async def fill(self, wanted: Mapping[str, asking.Question]) -> None:
-    before = self._client.journal.usage().requests, self._batches.all_failures
     stopped = await self._send(wanted)
     self._stop_if_interrupted()
     if not self._batches.open:
-      raise protocol.Unfinished(stopped)
+      if stopped:
+        raise protocol.Unfinished(stopped)
+      return  # The first question was all.
+    before = self._client.journal.usage().requests, self._batches.all_failures
     most = self._most
     await self._wait()
     if self._cancelled:
@@ -69,6 +72,10 @@ class Uploads(client_lib.Filler):
 
   async def _send(self, wanted: Mapping[str, asking.Question]) -> str:
     """Why not all of it was sent, or ''."""
+    wanted = dict(wanted)
+    if wanted and not self._probed:
+      self._probed = True
+      await self._client.probe(wanted)
     packer = packing.Packer(self._client, wanted)
     while not self._client.interrupted.is_set():
       path = self._batches.new_path()
@@ -193,14 +200,14 @@ class Uploads(client_lib.Filler):
                      f'{self._most:,} requests')
 
   async def _read(self, batch: state.Batch, found: Any) -> None:
-    taken, ids = intake.Intake(self._client), batch.ids
+    taken, ids = intake.Intake(self._client, f'batch {batch.id}'), batch.ids
     with tempfile.TemporaryDirectory() as folder:
       path = epath.Path(os.path.join(folder, 'results.jsonl'))
       for name in filter(None, (found.output_file_id, found.error_file_id)):
         await self._download(batch, name, path)
-        await taken.read(path, ids)
+        await taken.read(path, ids, 2 * batch.most[0] / len(ids))
     try:
-      await taken.finish(f'batch {batch.id}')
+      await taken.finish()
       if found.status == 'completed':
         await self._count_failures(batch, taken)
     finally:
