@@ -123,7 +123,15 @@ class AskingClient(protocol.Client):
     decoding = self.options.decoding
     if question.attempt and not self._had_no_answer(question):  # Room and chance mend no refusal.
       decoding = self.options.retry_decoding
+    if fields := self.prompt.fields(question.example):
+      decoding = dataclasses.replace(decoding, extra={**fields, **decoding.extra})
     return self.endpoint.request(self.prompt, question.example.input, decoding)
+
+  def answered(self, examples: Sequence[datasets.Example]) -> Iterator[protocol.Completion]:
+    """What the journal has of first attempts; sends nothing."""
+    for example in examples:
+      for key, entry in self.journal.read(map(self.key, self._questions(example, 0))).items():
+        yield self._completion(key, entry)
 
   def _had_no_answer(self, question: Question) -> bool:
     """Whether the last attempt ended so: the server would not, or could not."""
@@ -133,8 +141,8 @@ class AskingClient(protocol.Client):
 
   def provenance(self) -> Mapping[str, Any]:
     chosen = self.options
-    return {**self.endpoint.provenance(), 'samples': chosen.samples,
-            'decoding': dataclasses.asdict(chosen.decoding),
+    return {**self.endpoint.provenance(), 'answer': self.prompt.form,
+            'samples': chosen.samples, 'decoding': dataclasses.asdict(chosen.decoding),
             'retry_decoding': dataclasses.asdict(chosen.retry_decoding)}
 
   def stop(self, why: str, mend: bool = False) -> None:
