@@ -148,8 +148,7 @@ class Reader:
     """With the text before the label as the rationale; with that behind it if there is none."""
     rationale = self._clean(body[:first.place.start])
     open_end = last.place.upto == len(body) and '\n' not in body[last.place.end:].strip()
-    complete = not (open_end and labels.may_go_on(
-        body[last.place.end:], self.dataset.completion.label_kind))
+    complete = not (open_end and self._may_go_on(body[last.place.end:]))
     if rationale or not self.needs_rationale:
       return Found(last.label, rationale, complete)
     rest = body[first.after:first.place.upto] if first is not last else body[first.after:]
@@ -174,8 +173,11 @@ class Reader:
       return Found(first, self._clean('\n'.join(rest)), False)
     if last and not first and not self._whole(lines[-2]):
       at = body.rindex(lines[-1])
-      return Found(last, self._clean(body[:at]), True)
+      return Found(last, self._clean(body[:at]), not self._may_go_on(lines[-1]))
     return None if first or last else self._concluded(lines)
+
+  def _may_go_on(self, said: str) -> bool:
+    return labels.may_go_on(said, self.dataset.completion.label_kind, self.example.choices)
 
   def _whole(self, line: str) -> str:
     """The label that a line is, and nothing else; or ''."""

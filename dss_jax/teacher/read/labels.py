@@ -68,10 +68,17 @@ def first_line(text: str) -> str:
   return lines[0].strip() if lines else ''
 
 
-def may_go_on(said: str, kind: str) -> bool:
-  """'... is ent', 'C+', '3.' may go on; '... is entailment.' does not, nor '(c) ne': a letter."""
+def may_go_on(said: str, kind: str, names: Sequence[str] = ()) -> bool:
+  """'... is ent', 'C+', '3.' may go on; '... is entailment.' does not, nor '(c) ne': a letter.
+
+  A choice without a letter may if another of the names begins with it, and a bare letter: 'b'.
+  """
   answer = said.lstrip()
-  return kind != 'choice' and '\n' not in answer and bool(answer) and (
+  if kind == 'choice':
+    text = matching.normal(answer.strip(' *_'))
+    return len(text) == 1 or bool(text) and text[-1].isalnum() and any(
+        matching.normal(name).startswith(text) and matching.normal(name) != text for name in names)
+  return '\n' not in answer and bool(answer) and (
       answer[-1] not in matching.PROSE or bool(re.search(r'[0-9][.,]$', answer)))
 
 
@@ -79,8 +86,10 @@ def _retracted(said: str, table: table_lib.Table) -> bool:
   """'(a) bank is wrong', but not 'contradiction, because the hypothesis is false'."""
   verb = re.search(rf'\s(?:is|are|was|would be|seems|can be|(?:is|was)n.t)\s+'
                    rf'(?:{table_lib.words(table.lists["retractions"])})(?!\w)', said, re.IGNORECASE)
-  return bool(verb) and not table.has('reasons', said[:verb.start()]) and not (
-      re.search(r'[,;:(]\s', said[:verb.start()]))
+  if not verb:
+    return False
+  before = said[:verb.start()]
+  return not table.has('reasons', before) and not re.search(r'[,;:(]\s', before)
 
 
 def _choice_first(said: str, choices: Sequence[str], table: table_lib.Table) -> bool:
