@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import hashlib
+import itertools
 import json
 import signal
 import threading
@@ -59,6 +60,7 @@ class AskingClient(protocol.Client):
     if hasattr(endpoint, 'say'):
       endpoint.say = self._progress.say
     self._catching = False
+    self._first_shard = True
     self._look: first_look.FirstLook | None = None
     self._looked_for: dict[str, datasets.Example] = {}
 
@@ -92,6 +94,11 @@ class AskingClient(protocol.Client):
                  for example in examples])
     answered = self.journal.has(key for row in keys for key in row)
     self._progress.known(len(answered), extra=attempt > 0)
+    if self._first_shard:
+      self._first_shard = False
+      if not answered and await asyncio.to_thread(self._answered_otherwise, examples):
+        self._progress.say('the journal has answers to these inputs, but under other settings '
+                           '(prompt, model, decoding): all are asked for, and paid for, again')
     if attempt == 0 and self._look and not self._look.done:
       await asyncio.to_thread(self._look_back, examples, keys, answered)
     await self._ask(examples, keys, answered, attempt)
@@ -188,6 +195,13 @@ class AskingClient(protocol.Client):
       for worker in workers:
         worker.cancel()
     await self._sender.finish()
+
+  def _answered_otherwise(self, examples: Sequence[datasets.Example]) -> bool:
+    """Whether most of a look into the journal are answers to rows of these ids."""
+    ids = {example.id for example in examples}
+    seen = [entry.get('id') in ids for entry in itertools.islice(
+        journal_lib.entries(self.journal.folder), len(ids)) if 'response' in entry]
+    return sum(seen) > len(seen) / 2
 
   def _look_back(self, examples, keys, answered: set[str]) -> None:
     """Answers of earlier runs are as good to look at."""
