@@ -121,7 +121,7 @@ class Reader:
     for place in failed:
       if place.start > last.place.start:
         line = labels.first_line(body[place.end:place.upto])
-        if place.own or matching.denies(line):
+        if place.own or matching.denies(line) or self._mentions_another(line, last.label):
           raise parsed.Unreadable('ambiguous_label')
     rest = body[last.place.end:]
     if not (mends := self.table.has('corrections', rest)):

@@ -93,6 +93,8 @@ def _retracted(said: str, table: table_lib.Table) -> bool:
 
 
 def _choice_first(said: str, choices: Sequence[str], table: table_lib.Table) -> bool:
+  if matching.whole(said, choices):
+    return True
   fillers = table_lib.words(table.lists['fillers'])
   said = re.sub(rf'^\W*(?:(?:{fillers})\s+)*(?=\w{{2}}|\()', '', said, flags=re.IGNORECASE)
   letters = [one[1] or one[2] for one in _LETTER.finditer(said)]
