@@ -147,8 +147,9 @@ class Reader:
   def _explained(self, body: str, first: _Said, last: _Said) -> Found:
     """With the text before the label as the rationale; with that behind it if there is none."""
     rationale = self._clean(body[:first.place.start])
-    open_end = last.place.upto == len(body) and '\n' not in body[last.place.end:].strip()
-    complete = not (open_end and self._may_go_on(body[last.place.end:]))
+    after = body[last.after:]
+    complete = not self.table.has('corrections', last.line + after) and (
+        bool(after.strip(' \t')) or not self._may_go_on(last.line))
     if rationale or not self.needs_rationale:
       return Found(last.label, rationale, complete)
     rest = body[first.after:first.place.upto] if first is not last else body[first.after:]

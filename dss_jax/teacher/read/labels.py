@@ -12,6 +12,8 @@ _LETTER = re.compile(  # '(b) fly', 'either (b) fly or (c) run'; 'b) fly', 'b: f
     rf'\(\s*([A-Za-z])\s*\)|{_LEAD}([A-Za-z])(?:\)|[.:]\s|\s[-–—]\s|{_LEAD[1:]}$)')
 _NEXT_LETTER = re.compile(r'[-–—\s,;/]*(?:(?<!\w)(?:or|and)(?!\w))?\s*$', re.IGNORECASE)
 _QUOTED = re.compile(r'["“]([^"”]+)["”]\.?')
+_FULL_STOPS = ('.', '!', '?', '。')
+_INITIAL = re.compile(r'(?<!\w)[^\W\d_]\.$')  # 'the U.' of 'the U.S.A.'
 _INITIALS = re.compile(r'(?<!\w)(?:[^\W\d_]\.){2,}$')
 _HALF_A_PAIR = re.compile(r'^(?:\*\*|__)|(?:\*\*|__)$')  # '**Answer: (a) bank**'
 _NOT_BUT = re.compile(
@@ -78,6 +80,8 @@ def may_go_on(said: str, kind: str, names: Sequence[str] = ()) -> bool:
     text = matching.normal(answer.strip(' *_'))
     return len(text) == 1 or bool(text) and text[-1].isalnum() and any(
         matching.normal(name).startswith(text) and matching.normal(name) != text for name in names)
+  if kind == 'text':
+    return answer[-1:] not in _FULL_STOPS or bool(_INITIAL.search(answer))
   return '\n' not in answer and bool(answer) and (
       answer[-1] not in matching.PROSE or bool(re.search(r'[0-9][.,]$', answer)))
 
@@ -275,7 +279,7 @@ def read_text(
   if quoted := _QUOTED.fullmatch(said):
     said = quoted[1]
   label = said if _INITIALS.search(said) else said.removesuffix('.').rstrip()
-  if not label:
+  if not label.strip('*_`"\'“”'):
     raise parsed.Unreadable('empty_label')
   return label
 
