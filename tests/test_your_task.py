@@ -153,7 +153,7 @@ def test_a_dry_run_prints_what_the_page_shows(folder, teacher):
 
 def test_every_params_of_the_page_goes_into_the_request(folder, teacher):
   given = re.findall(r"--params='(.*?)'`", PAGE)
-  assert len(given) == 2
+  assert len(given) == 1
   for params in given:
     shown = run(command('dss teacher --client=openai'), folder, teacher.base_url,
                 '--show_prompt', f'--params={params}')

@@ -13,6 +13,7 @@ from dss_jax.teacher.ask import asking, clients, estimate, prompts, room, tokens
 from dss_jax.teacher.ask.batch import client as batch_client
 from dss_jax.teacher.ask.batch import folder, uploads
 from dss_jax.teacher.inputs import reading, sources
+from dss_jax.teacher.read import parsing, thoughts
 
 _STOPPED = 3  # exit code: the same command goes on
 
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = tokens.load(chosen.tokenizer) if chosen.tokenizer else tokens.estimate
     print(estimate.render(client, estimate.estimate(client, source, count), chosen.rpm,
                           chosen.tokenizer))
+    if chosen.rationale_from == 'thinking':
+      found = (parsing.divide(one, dataset)[0] for one in client.answered(source))
+      print(thoughts.lengths([len(one.split()) for one in found if one], chosen.max_thinking))
     print(room.render(client, source, records_dir))
     return 0
   if isinstance(client, asking.AskingClient):
@@ -110,6 +114,7 @@ def _request(
   if chosen.client == 'openai':  # As it is sent.
     client = clients.from_flags(chosen, records_dir)
     assert isinstance(client, asking.AskingClient)
+    prompt = client.prompt
     text = json.dumps(client.request(asking.Question(source[0], 0, 0)), indent=2,
                       ensure_ascii=False)
   return '\n'.join([

@@ -118,6 +118,9 @@ def _teacher(group) -> None:
       "that differ, '--model=NAME --base_url=URL --prompt_price=3'; records name who answered")
   add('--prompt', metavar='FILE',
       help='the prompt (default: tasks/prompts/<dataset>.toml of the package)')
+  add('--answer', choices=('text', 'json'), default='text',
+      help='json: demonstrations and a schema (response_format, where the server takes it) ask for '
+      '{"rationale": ..., "label": ...}; JSON is read in any case (default: text)')
   add('--show_prompt', action='store_true',
       help='print the request for the first input, and stop')
 

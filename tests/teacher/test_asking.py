@@ -49,11 +49,15 @@ def test_inputs_that_are_the_same_are_asked_once(tmp_path):
 
 @pytest.mark.parametrize('change', [
     {'decoding': endpoint.Decoding(max_tokens=9)}, {'decoding': endpoint.Decoding(temperature=1)}])
-def test_other_settings_are_another_request(tmp_path, change):
+def test_other_settings_are_another_request_and_it_is_said(tmp_path, capsys, change):
   complete(tmp_path, Scripted())
+  assert 'paid for, again' not in capsys.readouterr().err
   other = Scripted()
   complete(tmp_path, other, **change)
   assert len(other.asked) == 10
+  assert capsys.readouterr().err.count('under other settings (prompt, model, decoding)') == 1
+  complete(tmp_path, other, n=12, **change)
+  assert 'paid for, again' not in capsys.readouterr().err
 
 
 def test_samples_have_keys_and_seeds_of_their_own(tmp_path):

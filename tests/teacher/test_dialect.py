@@ -166,19 +166,23 @@ def test_ways_to_see_that_it_thinks(content, usage):
     assert made.room == 1000
 
 
-def test_room_that_the_server_has_not():
+@pytest.mark.parametrize('words', [
+    "'max_tokens' is too large: {}. This model's maximum context length is 1024 tokens",
+    'max_tokens={} cannot be greater than max_model_len=1024. Please request fewer output tokens. '
+    '(parameter=max_tokens, value={0})'.replace('{}', '{0}')])
+def test_room_that_the_server_has_not(words):
   def faults(number, body):
     if body['max_tokens'] > 700:
       return server.status(400, server.error(
-          f"'max_tokens' is too large: {body['max_tokens']}. This model's maximum context length "
-          'is 1024 tokens'))
+          words.format(body['max_tokens'])))
     return thinking(number, body, reasoning='Hm.')
   with server.Server(faults=faults) as teacher:
     made = roomy(teacher.base_url, room=1500)
     made._thinks = True
-    found, said = answers(made, 1)
+    found, said = answers(made, 2)
     assert found[0].text == 'So the answer is yes.' and not said
-    assert teacher.last[0]['max_tokens'] == 256 + 375
+    assert teacher.last[0]['max_tokens'] == 256 + 375 and made.room == 375
+    assert teacher.requests == 3 + 1  # The second need not find it out again.
 
 
 def test_reasoning_effort_is_part_of_the_request():

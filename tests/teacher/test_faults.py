@@ -7,6 +7,7 @@ healthy server, which must finish the job and be asked only for what is missing.
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -172,6 +173,109 @@ def test_one_input_that_always_fails_keeps_the_others(tmp_path):
   assert live.read(tmp_path)['q3'].parse_status == 'ok'
   _note('one input always 500, --max_retries=1', 'finished, it is in quarantine; then nothing '
         'asked; --retry_failed=1 asks for it alone', requests, seconds)
+
+
+# --- Rows that have no answer, and what is paid for -----------------------------------------------
+
+
+def _rejected_below(number):
+  """The first inputs are not taken; a demonstration is."""
+  def faults(_, body):
+    found = re.search(r'What is (\d+)\?', body['messages'][-1]['content'])
+    return server.too_long() if found and int(found[1]) < number else None
+  return faults
+
+
+def test_a_cluster_of_rejected_rows(tmp_path):
+  done, requests, seconds = _run(tmp_path, _rejected_below(8))
+  assert done.returncode == 2 and '8 of 20 rows have no answer (8 rejected)' in done.stderr
+  assert 'maximum context length' in done.stderr and '--max_failed=0.4 writes' in done.stderr
+  assert N <= requests <= N + 2
+  done, again, _ = _run(tmp_path, lambda number, body: None, '--max_failed=0.4')
+  assert done.returncode == 0 and not again, done.stderr
+  rows = live.read(tmp_path)
+  assert [rows[f'q{i}'].parse_status for i in range(N)] == ['rejected'] * 8 + ['ok'] * 12
+  done, again, _ = _run(tmp_path, lambda number, body: None, '--retry_failed=1')
+  assert done.returncode == 0 and again == 8
+  _note('a cluster of 8 rejected rows', 'not written, says why; --max_failed=0.4 writes without '
+        'asking; --retry_failed=1 asks 8', requests, seconds)
+
+
+def test_nobody_listens(tmp_path):
+  live.write_inputs(tmp_path, N)
+  with server.Server(live.answer) as teacher:
+    pass
+  begun = time.monotonic()
+  done = live.run(teacher, tmp_path)
+  seconds = time.monotonic() - begun
+  assert done.returncode == 2 and 'nobody answers there; start the server' in done.stderr
+  assert seconds < 15
+  _note('closed port', 'error in seconds', 0, seconds)
+
+
+def _thinking(usage, limit=200):
+  """Thinks for that many tokens, and is cut if it may not."""
+  def faults(number, body):
+    asked = body['messages'][-1]['content']
+    cut = body['max_tokens'] < limit + 256
+    message = {'content': None if cut else live.answer(asked), 'reasoning_content': 'Hm. ' * 20}
+    return server.reply(json.dumps({
+        'choices': [{'message': message, 'finish_reason': 'length' if cut else 'stop'}],
+        'usage': usage}))
+  return faults
+
+
+def test_a_model_that_thinks_is_cut_once(tmp_path):
+  done, requests, seconds = _run(tmp_path, _thinking(None))
+  assert done.returncode == 0 and requests == N + 1, done.stderr
+  assert '(--thinking_room)' in done.stderr and 'they are guessed' in done.stderr
+  rows = live.read(tmp_path)
+  assert {row.parse_status for row in rows.values()} == {'ok'}
+  assert not any('Hm.' in row.rationale for row in rows.values())
+  _note('thoughts cut at --max_tokens', 'finished, one asked again with room', requests, seconds)
+
+
+@pytest.mark.parametrize('name, most, usage, tokens', [
+    ('no usage', 0.5, None, None),
+    ('thoughts in the total alone', 20, {'prompt_tokens': 100, 'completion_tokens': 10,
+                                         'total_tokens': 2110}, 2010),
+])
+def test_a_budget_holds_whatever_the_server_counts(tmp_path, name, most, usage, tokens):
+  done, requests, seconds = _run(
+      tmp_path, _thinking(usage, limit=0), f'--budget_usd={most}', '--prompt_price=0',
+      '--completion_price=1000')
+  assert done.returncode == 2, done.stderr
+  assert f'--budget_usd={most} would be exceeded' in done.stderr, done.stderr
+  spent = float(re.search(r'([0-9.]+) USD are spent', done.stderr)[1])
+  assert 0 < spent <= most and requests < N
+  if tokens:
+    assert spent == pytest.approx(tokens / 1000 * requests)
+  _note(f'{name}, --budget_usd={most}', f'stopped at {spent:g} USD', requests, seconds)
+
+
+def test_no_system_role(tmp_path):
+  def faults(number, body):
+    return server.status(400, server.error('System role not supported')) if (
+        body['messages'][0]['role'] == 'system') else None
+  done, requests, seconds = _run(tmp_path, faults)
+  assert done.returncode == 0 and requests == N + 1, done.stderr
+  assert done.stderr.count("the instruction goes into the first user's turn") == 1
+  _finish(tmp_path, 0)
+  _note('no system role', 'finished, learned from one request', requests, seconds)
+
+
+def test_answers_that_cannot_be_read_are_seen_early(tmp_path):
+  live.write_inputs(tmp_path, 200)
+  with server.Server('I would rather not say.', latency=0.02) as teacher:
+    done = live.run(teacher, tmp_path, '--in_flight=8')
+    assert done.returncode == 2 and 'the first 50 answers: 50 no_answer_phrase' in done.stderr
+    assert "'I would rather not say.'" in done.stderr and '--go_on' in done.stderr
+    assert teacher.requests <= 50 + 8
+    done = live.run(teacher, tmp_path, '--in_flight=8')
+    assert done.returncode == 2 and teacher.requests <= 50 + 8  # Those of before are enough.
+    done = live.run(teacher, tmp_path, '--go_on', '--allow_unparsed')
+    assert done.returncode == 0 and teacher.requests == 200
+  _note('answers without a label', 'stopped after 50, with one of them; --go_on goes on', 200, 0.0)
 
 
 # --- The disk ------------------------------------------------------------------------------------

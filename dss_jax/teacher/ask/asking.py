@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import hashlib
+import itertools
 import json
 import signal
 import threading
@@ -59,6 +60,7 @@ class AskingClient(protocol.Client):
     if hasattr(endpoint, 'say'):
       endpoint.say = self._progress.say
     self._catching = False
+    self._first_shard = True
     self._look: first_look.FirstLook | None = None
     self._looked_for: dict[str, datasets.Example] = {}
 
@@ -92,6 +94,11 @@ class AskingClient(protocol.Client):
                  for example in examples])
     answered = self.journal.has(key for row in keys for key in row)
     self._progress.known(len(answered), extra=attempt > 0)
+    if self._first_shard:
+      self._first_shard = False
+      if not answered and await asyncio.to_thread(self._answered_otherwise, examples):
+        self._progress.say('the journal has answers to these inputs, but under other settings '
+                           '(prompt, model, decoding): all are asked for, and paid for, again')
     if attempt == 0 and self._look and not self._look.done:
       await asyncio.to_thread(self._look_back, examples, keys, answered)
     await self._ask(examples, keys, answered, attempt)
@@ -116,7 +123,15 @@ class AskingClient(protocol.Client):
     decoding = self.options.decoding
     if question.attempt and not self._had_no_answer(question):  # Room and chance mend no refusal.
       decoding = self.options.retry_decoding
+    if fields := self.prompt.fields(question.example):
+      decoding = dataclasses.replace(decoding, extra={**fields, **decoding.extra})
     return self.endpoint.request(self.prompt, question.example.input, decoding)
+
+  def answered(self, examples: Sequence[datasets.Example]) -> Iterator[protocol.Completion]:
+    """What the journal has of first attempts; sends nothing."""
+    for example in examples:
+      for key, entry in self.journal.read(map(self.key, self._questions(example, 0))).items():
+        yield self._completion(key, entry)
 
   def _had_no_answer(self, question: Question) -> bool:
     """Whether the last attempt ended so: the server would not, or could not."""
@@ -126,8 +141,8 @@ class AskingClient(protocol.Client):
 
   def provenance(self) -> Mapping[str, Any]:
     chosen = self.options
-    return {**self.endpoint.provenance(), 'samples': chosen.samples,
-            'decoding': dataclasses.asdict(chosen.decoding),
+    return {**self.endpoint.provenance(), 'answer': self.prompt.form,
+            'samples': chosen.samples, 'decoding': dataclasses.asdict(chosen.decoding),
             'retry_decoding': dataclasses.asdict(chosen.retry_decoding)}
 
   def stop(self, why: str, mend: bool = False) -> None:
@@ -180,6 +195,13 @@ class AskingClient(protocol.Client):
       for worker in workers:
         worker.cancel()
     await self._sender.finish()
+
+  def _answered_otherwise(self, examples: Sequence[datasets.Example]) -> bool:
+    """Whether most of a look into the journal are answers to rows of these ids."""
+    ids = {example.id for example in examples}
+    seen = [entry.get('id') in ids for entry in itertools.islice(
+        journal_lib.entries(self.journal.folder), len(ids)) if 'response' in entry]
+    return sum(seen) > len(seen) / 2
 
   def _look_back(self, examples, keys, answered: set[str]) -> None:
     """Answers of earlier runs are as good to look at."""

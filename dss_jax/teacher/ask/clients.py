@@ -12,7 +12,16 @@ import tqdm
 
 from dss_jax import datasets, errors
 from dss_jax.teacher import protocol
-from dss_jax.teacher.ask import asking, endpoint, fallback, limits, prompts, recorded, secrets
+from dss_jax.teacher.ask import (
+    asking,
+    endpoint,
+    fallback,
+    limits,
+    prompts,
+    recorded,
+    secrets,
+    structured,
+)
 from dss_jax.teacher.ask import journal as journal_lib
 from dss_jax.teacher.ask import sender as sender_lib
 from dss_jax.teacher.ask.batch import client as batch_client
@@ -125,6 +134,9 @@ def check(flags: argparse.Namespace) -> None:
     raise errors.UserError('--batch: one process makes the batches; drop --runner')
   if flags.no_wait and flags.batch != '':
     raise errors.UserError('--no_wait is for --batch without a folder; drop it')
+  if flags.answer == 'json' and flags.client in (*CLIENTS, 't5'):
+    raise errors.UserError(f'--answer=json: --client={flags.client} asks for no JSON; drop it '
+                           '(JSON is read in any case)')
   for flag in ('samples', 'retry_failed', 'budget_usd', 'max_requests'):
     if flags.client in CLIENTS and getattr(flags, flag) > (flag == 'samples'):
       raise errors.UserError(f'--{flag}: --client={flags.client} asks nobody; drop it, or use '
@@ -166,6 +178,8 @@ def _asking(
   if prompt.dataset != flags.dataset:
     raise errors.UserError(f'--prompt={flags.prompt} is for dataset {prompt.dataset!r}, not for '
                            f'--dataset={flags.dataset}')
+  if flags.answer == 'json':
+    prompt = structured.of(prompt, datasets.get(flags.dataset).labels)
   return kind(
       endpoint_class.from_flags(flags), prompt,
       journal_lib.Journal(os.path.join(

@@ -12,8 +12,9 @@ _REFUSES = re.compile(
     r"unsupported|not (?:be )?supported|n[o']t support|not (?:permitted|allowed|accepted|enabled)|"
     r'unrecognized|unknown|unexpected|extra (?:inputs|fields)|deprecated|only (?:the )?default|'
     r'(?:may|can|must) (?:only )?be|invalid|unavailable', re.IGNORECASE)
-_TOO_MANY_TOKENS = re.compile(r'context|too (?:long|large|many)|exceed|at most|less than or equal',
-                              re.IGNORECASE)
+_TOO_MANY_TOKENS = re.compile(
+    r'context|too (?:long|large|many)|exceed|at most|less than or equal|(?:greater|more) than',
+    re.IGNORECASE)
 _NO_SYSTEM = re.compile(
     r'system.{0,40}(?:not|unsupported|invalid)|(?:not|unsupported|invalid).{0,40}system|'
     r'roles must alternate', re.IGNORECASE | re.DOTALL)

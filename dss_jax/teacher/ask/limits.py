@@ -141,8 +141,13 @@ class Budget:
     self._reserved += cost
 
   @property
+  def committed(self) -> float:
+    """USD that are spent or set aside."""
+    return self.spent + self._reserved
+
+  @property
   def _used(self) -> float:
-    return sum(one.spent + one._reserved for one in (self, self.beside) if one)
+    return sum(one.committed for one in (self, self.beside) if one)
 
   @property
   def exceeded(self) -> bool:

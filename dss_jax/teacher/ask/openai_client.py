@@ -127,7 +127,7 @@ class OpenAIEndpoint:
     """See `Endpoint`; `seed` is not sent, as servers draw each sample anew."""
     seconds = self._timeout * min(2 ** timeouts, _LONGEST_TIMEOUT)
     path = '/chat/completions' if self._chat else '/completions'
-    room = self.room
+    room = most = self.room
     while True:
       version = self._dialect.version
       body = self._dialect.body(request, room)
@@ -146,6 +146,8 @@ class OpenAIEndpoint:
         break
     if reply.status >= 300:
       raise self._refused(reply.status, _retry_after(reply.headers, reply.text), reply)
+    if room < most:  # The next need not find it out again.
+      self._most_room = min(self._most_room, max(room, _LEAST_ROOM))
     return self._looked_at(self._parsed(reply), room)
 
   async def call(self, send: Callable[[Any], Awaitable[_T]]) -> _T:

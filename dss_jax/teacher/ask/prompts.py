@@ -80,6 +80,7 @@ class Prompt:
   parts: tuple[str, ...]
   completion: datasets.CompletionFormat
   demonstrations: tuple[Demonstration, ...]
+  form = 'text'  # of an answer, see `structured.JsonPrompt` for the other
 
   def sha256(self) -> str:
     """Of everything that shapes a request or how its answer is read."""
@@ -105,6 +106,11 @@ class Prompt:
   def reply(self, shown: Demonstration) -> str:
     """A demonstration's answer: 'A: Birds build nests. So the answer is (a) nest.'"""
     return self.answer.format(rationale=shown.rationale, label=shown.label)
+
+  def fields(self, example: datasets.Example) -> dict[str, Any]:
+    """Of a request, what asks for the form of the answer to this example."""
+    del example
+    return {}
 
   @property
   def lead_in(self) -> str:
@@ -213,7 +219,12 @@ def _make(
 
 def _lead_in(answer: str) -> str:
   """What a template has before {rationale}; a doubled brace is one."""
-  return next(iter(string.Formatter().parse(answer.strip())))[0].rstrip()
+  said = ''
+  for literal, name, _, _ in string.Formatter().parse(answer.strip()):
+    said += literal
+    if name is not None:
+      break
+  return said.rstrip()
 
 
 def _check_keys(

@@ -73,6 +73,7 @@ class Reader:
       Unreadable: there is no label, or several.
     """
     found, failed = self._said(body)
+    said, found = found, [one for one in found if not one.place.vague]
     if not found:
       own = next((error for place, error in failed if place.own), None)
       if own is None and (alone := self._alone(body)):
@@ -87,6 +88,8 @@ class Reader:
       first = next(one for one in found if one.place.start > others[-1].place.start)
       if not self.table.has('corrections', body[others[-1].place.end:first.place.end]):
         raise parsed.Unreadable('ambiguous_label')
+    if not all(self._same(one.label, last.label) for one in said if one.place.vague):
+      raise parsed.Unreadable('ambiguous_label')
     self._check_rest(body, last, [place for place, _ in failed])
     return self._explained(body, first, last)
 
@@ -118,11 +121,14 @@ class Reader:
     for place in failed:
       if place.start > last.place.start:
         line = labels.first_line(body[place.end:place.upto])
-        if matching.denies(line):
+        if place.own or matching.denies(line):
           raise parsed.Unreadable('ambiguous_label')
     rest = body[last.place.end:]
-    mends = self.table.has('corrections', rest)
-    if mends and self._mentions_another(rest[mends.end():], last.label):
+    if not (mends := self.table.has('corrections', rest)):
+      return
+    more = rest[mends.end():]
+    if self._mentions_another(more, last.label) or (
+        matching.denies(more) and matching.mentioned(more, [last.label])):
       raise parsed.Unreadable('ambiguous_label')
 
   def _mentions_another(self, text: str, label: str) -> bool:

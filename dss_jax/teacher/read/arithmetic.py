@@ -8,6 +8,7 @@ from dss_jax.teacher.read import table as table_lib
 
 _CURRENCY_OR_THOUSANDS = re.compile(r'\$|(?<=[0-9]),(?=[0-9]{3}(?![0-9]))')
 _ARITHMETIC = re.compile(r'(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+|[-+*/() \t])+')
+_OR = re.compile(r'\W*or\W', re.IGNORECASE)
 _DATE = re.compile(r'[0-9]{1,2}[/.-][0-9]{1,2}[/.-][0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2}')
 _WITH_UNIT = re.compile(r'(?P<number>-?[0-9]+(?:\.[0-9]+)?)\s+(?P<unit>[^\W\d_][^\d=+*/()]*)')
 _IN_BRACKETS = re.compile(r'(?P<said>.+?)\s*\((?P<more>[^()]*)\)')
@@ -30,14 +31,14 @@ def read_equation(
   if table.has('negations', answer) or _DATE.search(answer):
     raise parsed.Unreadable('not_an_equation')
   try:
-    return _in_parentheses(answer)
+    return _in_parentheses(answer, table)
   except parsed.Unreadable as error:
     if error.reason == 'truncated' or not (label := _of_sides(markup.arithmetic(answer), table)):
       raise
     return label
 
 
-def _in_parentheses(answer: str) -> str:
+def _in_parentheses(answer: str, table: table_lib.Table) -> str:
   text = _CURRENCY_OR_THOUSANDS.sub('', answer)
   runs = list(_ARITHMETIC.finditer(text))
   run = next((r for r in runs if '(' in r[0]), None)
@@ -52,6 +53,10 @@ def _in_parentheses(answer: str) -> str:
   left, right = text[:run.start()], text[run.end():]
   if (left and expression[0] in '-+*/') or _touches(left[-1:], run[0][0]) or _touches(
       right[:1], run[0][-1]):
+    raise parsed.Unreadable('not_an_equation')
+  known = {*table.lists['fillers'], *table.lists['connectives']}
+  if _OR.match(right) or not (left.rstrip().endswith('=') or known.issuperset(
+      re.findall(r'[^\W\d_]+', left.lower()))):  # 'hardly (3 + 4)'
     raise parsed.Unreadable('not_an_equation')
   try:
     equations.evaluate(expression)

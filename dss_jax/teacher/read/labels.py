@@ -13,6 +13,7 @@ _LETTER = re.compile(  # '(b) fly', 'either (b) fly or (c) run'; 'b) fly', 'b: f
 _NEXT_LETTER = re.compile(r'[-–—\s,;/]*(?:(?<!\w)(?:or|and)(?!\w))?\s*$', re.IGNORECASE)
 _QUOTED = re.compile(r'["“]([^"”]+)["”]\.?')
 _INITIALS = re.compile(r'(?<!\w)(?:[^\W\d_]\.){2,}$')
+_HALF_A_PAIR = re.compile(r'^(?:\*\*|__)|(?:\*\*|__)$')  # '**Answer: (a) bank**'
 _NOT_BUT = re.compile(
     r'\W*not\s+(?!only|just|merely|simply).+?[\s,;]+(?:but(?:\s+rather|\s+instead)?|instead|rather)'
     r'\s+(?P<second>.+)', re.IGNORECASE)
@@ -37,7 +38,7 @@ def read(
     Unreadable: there is none, or several.
   """
   kind = dataset.completion.label_kind
-  cleaned = markup.untex(markup.plain(line, table))
+  cleaned = _HALF_A_PAIR.sub('', markup.untex(markup.plain(line, table)))
   ways = [line, cleaned]
   if mended := _NOT_BUT.match(cleaned):
     ways = [mended['second']]
@@ -47,6 +48,8 @@ def read(
     ways.append(_SENTENCE_END.split(cleaned)[0])
   names = (*example.choices, *(dataset.labels or ()))
   if kind != 'text' and '?' in cleaned and not any('?' in name for name in names):
+    raise parsed.Unreadable('ambiguous_label')
+  if kind != 'text' and _retracted(ways[-1], table):
     raise parsed.Unreadable('ambiguous_label')
   if tight and kind == 'choice' and not _choice_first(ways[-1], example.choices, table):
     raise parsed.Unreadable('unknown_choice')
@@ -72,12 +75,21 @@ def may_go_on(said: str, kind: str) -> bool:
       answer[-1] not in matching.PROSE or bool(re.search(r'[0-9][.,]$', answer)))
 
 
+def _retracted(said: str, table: table_lib.Table) -> bool:
+  """'(a) bank is wrong', but not 'contradiction, because the hypothesis is false'."""
+  verb = re.search(rf'\s(?:is|are|was|would be|seems|can be|(?:is|was)n.t)\s+'
+                   rf'(?:{table_lib.words(table.lists["retractions"])})(?!\w)', said, re.IGNORECASE)
+  return bool(verb) and not table.has('reasons', said[:verb.start()]) and not (
+      re.search(r'[,;:(]\s', said[:verb.start()]))
+
+
 def _choice_first(said: str, choices: Sequence[str], table: table_lib.Table) -> bool:
   fillers = table_lib.words(table.lists['fillers'])
   said = re.sub(rf'^\W*(?:(?:{fillers})\s+)*(?=\w{{2}}|\()', '', said, flags=re.IGNORECASE)
+  letters = [one[1] or one[2] for one in _LETTER.finditer(said)]
   letter = _LETTER.search(said)
   if letter and not matching.bare(said[:letter.start()]):
-    return True
+    return len({*map(str.lower, letters)}) == 1
   found, rest = matching.start(said, choices)
   return bool(found) and not re.match(r'\s*\w', rest) or bool(
       found and re.match(rf'\s*(?:{table_lib.words(table.lists["reasons"])})(?!\w)', rest))

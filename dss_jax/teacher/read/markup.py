@@ -36,7 +36,8 @@ def untex(text: str) -> str:
     text = _TEX_FRACTION.sub(r'(\1) / (\2)', _TEX_GROUP.sub(r'\1', text))
   text = text.replace(r'\$', ' ').replace(r'\%', '%')
   text = _TEX_WORD.sub(lambda word: _TEX_WORDS.get(word[1], word[0]), text)
-  return ' '.join(_TEX_FRAME.sub('', text).split())
+  text = ' '.join(_TEX_FRAME.sub('', text).split())
+  return text[:-1].rstrip() if text.endswith('$') and text.count('$') == 1 else text
 
 
 def arithmetic(text: str) -> str:

@@ -124,7 +124,7 @@ def _with_thoughts(thought: str, found: parsed.Parsed, most: int) -> parsed.Pars
   """Over-long thoughts are not cut: what led to the label is at their end."""
   if not thought:
     return parsed.failed('empty_rationale')
-  if most and thoughts.count_words(thought) > most:
+  if most and len(thought.split()) > most:
     return parsed.failed(LONG_THINKING)
   return dataclasses.replace(found, rationale=thought)
 

@@ -21,6 +21,7 @@ class Place:
   Attributes:
     own: it is the data set's own answer phrase.
     firm: it says that an answer follows; 'the answer is' in a sentence may begin anything.
+    vague: it stands somewhere in a sentence: no answer, but none may contradict it.
     upto: where the next place begins.
   """
 
@@ -28,20 +29,22 @@ class Place:
   end: int
   own: bool
   firm: bool
+  vague: bool = False
   upto: int = 0
 
 
 def find(body: str, form: datasets.CompletionFormat, table: table_lib.Table) -> list[Place]:
   """In order. Before the first own phrase nothing else counts, nor what says it doubtfully."""
-  own = phrases(body, form.answer_phrase)
+  own = [one for one in phrases(body, form.answer_phrase)
+         if one[0].split() == form.answer_phrase.split() or _is_said(body, one.start(), table)]
   found = [Place(one.start(), one.end(), True, True) for one in own]
   for one in table.phrase.finditer(body, own[0].end() if own else 0):
     if any(one.start() < other.end() and other.start() < one.end() for other in own):
       continue
     firm = bool(one.lastgroup)
-    if not firm and table.has('doubts', _SENTENCE.split(body[:one.start()])[-1]):
-      continue
-    found.append(Place(one.start(), one.end(), False, firm))
+    vague = not firm and not _is_said(body, one.start(), table)
+    if not vague or not table.has('doubts', _SENTENCE.split(body[:one.start()])[-1]):
+      found.append(Place(one.start(), one.end(), False, firm, vague))
   if not found:
     return []
   found.sort(key=lambda place: place.start)
@@ -53,6 +56,14 @@ def find(body: str, form: datasets.CompletionFormat, table: table_lib.Table) -> 
       merged.append(place)
   ends = [place.start for place in merged[1:]] + [len(body)]
   return [dataclasses.replace(place, upto=end) for place, end in zip(merged, ends, strict=True)]
+
+
+def _is_said(body: str, start: int, table: table_lib.Table) -> bool:
+  """Whether a sentence begins here, or its main clause: not 'Nobody would say the answer is'."""
+  before = _SENTENCE.split(body[:start])[-1]
+  lead = before.strip(' *_`>#-\t').lower()
+  return not lead or (lead.endswith((',', ':', ';')) and not table.has('doubts', before)) or (
+      {*re.findall(r'\w+', lead)} <= {*table.lists['connectives'], *table.lists['joints']})
 
 
 def phrases(text: str, phrase: str) -> list[re.Match[str]]:

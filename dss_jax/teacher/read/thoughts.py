@@ -34,7 +34,10 @@ def part(text: str, table: table_lib.Table) -> tuple[str, str, bool]:
   (thoughts if inside else answer).append(text[at:])
   if not thoughts and '<|' not in text:
     return '', text, False
-  return _joined(thoughts), _SPECIAL.sub('', ''.join(answer)).strip(), inside
+  rest = _SPECIAL.sub('', ''.join(answer)).strip()
+  tags = '|'.join(table.lists['tags'])  # Hunyuan's, Nemotron's: <think>...</think><answer>...
+  whole = re.fullmatch(rf'<({tags})>(.*)</\1>', rest, re.IGNORECASE | re.DOTALL)
+  return _joined(thoughts), whole[2].strip() if whole and thoughts else rest, inside
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -45,10 +48,6 @@ def _joined(parts: Sequence[str]) -> str:
 def shortened(text: str, most: int) -> str:
   """A text's beginning and end, where it is longer than so many characters."""
   return text if len(text) <= most else f'{text[:most // 2]} ... {text[-most // 2:]}'
-
-
-def count_words(text: str) -> int:
-  return len(text.split())
 
 
 def lengths(counts: Sequence[int], limit: int) -> str:
