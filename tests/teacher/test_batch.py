@@ -196,7 +196,8 @@ def test_limits(teacher, folder, capsys):
   assert run(teacher, folder, '--max_requests=10') == 3 and len(teacher.keys) == 9
   assert '--max_requests=10 are sent' in capsys.readouterr().err
   prices = ['--prompt_price=1', '--completion_price=10']
-  assert run(teacher, folder, '--budget_usd=0.01', *prices) == 3  # 10 cost 0.005.
+  with pytest.raises(errors.UserError, match='--budget_usd=0.01 would be exceeded'):
+    run(teacher, folder, '--budget_usd=0.01', *prices)  # 10 cost 0.005.
   assert 9 < len(teacher.keys) < 16 and set(teacher.questions.values()) == {1}
   assert run(teacher, folder, '--budget_usd=1', *prices) == 0
   assert set(teacher.questions.values()) == {1} and len(teacher.questions) == N

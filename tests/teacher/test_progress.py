@@ -54,9 +54,9 @@ def test_the_progress_line(tmp_path):
 
   async def main():
     loop = asyncio.get_running_loop()
-    loop.call_later(2.5, lambda: lines.append(made._progress.line()))
+    loop.call_later(2.5, lambda: lines.append(made.progress.line()))
     await made.complete(examples(10))
-    lines.append(made._progress.line())
+    lines.append(made.progress.line())
     await made.close()
   run(main())
   assert lines[0].startswith('5 of 10 done, 2 in flight, ') or lines[0].startswith('6 of 10')

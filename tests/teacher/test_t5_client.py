@@ -57,13 +57,13 @@ def vocabulary():
 @pytest.fixture(scope='module')
 def write(random_weights, vocabulary):
   """Writes a network that looks at its input, and whose outputs vary and end."""
-  def write(folder, seed=1, to='hf'):
+  def write(folder, seed=2, to='hf'):
     weights = random_weights(CONFIG, seed=seed)
     for name, array in weights.arrays.items():
       if 'encoder_decoder_attention' in name:
         weights.arrays[name] = 4 * array
     head = 6 * weights.arrays['decoder/logits_dense/kernel']
-    head[:, 1] *= 2  # EOS.
+    head[:, 1] *= 3  # EOS.
     weights.arrays['decoder/logits_dense/kernel'] = head
     convert_main.convert(weights, str(folder), to, info=INFO, vocabulary=vocabulary)
     return str(folder)

@@ -146,7 +146,7 @@ def test_a_full_disk_ends_the_other_shards_too(teacher, tmp_path, monkeypatch):
 
 def test_a_prompt_travels_as_text(teacher, tmp_path):
   with open(prompts.path_of('cqa')) as file:
-    text = file.read().replace('version = 1', 'version = 77')
+    text = file.read().replace('version = 2', 'version = 77')
   made = worker.Worker(task(tmp_path, teacher, '--prompt=elsewhere/mine.toml', prompt=text))
   assert made._client.prompt.version == 77
   made.close()

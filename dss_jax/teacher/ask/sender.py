@@ -21,7 +21,7 @@ _MOST_TOLD = 5  # kinds of failures
 _FIRST_SECONDS = 20.0  # that the others wait for the first answer
 _LONGEST_TOLD_WAIT = 900.0  # seconds; a server that asks for more ends the run
 _LONGEST_REFUSED_WAIT = 16.0  # of one request after 429s: the pace does the rest
-_KNOCKS = 3  # at a door behind which nobody has ever answered
+_KNOCKS = 3  # at a door behind which perhaps nobody is
 _GUESSED_RATIO = 3.0  # characters a token, where a server counts none: rather too many
 
 
@@ -295,7 +295,7 @@ class Sender:
       if self._given_up or not count:
         return
       try:
-        answer = self._endpoint.read(await self._endpoint.ask(self._witness))
+        answer = self._endpoint.read(await self._ask_witness())
       except (endpoint_lib.TryLater, endpoint_lib.Rejected, endpoint_lib.Fatal):
         self.stop(f'{count} requests in a row met an error that repeating does not mend, and so '
                   f'did one that is sure to be answered if any is: {message}', mend=mend)
@@ -304,6 +304,14 @@ class Sender:
       await self._lose_tokens('', 'asked to see whether anything is answered', read, written)
       self._any, self._unanswered = True, 0
       await self._settle_pending()
+
+  async def _ask_witness(self) -> Mapping[str, Any]:
+    for tried in range(1, _KNOCKS):
+      try:
+        return await self._endpoint.ask(self._witness)
+      except endpoint_lib.TryLater as error:
+        await asyncio.sleep(max(error.after or 0.0, limits.back_off(tried)))
+    return await self._endpoint.ask(self._witness)
 
   def _tell(self, message: str) -> None:
     """What goes wrong, when it first does: the user may know more than a retry does."""

@@ -47,6 +47,8 @@ def _in_parentheses(answer: str, table: table_lib.Table) -> str:
   if run is None:
     raise parsed.Unreadable('not_an_equation')
   expression = run[0].strip()
+  if not expression:
+    raise parsed.Unreadable('not_an_equation')
   if run.end() == len(text) and expression.count('(') > expression.count(')'):
     raise parsed.Unreadable('truncated')
   # '7x - (3 + 4)' and '(3 + 4)x' hold arithmetic, but it is not what they say.
