@@ -67,8 +67,20 @@ def flaky(asked, before):
   return (400, TOO_LONG) if asked == live.question(9) else None
 
 
+@pytest.fixture(scope='module')
+def asked_live(tmp_path_factory):
+  """What a live job writes."""
+  folder = tmp_path_factory.mktemp('live')
+  live.write_inputs(folder, N)
+  with server.Server(live.answer) as teacher:
+    teacher.faults = lambda number, body: (
+        server.too_long() if server._question(body) == live.question(9) else None)
+    assert live.run(teacher, folder).returncode == 0
+  return without_address(folder)
+
+
 @pytest.mark.parametrize('stage', STAGES)
-def test_a_kill_at_any_stage(teacher, folder, stage):
+def test_a_kill_at_any_stage(teacher, folder, stage, asked_live):
   """SIGKILL; then the same command, from another machine, as it were."""
   teacher.line, teacher.hold = flaky, {stage}
   process = live.start(teacher, folder, '--batch')
@@ -84,13 +96,7 @@ def test_a_kill_at_any_stage(teacher, folder, stage):
   asked = {live.question(i): 1 + (i == 5) for i in range(N)}
   assert teacher.questions == asked
   assert len(teacher.keys) >= N - 2  # The others were the first questions of the two runs.
-  with server.Server(live.answer) as one_by_one:
-    one_by_one.faults = lambda number, body: (
-        server.too_long() if server._question(body) == live.question(9) else None)
-    (folder / 'live').mkdir()
-    shutil.copy(folder / 'in.jsonl', folder / 'live')
-    assert live.run(one_by_one, folder / 'live').returncode == 0
-  assert without_address(elsewhere) == without_address(folder / 'live')
+  assert without_address(elsewhere) == asked_live
   print(f'{stage}: {sum(teacher.questions.values())} requests, {len(teacher.batches)} batches')
 
 
