@@ -1,6 +1,7 @@
 """What the first answers are like, told before all the others are paid for."""
 
 import collections
+import threading
 from collections.abc import Callable
 
 from dss_jax import datasets, records
@@ -22,21 +23,27 @@ class FirstLook:
 
   def __init__(self, read: Read):
     self.done = False
+    self._lock = threading.Lock()
     self._read = read
     self._counts: collections.Counter[str] = collections.Counter()
     self._failed = ''
 
-  def add(self, example: datasets.Example, completion: protocol.Completion) -> None:
-    """The next answer."""
-    if self.done:
-      return
+  def add(self, example: datasets.Example, completion: protocol.Completion) -> bool:
+    """The next answer; whether it is the last one. Shards' threads may come with theirs at once."""
     status = self._read(example, completion).status
+    with self._lock:
+      return self._add(status, example, completion)
+
+  def _add(self, status: str, example: datasets.Example, completion: protocol.Completion) -> bool:
+    if self.done:
+      return False
     self._counts[status] += 1
     if status != records.PARSED and not self._failed:
       said = completion.error or completion.text
       shown = said if len(said) <= _SHOWN else f'{said[:_SHOWN // 2]} ... {said[-_SHOWN // 2:]}'
       self._failed = f'  {example.id}, {status} ({parsing.REASONS[status]}): {shown!r}'
     self.done = self._counts.total() >= ANSWERS
+    return self.done
 
   @property
   def mostly_unread(self) -> bool:

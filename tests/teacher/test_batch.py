@@ -67,8 +67,20 @@ def flaky(asked, before):
   return (400, TOO_LONG) if asked == live.question(9) else None
 
 
+@pytest.fixture(scope='module')
+def asked_live(tmp_path_factory):
+  """What a live job writes."""
+  folder = tmp_path_factory.mktemp('live')
+  live.write_inputs(folder, N)
+  with server.Server(live.answer) as teacher:
+    teacher.faults = lambda number, body: (
+        server.too_long() if server._question(body) == live.question(9) else None)
+    assert live.run(teacher, folder).returncode == 0
+  return without_address(folder)
+
+
 @pytest.mark.parametrize('stage', STAGES)
-def test_a_kill_at_any_stage(teacher, folder, stage):
+def test_a_kill_at_any_stage(teacher, folder, stage, asked_live):
   """SIGKILL; then the same command, from another machine, as it were."""
   teacher.line, teacher.hold = flaky, {stage}
   process = live.start(teacher, folder, '--batch')
@@ -84,13 +96,7 @@ def test_a_kill_at_any_stage(teacher, folder, stage):
   asked = {live.question(i): 1 + (i == 5) for i in range(N)}
   assert teacher.questions == asked
   assert len(teacher.keys) >= N - 2  # The others were the first questions of the two runs.
-  with server.Server(live.answer) as one_by_one:
-    one_by_one.faults = lambda number, body: (
-        server.too_long() if server._question(body) == live.question(9) else None)
-    (folder / 'live').mkdir()
-    shutil.copy(folder / 'in.jsonl', folder / 'live')
-    assert live.run(one_by_one, folder / 'live').returncode == 0
-  assert without_address(elsewhere) == without_address(folder / 'live')
+  assert without_address(elsewhere) == asked_live
   print(f'{stage}: {sum(teacher.questions.values())} requests, {len(teacher.batches)} batches')
 
 
@@ -163,6 +169,24 @@ def test_a_server_that_answers_nothing(teacher, folder):
   assert not teacher.files  # One request has told.
 
 
+def test_a_batch_of_which_nothing_is_taken(teacher, folder):
+  teacher.line = lambda asked, before: (400, server.error('this model has no batches'))
+  with pytest.raises(errors.UserError, match=r'no request was answered \(23 times 400: this mod'):
+    run(teacher, folder)
+  teacher.line = lambda asked, before: None
+  assert run(teacher, folder) == 0 and status(folder) == {'ok': N}
+
+
+def test_what_the_first_request_learns_goes_for_the_batch(teacher, folder):
+  teacher.faults = lambda number, body: server.status(400, server.error(
+      "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+      "'max_completion_tokens' instead.", code='unsupported_parameter')) if (
+          'max_tokens' in body) else None
+  assert run(teacher, folder) == 0 and teacher.requests == 2
+  bodies = [json.loads(line)['body'] for line in teacher.files['file-0'].splitlines()]
+  assert all(body['max_completion_tokens'] == 256 and 'max_tokens' not in body for body in bodies)
+
+
 def test_files_of_many_requests_are_divided(teacher, folder, monkeypatch):
   monkeypatch.setattr(lines, 'MOST_BYTES', 20_000)
   assert run(teacher, folder) == 0
@@ -196,9 +220,9 @@ def test_limits(teacher, folder, capsys):
   assert run(teacher, folder, '--max_requests=10') == 3 and len(teacher.keys) == 9
   assert '--max_requests=10 are sent' in capsys.readouterr().err
   prices = ['--prompt_price=1', '--completion_price=10']
-  with pytest.raises(errors.UserError, match='--budget_usd=0.01 would be exceeded'):
-    run(teacher, folder, '--budget_usd=0.01', *prices)  # 10 cost 0.005.
-  assert 9 < len(teacher.keys) < 16 and set(teacher.questions.values()) == {1}
+  with pytest.raises(errors.UserError, match='--budget_usd=0.02 would be exceeded'):
+    run(teacher, folder, '--budget_usd=0.02', *prices)
+  assert 9 < len(teacher.keys) < N - 2 and set(teacher.questions.values()) == {1}
   assert run(teacher, folder, '--budget_usd=1', *prices) == 0
   assert set(teacher.questions.values()) == {1} and len(teacher.questions) == N
 

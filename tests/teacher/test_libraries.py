@@ -122,7 +122,7 @@ def vllm(monkeypatch):
       asked = [server._question({'messages': one}) for one in conversations]
       made.calls.append(len(asked))
       if live.question(4) in asked:
-        raise ValueError('The prompt is longer than the maximum model length')
+        raise LookupError('The prompt is longer than the maximum model length')  # As they name it.
       return [types.SimpleNamespace(
           prompt_token_ids=[1] * 9, outputs=[types.SimpleNamespace(
               text=live.answer(one), finish_reason='stop', token_ids=[1, 2])]) for one in asked]
@@ -146,6 +146,17 @@ def test_vllm(folder, vllm, endpoint):
   assert max(vllm.calls) == 10
   calls = len(vllm.calls)
   assert run(folder, *flags) == 0 and len(vllm.calls) == calls
+
+
+def test_vllm_whose_engine_dies(folder, vllm, monkeypatch):
+  class EngineDeadError(Exception):
+    pass
+
+  def chat(self, *args, **settings):
+    raise EngineDeadError('see the trace')
+  monkeypatch.setattr(vllm.LLM, 'chat', chat)
+  with pytest.raises(errors.UserError, match='the engine failed: see the trace'):
+    run(folder, '--client=vllm', '--model=some/model')
 
 
 @pytest.mark.parametrize('flag, says', [

@@ -214,10 +214,9 @@ class AskingClient(protocol.Client):
 
   def _hear(self, key: str, entry: Mapping[str, Any]) -> None:
     example = self._looked_for.pop(key, None)
-    if example is None or not self._look or self._look.done:
+    if example is None or not self._look:
       return
-    self._look.add(example, self._completion(key, entry))
-    if self._look.done:
+    if self._look.add(example, self._completion(key, entry)):
       self._looked_for.clear()
       self.progress.say(self._look.table())
       if self._look.mostly_unread and not self.options.go_on:

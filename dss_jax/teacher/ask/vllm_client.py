@@ -96,12 +96,12 @@ class VllmEndpoint:
     self._load()
     try:
       return self._generate([request for request, _ in batch], params)
-    except ValueError as error:  # One prompt that is too long fails all.
+    except Exception as error:  # It has kinds of its own.
+      if isinstance(error, MemoryError | RuntimeError) or 'Engine' in type(error).__name__:
+        raise endpoint.Fatal(f'the engine failed: {_line(error)}') from error
       if len(batch) == 1:
         return [endpoint.Rejected(_line(error))]
-      return [answer for one in batch for answer in self._answers([one])]
-    except Exception as error:  # The engine's own kinds; it is dead now.
-      raise endpoint.Fatal(f'the engine failed: {_line(error)}') from error
+      return [answer for one in batch for answer in self._answers([one])]  # One fails all.
 
   def _generate(
       self, requests: Sequence[Mapping[str, Any]], params: Sequence[Any]) -> list[Any]:

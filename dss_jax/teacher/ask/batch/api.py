@@ -1,11 +1,13 @@
 """Batches at a server with OpenAI's /files and /batches."""
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from etils import epath
 
+from dss_jax import files
 from dss_jax.teacher.ask import endpoint, limits, openai_client
 from dss_jax.teacher.ask.batch import state
 
@@ -26,7 +28,7 @@ class Server:
   async def upload(self, path: epath.Path) -> str:
     """The file's name there."""
     async def send(client):
-      with path.open('rb') as f:
+      with open(path, 'rb') if not files.is_remote(path) else io.BytesIO(path.read_bytes()) as f:
         return await client.files.create(file=(path.name, f), purpose='batch', timeout=_SECONDS)
     return (await self._patiently(send)).id
 

@@ -25,7 +25,7 @@ class Folder(client_lib.Filler):
 
   async def fill(self, wanted: Mapping[str, asking.Question]) -> None:
     if not await self._read(wanted):
-      raise protocol.Unfinished(await self._write(wanted))
+      raise await self._write(wanted)
 
   async def _read(self, wanted: Mapping[str, asking.Question]) -> bool:
     """Whether there was anything new."""
@@ -42,7 +42,7 @@ class Folder(client_lib.Filler):
     await found.finish()
     return bool(client.journal.has(ids))
 
-  async def _write(self, wanted: Mapping[str, asking.Question]) -> str:
+  async def _write(self, wanted: Mapping[str, asking.Question]) -> protocol.Unfinished:
     """What to do now."""
     self._folder.mkdir(parents=True, exist_ok=True)
     packer = packing.Packer(self._client, wanted)
@@ -57,10 +57,11 @@ class Folder(client_lib.Filler):
     for path in self._folder.glob('requests-*.jsonl'):
       if _OURS.fullmatch(path.name) and path.stem.removeprefix('requests-') not in written:
         path.unlink()  # Some of its requests are answered by now.
-    if not written:
+    if packer.stopped and not written:
       return packer.stopped
     run = '\n'.join(f'  vllm run-batch --model={self._client.model} -i {self._folder}/requests-'
                     f'{one}.jsonl -o {self._folder}/results-{one}.jsonl' for one in written)
     more = f'; {packer.stopped}' if packer.stopped else ''
-    return (f'{count:,} requests are in {self._folder}{more}. Have them answered, in whatever '
-            f'order, for instance by\n{run}')
+    return protocol.Unfinished(
+        f'{count:,} requests are in {self._folder}{more}. Have them answered, in whatever '
+        f'order, for instance by\n{run}')

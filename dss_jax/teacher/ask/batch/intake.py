@@ -81,8 +81,11 @@ class Intake:
     """
     if self._strange:
       self._client.say(f'{self._where}: {self._strange} line(s) are no results and are passed over')
-    if (self._rejected or self.failed) and not self._client.journal.usage().requests:
-      raise errors.UserError(f'{self._where}: no request was answered ({self.reasons})')
+    nothing = not self._client.journal.usage().requests and (self._rejected or self.failed)
+    # That one request was answered says little where thousands were not.
+    if nothing or not self.paid and len(self._rejected) >= self._client.options.max_fatal:
+      raise errors.UserError(f'{self._where}: no request was answered ({self.reasons}); mend that, '
+                             'or ask one by one, without --batch')
     for key, (example_id, why) in self._rejected.items():
       await self._client.journal.add(key, {'id': example_id, 'rejected': why})
     await self._client.journal.settle()

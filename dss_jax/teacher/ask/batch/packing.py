@@ -29,13 +29,13 @@ class Packer:
   """Takes questions in their order, until none is left or the budget has no room.
 
   Attributes:
-    stopped: why it took no more, '' if none is left.
+    stopped: why it took no more, None if none is left.
   """
 
   def __init__(self, client: client_lib.BatchClient, wanted: Mapping[str, asking.Question]):
     self._client = client
     self._todo = list(wanted.items())[::-1]
-    self.stopped = ''
+    self.stopped: protocol.Unfinished | None = None
 
   async def write(self, path: epath.Path, most: int = lines.MOST_REQUESTS) -> Pack | None:
     """Writes the next file, of at most so many requests; None if there is none for it."""
@@ -67,11 +67,12 @@ class Packer:
   async def _may_spend(self, cost: float) -> bool:
     budget = self._client.budget
     if not budget.fits(cost):  # Until others have turned out to cost less.
-      self.stopped = f'--budget_usd={budget.max_usd:g} has no room for more requests now'
+      self.stopped = protocol.Unfinished(
+          f'--budget_usd={budget.max_usd:g} has no room for more requests now')
       return False
     try:
       await budget.reserve(cost)
     except protocol.Unfinished as error:
-      self.stopped = str(error)
+      self.stopped = error
       return False
     return True

@@ -59,7 +59,7 @@ class Uploads(client_lib.Filler):
     self._stop_if_interrupted()
     if not self._batches.open:
       if stopped:
-        raise protocol.Unfinished(stopped)
+        raise stopped
       return  # The first question was all.
     before = self._client.journal.usage().requests, self._batches.all_failures
     most = self._most
@@ -70,8 +70,8 @@ class Uploads(client_lib.Filler):
     if after == before and self._most == most:
       raise protocol.Unfinished('the batches brought no answer')
 
-  async def _send(self, wanted: Mapping[str, asking.Question]) -> str:
-    """Why not all of it was sent, or ''."""
+  async def _send(self, wanted: Mapping[str, asking.Question]) -> protocol.Unfinished | None:
+    """Why not all of it was sent, if it was not."""
     wanted = dict(wanted)
     if wanted and not self._probed:
       self._probed = True
