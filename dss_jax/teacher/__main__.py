@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dss_jax import cli, datasets, errors, files
 from dss_jax.teacher import flags, job, protocol, report
-from dss_jax.teacher.ask import asking, clients, estimate, prompts, room
+from dss_jax.teacher.ask import asking, clients, estimate, prompts, room, tokens
 from dss_jax.teacher.ask.batch import client as batch_client
 from dss_jax.teacher.ask.batch import folder, uploads
 from dss_jax.teacher.inputs import reading, sources
@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   if chosen.dry_run:
     if not isinstance(client, asking.AskingClient):
       raise errors.UserError(f'--dry_run: --client={chosen.client} asks nobody')
-    print(estimate.render(client, estimate.estimate(client, source), chosen.rpm))
+    count = tokens.load(chosen.tokenizer) if chosen.tokenizer else tokens.estimate
+    print(estimate.render(client, estimate.estimate(client, source, count), chosen.rpm,
+                          chosen.tokenizer))
     if chosen.rationale_from == 'thinking':
       found = (parsing.divide(one, dataset)[0] for one in client.answered(source))
       print(thoughts.lengths([len(one.split()) for one in found if one], chosen.max_thinking))
@@ -74,6 +76,7 @@ def _check_paths(chosen: argparse.Namespace, records_dir: str) -> None:
     files.check_path(f'--{flag}', getattr(chosen, flag))
   files.check_path('--records_dir' if chosen.records_dir else 'DSS_DATA_DIR', records_dir)
   files.check_path('--prompt', chosen.prompt, local=True)
+  files.check_path('--tokenizer', chosen.tokenizer, local=True)
   if chosen.client == 't5':
     files.check_path('--model', chosen.model, hub=True)
 

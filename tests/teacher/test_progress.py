@@ -1,27 +1,49 @@
 """What a job will cost, how far it is, and what its journal lost: told, on a jumping clock."""
 
 import asyncio
+import dataclasses
 
+import pytest
 from clock import run
 from scripted import PROMPT, Scripted, client, complete, examples
 
-from dss_jax.teacher.ask import asking, endpoint, estimate, limits
+from dss_jax.teacher.ask import asking, endpoint, estimate, journal, limits, sender, tokens
 
 
 def test_dry_run_counts_what_is_missing_and_learns_from_the_journal(tmp_path):
   prices = {'prompt_price': 10.0, 'completion_price': 100.0}
   made = client(tmp_path / 'j', Scripted(), budget=limits.Budget(**prices), samples=2)
   found = estimate.estimate(made, examples(10))
-  length = len(PROMPT.as_text('input 0'))
-  assert found == estimate.Estimate(
-      20, 20, 20 * length / 4, 20 * len('A: It is. So the answer is yes.') / 4, 20 * 256, False)
+  length = tokens.estimate(PROMPT.as_text('input 0'))
+  assert (found.wanted, found.to_send, found.most_completion_tokens) == (20, 20, 20 * 256)
+  assert found.prompt_tokens == pytest.approx(20 * length, rel=0.01)
+  assert found.completion_tokens == pytest.approx(
+      20 * tokens.estimate('A: It is. So the answer is yes.'))
+  assert found.shared_tokens < length and not found.measured
   complete(tmp_path / 'j', Scripted(), n=4, samples=2)
   made = client(tmp_path / 'j', Scripted(), budget=limits.Budget(**prices), samples=2)
   found = estimate.estimate(made, examples(10))
-  assert found == estimate.Estimate(20, 12, 1200, 120, 12 * 256, True)
+  assert (found.to_send, found.completion_tokens, found.measured) == (12, 120, 8)
+  assert found.prompt_tokens == pytest.approx(1200)
   text = estimate.render(made, found, requests_per_minute=6)
   assert '20, of which 8 are answered in the journal: 12 to send' in text
   assert 'cost            0.024 USD, at most 0.32' in text and 'at least 2.0 minutes' in text
+
+
+def test_dry_run_learns_from_answers_to_these_requests_alone(tmp_path):
+  complete(tmp_path, Scripted(), n=6)
+  other = dataclasses.replace(PROMPT, instruction='Explain at length. ' * 50)
+  made = asking.AskingClient(Scripted(), other, journal.Journal(str(tmp_path)), sender.Options())
+  found = estimate.estimate(made, examples(6))
+  assert (found.to_send, found.measured) == (6, 0) and found.prompt_tokens > 6 * 150
+  assert 'but only from 1,024 on' in estimate.render(made, found, 0)
+
+
+def test_dry_run_counts_with_a_tokenizer_of_ones_own(tmp_path):
+  made = client(tmp_path, Scripted())
+  found = estimate.estimate(made, examples(10), lambda text: len(text.split()))
+  assert found.prompt_tokens == 10 * len(PROMPT.as_text('input 0').split())
+  assert '(by their.json; answers as' in estimate.render(made, found, 0, 'their.json')
 
 
 def test_the_progress_line(tmp_path):

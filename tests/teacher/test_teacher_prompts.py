@@ -9,7 +9,7 @@ import pytest
 import dss_jax.tasks  # noqa: F401
 from dss_jax import datasets, errors
 from dss_jax.teacher import __main__ as teacher_main
-from dss_jax.teacher.ask import prompts
+from dss_jax.teacher.ask import prompts, tokens
 from dss_jax.teacher.read import parsing
 
 NAMES = ('anli', 'asdiv', 'cqa', 'esnli', 'svamp')
@@ -23,7 +23,7 @@ def load(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_demonstrations_are_answers_that_the_parser_reads(name):
   prompt, dataset = load(name), datasets.get(name)
-  assert prompt.dataset == name and 7 <= len(prompt.demonstrations) <= 10
+  assert prompt.dataset == name and 16 <= len(prompt.demonstrations) <= 22
   assert prompt.completion == dataset.completion
   for shown in prompt.demonstrations:
     written = prompt.reply(shown).removeprefix(prompt.lead_in)
@@ -41,6 +41,45 @@ def test_every_label_is_shown_and_none_prevails(name):
   if kinds:
     assert len(set(labels)) == kinds
     assert max(map(labels.count, labels)) <= -(-len(labels) // kinds) + 1
+
+
+@pytest.mark.parametrize('name', ['anli', 'cqa', 'esnli'])
+def test_labels_follow_no_pattern(name):
+  labels = [shown.label.split()[0] for shown in load(name).demonstrations]
+  for period in range(1, 7):
+    repeated = sum(a == b for a, b in zip(labels, labels[period:], strict=False))
+    assert repeated <= 0.67 * (len(labels) - period), period
+  follows = {(a, b) for a, b in zip(labels, labels[1:], strict=False)}
+  assert all(len({b for a, b in follows if a == label}) > 1 for label in set(labels))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_instruction_alone_says_how_to_answer(name):
+  prompt = load(name)
+  form = prompt.instruction.partition('form')[2]
+  assert prompt.completion.answer_phrase in form and f'\n{prompt.lead_in} <explanation>' in form
+  labels = datasets.get(name).labels or ()
+  assert all(label in form for label in labels)
+  assert not any(stop in prompt.instruction for stop in prompt.stop)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_what_all_requests_share_is_long_enough_for_a_cache(name):
+  shared = load(name).as_messages('a</s>b' if load(name).parts else 'a')[:-1]
+  assert sum(tokens.estimate(one['content']) for one in shared) > tokens.CACHED
+
+
+def test_line_breaks_of_the_instruction_stay(tmp_path):
+  file = tmp_path / 'tickets.toml'
+  for quoted, instruction in (
+      ("'''\nName the team:\n- bug\n- other\n\nBe short.\n'''",
+       'Name the team:\n- bug\n- other\n\nBe short.'),
+      ('"""\nName the \\\n  team.\n\nBe short."""', 'Name the team.\n\nBe short.')):
+    file.write_text(GOOD.replace("'Name the team.'", quoted))
+    prompt = prompts.load(str(file))
+    assert prompt.instruction == instruction
+    assert prompt.as_text('x').startswith(f'{instruction}\n\nQ: It crashes.')
+    assert prompt.as_messages('x')[0]['content'] == instruction
 
 
 @pytest.mark.parametrize('name', ['svamp', 'cqa'])
@@ -76,7 +115,7 @@ def test_the_hash_is_of_everything_that_counts():
   assert len(hashes) == len(NAMES)
   prompt = load('cqa')
   assert prompt.sha256() == load('cqa').sha256()
-  for change in ({'instruction': 'x'}, {'stop': ()}, {'version': 2}, {'question': 'R: {input}'},
+  for change in ({'instruction': 'x'}, {'stop': ()}, {'version': 7}, {'question': 'R: {input}'},
                  {'demonstrations': prompt.demonstrations[1:]}):
     assert dataclasses.replace(prompt, **change).sha256() != prompt.sha256()
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 import tqdm
 
 from dss_jax import datasets
-from dss_jax.teacher.ask import asking
-
-_CHARACTERS_A_TOKEN = 4.0  # English text under the usual vocabularies
+from dss_jax.teacher.ask import asking, tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +17,8 @@ class Estimate:
     wanted, to_send: requests in all, and those that the journal does not have.
     prompt_tokens, completion_tokens: expected.
     most_completion_tokens: what `--max_tokens` allows.
-    measured: whether the tokens come from answers in the journal.
+    shared_tokens: with which all requests begin.
+    measured: answers in the journal to these very requests, by which the tokens were corrected.
   """
 
   wanted: int
@@ -27,45 +26,57 @@ class Estimate:
   prompt_tokens: float
   completion_tokens: float
   most_completion_tokens: float
-  measured: bool
+  shared_tokens: float
+  measured: int
 
 
-def estimate(client: asking.AskingClient, examples: Sequence[datasets.Example]) -> Estimate:
+def estimate(
+    client: asking.AskingClient, examples: Sequence[datasets.Example],
+    count: tokens.Counter = tokens.estimate,
+) -> Estimate:
   """Goes through all inputs; sends nothing."""
   client.journal.refresh()
-  used = client.journal.usage()
-  wanted = to_send = characters = 0
+  wanted = to_send = there = read = written = 0
+  prompt = answered = 0.0  # tokens by count, of requests to send and of those that are answered
   first = client.request(asking.Question(examples[0], 0, 0))
   most = first.get('max_tokens') or first.get('max_completion_tokens') or 0
+  shared = tokens.of_request(first, count) - count(client.prompt.ask(examples[0].input))
   for example in tqdm.tqdm(examples, desc='estimating', unit='row', delay=3, disable=None):
-    questions = [asking.Question(example, sample, 0) for sample in range(client.options.samples)]
-    missing = len(questions) - len(client.journal.has(map(client.key, questions)))
-    wanted += len(questions)
-    to_send += missing
-    characters += missing * len(client.prompt.as_text(example.input))
-  replies = [len(client.prompt.reply(shown)) for shown in client.prompt.demonstrations]
-  measured = bool(used.completion_tokens)
-  if measured:
-    prompt = used.prompt_tokens / used.requests * to_send
-    completion = used.completion_tokens / used.requests
-  else:
-    prompt = characters / _CHARACTERS_A_TOKEN
-    completion = sum(replies) / len(replies) / _CHARACTERS_A_TOKEN
-  return Estimate(wanted, to_send, prompt, completion * to_send,
-                  most * to_send, measured)
+    keys = [client.key(asking.Question(example, sample, 0))
+            for sample in range(client.options.samples)]
+    known = client.journal.has(keys)
+    used = client.journal.usage(known)
+    length = shared + count(client.prompt.ask(example.input))
+    wanted, to_send = wanted + len(keys), to_send + len(keys) - len(known)
+    prompt += length * (len(keys) - len(known))
+    if used.requests:
+      there, read, written = (
+          there + used.requests, read + used.prompt_tokens, written + used.completion_tokens)
+      answered += length * used.requests
+  replies = [count(client.prompt.reply(shown)) for shown in client.prompt.demonstrations]
+  right = read / answered if read else 1.0
+  each = written / there if there else sum(replies) / len(replies)
+  return Estimate(wanted, to_send, prompt * right, each * to_send, most * to_send, shared * right,
+                  there)
 
 
-def render(client: asking.AskingClient, found: Estimate, requests_per_minute: float) -> str:
+def render(
+    client: asking.AskingClient, found: Estimate, requests_per_minute: float, tokenizer: str = ''
+) -> str:
   """The estimate as text."""
   budget, count = client.budget, max(found.to_send, 1)
-  how = ("as in the journal's answers" if found.measured else
-         f'{_CHARACTERS_A_TOKEN:g} characters a token; answers as long as the demonstrations')
+  by = f'by {tokenizer}' if tokenizer else 'by a rule for the usual tokenizers'
+  how = (f'as in {found.measured:,} answers of the journal' if found.measured else
+         f'{by}; answers as long as the demonstrations')
+  cached = 'from 1,024 on' if found.shared_tokens >= tokens.CACHED else 'but only from 1,024 on'
   lines = [
       f'dry run: nothing was sent to {client.model!r}',
       f'  requests        {found.wanted:,}, of which {found.wanted - found.to_send:,} are answered '
       f'in the journal: {found.to_send:,} to send',
       f'  tokens read     {found.prompt_tokens:,.0f}, {found.prompt_tokens / count:.0f} a request '
       f'({how})',
+      f'  of them shared  {found.shared_tokens:,.0f} a request: instruction and demonstrations, '
+      f'for which many hosted endpoints ask less, {cached}',
       f'  tokens written  {found.completion_tokens:,.0f}, {found.completion_tokens / count:.0f} a '
       f'request; at most {found.most_completion_tokens:,.0f}']
   if budget.prompt_price or budget.completion_price:

@@ -155,7 +155,12 @@ class Journal:
     self._spare.give_up()
     await self._writer.close()
 
-  def usage(self) -> Usage:
+  def usage(self, keys: Iterable[str] | None = None) -> Usage:
+    """Of all that is in the journal, or of some answers; what has no tokens is no request then."""
+    if keys is not None:
+      query = 'SELECT prompt_tokens, completion_tokens FROM answers WHERE key = ?'
+      found = [row for key in keys if (row := self._one(query, (bytes.fromhex(key),))) and row[1]]
+      return Usage(len(found), sum(row[0] for row in found), sum(row[1] for row in found))
     return Usage(*self._one(
         'SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) '
         'FROM answers'))

@@ -5,7 +5,10 @@ the answer stops:
 
   version = 1
   dataset = 'tickets'
-  instruction = 'Explain in one sentence, then name the team.'
+  instruction = '''
+  Explain in one sentence what the ticket is about, then name the team: bug or billing.
+
+  Answer in this form: A: <explanation> So the answer is <team>.'''
 
   [completion]
   question = 'Q: {input}'
@@ -59,7 +62,7 @@ class Prompt:
   Attributes:
     dataset: its name.
     version: of the file's contents, raised by its author.
-    instruction: what comes first.
+    instruction: what comes first, line by line as the file has it.
     question: template with {input}, or with the names of `parts`.
     answer: template with {rationale} and then {label}.
     stop: strings that end a completion.
@@ -208,7 +211,7 @@ def _make(
   except (ValueError, errors.UserError) as error:
     raise errors.UserError(f'prompt {path}: {error}') from error
   return Prompt(
-      dataset=raw['dataset'], version=raw['version'], instruction=_one_line(raw['instruction']),
+      dataset=raw['dataset'], version=raw['version'], instruction=raw['instruction'].strip(),
       question=form['question'].strip(), answer=form['answer'].strip(), stop=stop, parts=parts,
       completion=completion,
       demonstrations=tuple(shown))
@@ -222,11 +225,6 @@ def _lead_in(answer: str) -> str:
     if name is not None:
       break
   return said.rstrip()
-
-
-def _one_line(text: str) -> str:
-  """Line breaks of the file are not part of the instruction."""
-  return ' '.join(text.split())
 
 
 def _check_keys(
