@@ -5,7 +5,7 @@ import re
 
 from dss_jax.teacher.read import table as table_lib
 
-_PAIR = re.compile(r'(?<![\w*_])(\*{2,3}|_{2,3})(?=\S)(.+?)(?<=\S)\1(?![\w*_])', re.DOTALL)
+_PAIR = re.compile(r'(?<![\w*_])(\*{2,3}|_{2,3})(?=\S)(.{1,1000}?)(?<=\S)\1(?![\w*_])')
 _FENCE = re.compile(r'^[ \t]*```[\w-]*[ \t]*$\n?', re.MULTILINE)
 _LINE = re.compile(r'^[ \t]*(?:>[ \t]?|#{1,6}[ \t]+|(?:-{3,}|\*{3,}|_{3,})[ \t]*$)+', re.MULTILINE)
 _TEX_GROUP = re.compile(r'\\(?:boxed|text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}')
@@ -17,7 +17,7 @@ _TEX_FRAME = re.compile(r'\\[()\[\],;! ]|\$\$|(?<!\\)\$(?=[^$]*[^$\s\d.,][^$]*\$
 _SIGNS = str.maketrans({'×': '*', '·': '*', '⋅': '*', '∗': '*', '÷': '/', '∕': '/', '−': '-',
                         '–': '-', '[': '(', ']': ')', '{': '(', '}': ')'})
 _X_TIMES = re.compile(r'(?<=[\d)])\s+[xX]\s+(?=[\d(])')
-_END_MARKS = re.compile(r'(?:[\s>#,;:–—]|\*\*|__|(?<=\s)[-*])+\Z')
+_END_MARKS = re.compile(r'(?:[\s>#,;:–—]|\*\*|__|(?<=\s)[-*]){1,32}\Z')
 _START_MARKS = re.compile(r'\A(?:[\s>#,;:–—]|\*\*(?!\*)|__(?!_))+')
 _CODE = re.compile(r'`([^`\n]+)`')
 _MOST_OPENER = 100  # characters of 'Here is my reasoning:'

@@ -5,6 +5,7 @@ knows no dataset by name; `released.parse_released` is the released code's behav
 """
 
 import dataclasses
+import re
 
 from dss_jax import datasets
 from dss_jax.teacher import protocol
@@ -48,6 +49,7 @@ REASONS = {  # every parse_status but 'ok'
     released.RAISES: 'the released code stops with an exception',
 }
 PARSERS = ('strict', 'released')
+_LONG_RUN = re.compile(r'([\s*_`#>~-]{64})[\s*_`#>~-]+')  # Of a teacher that loops.
 RATIONALES_FROM = ('answer', 'thinking')
 
 
@@ -165,6 +167,7 @@ def _strict(
 ) -> tuple[parsed.Parsed, bool]:
   """What is read, and whether it is known to be all that there was to read."""
   form, ended = dataset.completion, False
+  text = _LONG_RUN.sub(r'\1', text)
   if not text.strip():
     return parsed.failed('empty_completion'), False
   reader = answers.Reader(example, dataset, table_lib.of(form), needs_rationale)

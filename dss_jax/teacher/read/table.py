@@ -14,7 +14,7 @@ from dss_jax import datasets, errors, fields
 _DEFAULT = tomllib.loads(pathlib.Path(__file__).with_name('reading.toml').read_text('utf-8'))
 _LISTS = tuple(name for name in _DEFAULT if name not in ('thoughts', 'label_sets'))
 _KEYS = (*_LISTS, 'thoughts', 'synonyms', 'extend')
-_MARKS = r'[\s*_`]'
+_MARKS = r'[\s*_`]'  # never without a bound: a teacher that loops writes 10,000 of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _anywhere(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _spaced(name: str) -> str:
-  return rf'{_MARKS}+'.join(map(re.escape, name.split()))
+  return rf'{_MARKS}{{1,8}}'.join(map(re.escape, name.split()))
 
 
 @functools.lru_cache(64)
@@ -93,17 +93,17 @@ def _phrase(lists: Mapping[str, tuple[str, ...]]) -> str:
   """'[So,] the [best] answer is', '**Answer:**' and '### Answer' as lines, boxed, '#### 18'."""
   some = {name: words(lists[name]) for name in (
       'connectives', 'articles', 'adjectives', 'nouns', 'verbs', 'answer_tags')}
-  gap, colon = rf'{_MARKS}+', rf'{_MARKS}*[:：](?:[*_]+(?=\s))?'
+  gap, colon = rf'{_MARKS}{{1,8}}', rf'{_MARKS}{{0,8}}[:：](?:[*_]{{1,3}}(?=\s))?'
   lead = rf'(?P<connective>(?<!\w)(?:{some["connectives"]}),?{gap})?'
   noun = (rf'(?:(?:{some["articles"]}){gap})?(?:(?:{some["adjectives"]}),?{gap})*'
           rf'(?:{some["nouns"]})')
   between = r'(?:\s+(?:between|to|for|here)\b[^.:\n]{0,60}?)?'
   return '|'.join([
       rf'{lead}(?<!\w){noun}{between}{gap}(?:{some["verbs"]})(?!\w)',
-      rf'(?P<header>(?:^|(?<=[.!?])[^\S\n]+|(?<=\*\*))[#*_`>\s-]*{noun}{colon})',
-      rf'(?P<heading>^[#*_`>\s-]*(?:#|\*\*|__)[*_\s]*{noun}[*_\s]*$)',
+      rf'(?P<header>(?:^|(?<=[.!?])[^\S\n]{{1,8}}|(?<=\*\*))[#*_`>\s-]{{0,16}}{noun}{colon})',
+      rf'(?P<heading>^[#*_`>\s-]{{0,16}}(?:#|\*\*|__)[*_\s]{{0,8}}{noun}[*_ ]{{0,8}}$)',
       rf'(?P<tag><(?:{some["answer_tags"]})>)',
-      r'(?P<boxed>\$*\\\(?\s*(?=\\boxed\s*\{)|\$*(?=\\boxed\s*\{))',
+      r'(?P<boxed>(?:\\\(\s?|\${0,2})(?=\\boxed\s?\{))',
       r'(?P<hashes>^#{3,}\s*(?=[-$(]?\d))'])
 
 
