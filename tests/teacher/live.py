@@ -26,7 +26,8 @@ def question(i):
 
 
 def answer(asked):
-  number = re.search(r'What is (\d+)\?', asked)[1]
+  found = re.search(r'What is (\d+)\?', asked)
+  number = found[1] if found else 'of a demonstration'  # A job may ask one to find a fault.
   return f'A: Number {number} is a number. So the answer is (c) many.\n\nQ: What next?'
 
 
