@@ -256,3 +256,17 @@ def test_a_redirect_names_the_address():
   with server.Server(faults=lambda n, b: moved) as teacher, pytest.raises(
       endpoint.Fatal, match='307: moved to https://new.example/v1: give that'):
     answers(make(teacher.base_url), 1)
+
+
+def test_the_environments_proxy(monkeypatch):
+  """Every request goes through it, but for hosts that it is not for."""
+  with server.Server() as proxy:
+    monkeypatch.setenv('http_proxy', proxy.base_url.removesuffix('/v1'))
+    monkeypatch.delenv('no_proxy', raising=False)
+    for url in ('http://teacher.example/v1', 'http://other.example/v1'):
+      monkeypatch.setenv('no_proxy', 'other.example')
+      try:
+        answers(make(url), 1)
+      except endpoint.TryLater as error:
+        assert url.startswith('http://other') and error.unreachable
+    assert proxy.requests == 1 and proxy.last[1]['Host'] == 'teacher.example'

@@ -3,11 +3,13 @@
 import pathlib
 import tomllib
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
-from dss_jax import datasets, equations
+from dss_jax import datasets, equations, errors
 from dss_jax.teacher import protocol
-from dss_jax.teacher.read import parsing
+from dss_jax.teacher.read import parsing, table
 
 ANSWERS = tomllib.loads(pathlib.Path(__file__).with_name('answers.toml').read_text('utf-8'))
 R = {'choice': 'Banks handle money and need tight security.', 'nested': 'It has leaves and a door.',
@@ -59,3 +61,87 @@ def test_an_answer_is_read_as_it_is_meant(kind, name):
   found, got, wanted = read(kind, name)
   assert got == wanted, found.status
   assert found.status == ANSWERS[kind][name].get('reason', found.status)
+
+
+LEFTOVERS = ('**', '####', '<think', '</', 'Rationale:', 'Sure', 'Here is', 'Therefore,', 'Final')
+PIECES = ['So the answer is ', 'The answer is ', 'Therefore, the best answer is ', '**Answer:** ',
+          '<think>', '</think>', 'Wait, ', 'not ', ' but ', ' or ', '(a) ', '(d)', 'bank', 'mall',
+          'neutral', 'contradiction', '18', '( 30 - 12 )', ' = ', 'dollars', '.', '\n\n', '**',
+          '{"label": "', '"rationale": "', '"}', '\\boxed{', '}', '$', '?', '```json\n', 'It is. ',
+          'Q: ', 'Premise: ', 'İ', '{', '[', '\\frac{', '#### ', '> ', 'Sure! ', '<answer>']
+
+
+@hypothesis.settings(max_examples=400, deadline=None)
+@hypothesis.given(st.sampled_from(list(DATASETS)), st.one_of(
+    st.lists(st.sampled_from(PIECES), max_size=16).map(''.join), st.text(max_size=60)),
+    st.sampled_from(['', 'stop', 'length']))
+def test_any_answer_has_a_label_of_the_set_or_a_reason(kind, text, reason):
+  example, dataset = EXAMPLES[kind], DATASETS[kind]
+  found = parsing.read(protocol.Completion(text, reason), example, dataset)
+  if not found.ok:
+    assert found.status in parsing.REASONS and found.label == found.rationale == ''
+    return
+  assert found.rationale.strip() and found.label.strip() and '</think>' not in found.rationale
+  if dataset.completion.label_kind in ('choice', 'class'):
+    assert found.label in (example.choices or dataset.labels)
+  if kind == 'equation':
+    equations.evaluate(found.label)
+
+
+@pytest.mark.parametrize('kind, name', CASES)
+def test_no_rationale_has_leftovers(kind, name):
+  found, _, _ = read(kind, name)
+  assert not any(left in found.rationale for left in LEFTOVERS[:7])
+  assert not found.rationale.endswith(('So', 'Therefore', 'Therefore,', 'Final', ':', ','))
+
+
+NOT_MEANT = ['There is no way the answer is {}.', 'It is false that the answer is {}.',
+             'The least likely answer is {}.', 'The second best answer is {}.', 'Is the answer {}?',
+             'The answer is {} is false.', 'The answer is hardly {}.', 'The wrong answer is {}.',
+             'The answer is the opposite of {}.', 'The answer is anything but {}.',
+             'The answer is not {}.', 'Nobody would say the answer is {}.',
+             'If it were, the answer would be {}.', 'The answer is {}? No.']
+
+
+@pytest.mark.parametrize('sentence', NOT_MEANT)
+def test_a_label_that_is_not_meant_is_none(sentence):
+  for kind, label in (('choice', '(d) mall'), ('choice', 'mall'), ('nli', 'neutral'),
+                      ('equation', '(30 + 12)')):
+    text = f'{R[kind]} {sentence.format(label)}'
+    found = parsing.read(protocol.Completion(text, 'stop'), EXAMPLES[kind], DATASETS[kind])
+    assert not found.ok, (kind, label)
+
+
+@pytest.mark.parametrize('kind, names', [(kind, list(cases)) for kind, cases in ANSWERS.items()])
+def test_a_token_limit_cuts_no_label(kind, names):
+  for name in names:
+    case = ANSWERS[kind][name]
+    text = case['text'].replace('{R}', R[kind])
+    if not case['label'] or 'orrection' in name or 'wait' in name or 'note' in case:
+      continue  # Before it is mended another label stands there.
+    for end in range(0, len(text), 3):
+      found = parsing.read(protocol.Completion(text[:end], 'length'), EXAMPLES[kind],
+                           DATASETS[kind])
+      right = found.label == case['label'] or (
+          kind == 'equation' and found.ok and equations.equal(found.label, case['label']))
+      assert not found.ok or right, (name, text[:end])
+
+
+def test_words_of_ones_own():
+  words = {'nouns': ['Antwort'], 'articles': ['die'], 'verbs': ['ist'], 'connectives': ['also'],
+           'synonyms': {'bug': ['Fehler']}}
+  form = datasets.CompletionFormat('Q:', 'So lautet sie', 'class', reading=words)
+  dataset = datasets.Dataset('d', datasets.read_plain_row, labels=('bug', 'other'),
+                             completion=form)
+  found = parsing.parse_strict('Es klemmt. Also, die Antwort ist Fehler.', EXAMPLES['text'],
+                               dataset)
+  assert (found.label, found.rationale) == ('bug', 'Es klemmt.')
+
+
+@pytest.mark.parametrize('words, says', [
+    ({'noun': ['x']}, "unknown key 'noun'"), ({'nouns': 'x'}, 'nouns is'),
+    ({'synonyms': ['x']}, 'synonyms is'), ({'extend': 1}, 'extend is'),
+    ({'thoughts': [['<a>']]}, 'thoughts is')])
+def test_words_that_are_none_are_refused(words, says):
+  with pytest.raises(errors.UserError, match=says):
+    table.of(datasets.CompletionFormat(reading=words))

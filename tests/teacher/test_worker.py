@@ -69,7 +69,7 @@ def test_the_limits_are_divided(teacher, tmp_path):
   client = made._client
   assert client.options.in_flight == 3 and client.budget.max_requests == 3
   assert client.budget.max_usd == 1.0
-  assert client._sender.pace._request_seconds == 2.0
+  assert client.sender.pace._request_seconds == 2.0
   made.close()
 
 

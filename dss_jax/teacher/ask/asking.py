@@ -53,12 +53,12 @@ class AskingClient(protocol.Client):
     self.budget = budget or limits.Budget()
     self._prompt_sha256 = prompt.sha256()
     shown = prompt.demonstrations[0].input
-    self._sender = sender.Sender(endpoint, journal, options, pace or limits.Pace(), self.budget,
+    self.sender = sender.Sender(endpoint, journal, options, pace or limits.Pace(), self.budget,
                                  endpoint.request(prompt, shown, options.decoding))
-    self._progress = progress.Progress(self._sender)
-    self._sender.say = self._progress.say
+    self.progress = progress.Progress(self.sender)
+    self.sender.say = self.progress.say
     if hasattr(endpoint, 'say'):
-      endpoint.say = self._progress.say
+      endpoint.say = self.progress.say
     self._catching = False
     self._first_shard = True
     self._look: first_look.FirstLook | None = None
@@ -69,19 +69,19 @@ class AskingClient(protocol.Client):
     self.journal.refresh()
     used = self.journal.usage()
     self.budget.spent = self.budget.cost(used.prompt_tokens, used.completion_tokens)
-    self._sender.learn(used)
+    self.sender.learn(used)
     self.expect(len(ids) * self.options.samples)
     for line in journal_notes(self.journal):
-      self._progress.say(line)
+      self.progress.say(line)
 
   def expect(self, answers: int) -> None:
     """So many are wanted in all."""
-    self._progress.begin(answers)
+    self.progress.begin(answers)
 
   def watch(self, read: first_look.Read) -> None:
     """The first answers are looked at as they come."""
     self._look = first_look.FirstLook(read)
-    self._sender.heard = self._hear
+    self.sender.heard = self._hear
 
   async def complete(
       self, examples: Sequence[datasets.Example], attempt: int = 0
@@ -90,14 +90,14 @@ class AskingClient(protocol.Client):
     self.journal.refresh()  # Another worker may have been at this shard before.
     # In a thread, as other shards' answers come in meanwhile.
     keys = await asyncio.to_thread(
-        lambda: [[self.key(question) for question in self._questions(example, attempt)]
+        lambda: [[self.key(question) for question in self.questions(example, attempt)]
                  for example in examples])
     answered = self.journal.has(key for row in keys for key in row)
-    self._progress.known(len(answered), extra=attempt > 0)
+    self.progress.known(len(answered), extra=attempt > 0)
     if self._first_shard:
       self._first_shard = False
       if not answered and await asyncio.to_thread(self._answered_otherwise, examples):
-        self._progress.say('the journal has answers to these inputs, but under other settings '
+        self.progress.say('the journal has answers to these inputs, but under other settings '
                            '(prompt, model, decoding): all are asked for, and paid for, again')
     if attempt == 0 and self._look and not self._look.done:
       await asyncio.to_thread(self._look_back, examples, keys, answered)
@@ -108,8 +108,8 @@ class AskingClient(protocol.Client):
     if missing:
       if self._look and not self._look.done and (table := self._look.table()):
         self._look.done = True
-        self._progress.say(table)
-      raise protocol.Unfinished(self._sender.why_unfinished(), self._sender.mend)
+        self.progress.say(table)
+      raise protocol.Unfinished(self.sender.why_unfinished(), self.sender.mend)
     return [tuple(self._completion(key, entries[key]) for key in row) for row in keys]
 
   def key(self, question: Question) -> str:
@@ -130,7 +130,7 @@ class AskingClient(protocol.Client):
   def answered(self, examples: Sequence[datasets.Example]) -> Iterator[protocol.Completion]:
     """What the journal has of first attempts; sends nothing."""
     for example in examples:
-      for key, entry in self.journal.read(map(self.key, self._questions(example, 0))).items():
+      for key, entry in self.journal.read(map(self.key, self.questions(example, 0))).items():
         yield self._completion(key, entry)
 
   def _had_no_answer(self, question: Question) -> bool:
@@ -147,7 +147,7 @@ class AskingClient(protocol.Client):
 
   def stop(self, why: str, mend: bool = False) -> None:
     """Sends nothing more; what is in flight is waited for."""
-    self._sender.stop(why, mend=mend)
+    self.sender.stop(why, mend=mend)
 
   def paid(self) -> str:
     if not (self.budget.prompt_price or self.budget.completion_price):
@@ -155,23 +155,23 @@ class AskingClient(protocol.Client):
     return f'paid: {self.budget.spent:.4f} USD for all that is in the journal'
 
   async def close(self) -> None:
-    self._progress.close()
-    if self._sender.lost:
-      self._progress.say(f'{self._sender.lost} request(s) of this run were paid for without an '
+    self.progress.close()
+    if self.sender.lost:
+      self.progress.say(f'{self.sender.lost} request(s) of this run were paid for without an '
                          'answer of use; they are in the count')
     try:
       await self.journal.close()
     finally:
       await self.endpoint.close()
 
-  def _questions(self, example: datasets.Example, attempt: int) -> list[Question]:
+  def questions(self, example: datasets.Example, attempt: int) -> list[Question]:
     return [Question(example, sample, attempt) for sample in range(self.options.samples)]
 
   async def _ask(self, examples, keys, answered: set[str], attempt: int) -> None:
     """Sends what the journal does not have, a bounded number at a time."""
     def missing() -> Iterator[tuple[str, Question]]:
       for example, row in zip(examples, keys, strict=True):
-        for key, question in zip(row, self._questions(example, attempt), strict=True):
+        for key, question in zip(row, self.questions(example, attempt), strict=True):
           if key not in answered:
             yield key, question
     todo = missing()
@@ -181,10 +181,10 @@ class AskingClient(protocol.Client):
       for key, question in todo:
         if attempt == 0 and self._look and not self._look.done:
           self._looked_for[key] = question.example
-        if not await self._sender.send(key, question.example.id, self.request(question)):
+        if not await self.sender.send(key, question.example.id, self.request(question)):
           return
 
-    self._progress.more(count, extra=attempt > 0)
+    self.progress.more(count, extra=attempt > 0)
     if count:
       self.journal.reserve(self.options.in_flight * room.most_bytes(self.options))
     workers = [asyncio.ensure_future(work())
@@ -194,7 +194,7 @@ class AskingClient(protocol.Client):
     finally:
       for worker in workers:
         worker.cancel()
-    await self._sender.finish()
+    await self.sender.finish()
 
   def _answered_otherwise(self, examples: Sequence[datasets.Example]) -> bool:
     """Whether most of a look into the journal are answers to rows of these ids."""
@@ -219,7 +219,7 @@ class AskingClient(protocol.Client):
     self._look.add(example, self._completion(key, entry))
     if self._look.done:
       self._looked_for.clear()
-      self._progress.say(self._look.table())
+      self.progress.say(self._look.table())
       if self._look.mostly_unread and not self.options.go_on:
         self.stop('most of the first answers cannot be read: see the one above; mend the prompt, '
                   'or --go_on', mend=True)
@@ -235,7 +235,7 @@ class AskingClient(protocol.Client):
 
   def _interrupted(self, number: int) -> None:
     asyncio.get_running_loop().remove_signal_handler(number)
-    self._progress.say(f'{signal.Signals(number).name}: waiting for the requests in flight; '
+    self.progress.say(f'{signal.Signals(number).name}: waiting for the requests in flight; '
                        'once more to kill')
     self.stop(f'interrupted by {signal.Signals(number).name}')
 

@@ -22,6 +22,7 @@ _LATER = (408, 409, 425, 429)
 _LEARNED_FROM = (400, 422)
 _THOUGHTS = ('reasoning_content', 'reasoning')  # a thinking model's, by vLLM's parsers and others
 _THINKS = re.compile(r'\s*<think(?:ing)?>|</think(?:ing)?>')  # where no parser parts them
+_MAY_THINK = re.compile('reason|think', re.IGNORECASE)  # in a response's JSON
 # What explains that an answer has no text; without any of it, it is half a response.
 _TEXTLESS = ('refusal', 'tool_calls', 'function_call', *_THOUGHTS)
 _TEXTLESS_REASONS = ('content_filter', 'length')
@@ -148,7 +149,10 @@ class OpenAIEndpoint:
       raise self._refused(reply.status, _retry_after(reply.headers, reply.text), reply)
     if room < most:  # The next need not find it out again.
       self._most_room = min(self._most_room, max(room, _LEAST_ROOM))
-    return self._looked_at(self._parsed(reply), room)
+    response = self._parsed(reply)
+    if _MAY_THINK.search(reply.text):  # Most responses need no second look.
+      self._look(response, room)
+    return response
 
   async def call(self, send: Callable[[Any], Awaitable[_T]]) -> _T:
     """What `send` returns, handed OpenAI's SDK for the first server; errors are those of `ask`."""
@@ -214,8 +218,8 @@ class OpenAIEndpoint:
     if self._sdk is not None:
       await self._sdk.close()
 
-  def _looked_at(self, response: dict[str, Any], room: int) -> dict[str, Any]:
-    """The response; one that ends in the middle of its thoughts is asked for again, with room."""
+  def _look(self, response: dict[str, Any], room: int) -> None:
+    """Does it think? What ends in the middle of its thoughts is asked for again, with room."""
     answer = self.read(response)
     if not self._thinks and _thought(response, answer):
       self._thinks = True
@@ -226,7 +230,6 @@ class OpenAIEndpoint:
         _thought(response, answer)):
       raise endpoint.TryLater('the model was cut while it thought', after=0.0,
                               paid=(answer.prompt_tokens, answer.completion_tokens))
-    return response
 
   def _parsed(self, reply: servers.Reply) -> dict[str, Any]:
     """The response as JSON, without secrets.

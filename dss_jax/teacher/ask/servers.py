@@ -7,6 +7,7 @@ import os
 import re
 import time
 import urllib.parse
+import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ class _Server:
   url: str
   headers: dict[str, str]
   query: dict[str, str]
+  proxy: str | None  # The environment's; looked up once, as aiohttp would for every request.
   rested: float = 0.0  # until when it is left alone, by time.monotonic()
 
 
@@ -71,7 +73,7 @@ class Servers:
         secrets += [token, userinfo, userinfo.partition(':')[2]]
       secrets += [value for value in query.values() if len(value) >= _SHORTEST_PARAMETER]
       self._servers.append(_Server(url, {**own, 'Content-Type': 'application/json', **headers},
-                                   query))
+                                   query, _proxy(url)))
     self.urls = [one.url for one in self._servers]
     secrets = [one for one in secrets if len(one) >= _SHORTEST_SECRET]
     self._secrets = sorted(secrets, key=len, reverse=True)  # One may be part of another.
@@ -152,7 +154,7 @@ class Servers:
     try:
       async with asyncio.timeout(seconds), self._connected().post(
           f'{server.url}{path}', data=body, headers=server.headers, params=server.query,
-          allow_redirects=False) as response:
+          proxy=server.proxy, allow_redirects=False) as response:
         return Reply(response.status, response.headers, await response.text(errors='replace'))
     except TimeoutError:
       failure = endpoint.TryLater(f'no answer within {seconds:g} s', timed_out=True)
@@ -169,7 +171,7 @@ class Servers:
       # than that, or requests would be sent down a connection that is just being closed.
       self._session = aiohttp.ClientSession(
           connector=aiohttp.TCPConnector(limit=self._max_in_flight, keepalive_timeout=4.0),
-          timeout=aiohttp.ClientTimeout(total=None, sock_connect=30.0), trust_env=True,
+          timeout=aiohttp.ClientTimeout(total=None, sock_connect=30.0),
           max_field_size=_LONGEST_HEADER, max_line_size=_LONGEST_HEADER)
     return self._session
 
@@ -208,6 +210,12 @@ def _address(base_url: str) -> tuple[str, str, dict[str, str]]:
   userinfo, _, host = parts.netloc.rpartition('@')
   return (f'{parts.scheme}://{host}{parts.path.rstrip("/")}', urllib.parse.unquote(userinfo),
           dict(urllib.parse.parse_qsl(parts.query)))
+
+
+def _proxy(url: str) -> str | None:
+  parts = urllib.parse.urlsplit(url)
+  bypassed = urllib.request.proxy_bypass(parts.hostname or '')
+  return None if bypassed else urllib.request.getproxies().get(parts.scheme)
 
 
 def _library() -> Any:

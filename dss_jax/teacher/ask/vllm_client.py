@@ -143,6 +143,9 @@ def _template(asked: _Asked) -> str:
 
 def _sampling(request: Mapping[str, Any], seed: int) -> Any:
   fields = {name: value for name, value in request.items() if name not in _NOT_SAMPLING}
+  form = fields.pop('response_format', None) or {}
+  if schema := form.get('json_schema', {}).get('schema'):  # As vLLM's own server does.
+    fields['structured_outputs'] = _library().sampling_params.StructuredOutputsParams(json=schema)
   try:
     return _library().SamplingParams(**{'seed': seed % (1 << 32), **fields})
   except (TypeError, ValueError) as error:

@@ -121,7 +121,7 @@ class Reader:
     for place in failed:
       if place.start > last.place.start:
         line = labels.first_line(body[place.end:place.upto])
-        if place.own or matching.denies(line):
+        if place.own or matching.denies(line) or self._mentions_another(line, last.label):
           raise parsed.Unreadable('ambiguous_label')
     rest = body[last.place.end:]
     if not (mends := self.table.has('corrections', rest)):
@@ -147,9 +147,9 @@ class Reader:
   def _explained(self, body: str, first: _Said, last: _Said) -> Found:
     """With the text before the label as the rationale; with that behind it if there is none."""
     rationale = self._clean(body[:first.place.start])
-    open_end = last.place.upto == len(body) and '\n' not in body[last.place.end:].strip()
-    complete = not (open_end and labels.may_go_on(
-        body[last.place.end:], self.dataset.completion.label_kind))
+    after = body[last.after:]
+    complete = not self.table.has('corrections', last.line + after) and (
+        bool(after.strip(' \t')) or not self._may_go_on(last.line))
     if rationale or not self.needs_rationale:
       return Found(last.label, rationale, complete)
     rest = body[first.after:first.place.upto] if first is not last else body[first.after:]
@@ -174,8 +174,11 @@ class Reader:
       return Found(first, self._clean('\n'.join(rest)), False)
     if last and not first and not self._whole(lines[-2]):
       at = body.rindex(lines[-1])
-      return Found(last, self._clean(body[:at]), True)
+      return Found(last, self._clean(body[:at]), not self._may_go_on(lines[-1]))
     return None if first or last else self._concluded(lines)
+
+  def _may_go_on(self, said: str) -> bool:
+    return labels.may_go_on(said, self.dataset.completion.label_kind, self.example.choices)
 
   def _whole(self, line: str) -> str:
     """The label that a line is, and nothing else; or ''."""

@@ -12,6 +12,8 @@ _LETTER = re.compile(  # '(b) fly', 'either (b) fly or (c) run'; 'b) fly', 'b: f
     rf'\(\s*([A-Za-z])\s*\)|{_LEAD}([A-Za-z])(?:\)|[.:]\s|\s[-–—]\s|{_LEAD[1:]}$)')
 _NEXT_LETTER = re.compile(r'[-–—\s,;/]*(?:(?<!\w)(?:or|and)(?!\w))?\s*$', re.IGNORECASE)
 _QUOTED = re.compile(r'["“]([^"”]+)["”]\.?')
+_FULL_STOPS = ('.', '!', '?', '。')
+_INITIAL = re.compile(r'(?<!\w)[^\W\d_]\.$')  # 'the U.' of 'the U.S.A.'
 _INITIALS = re.compile(r'(?<!\w)(?:[^\W\d_]\.){2,}$')
 _HALF_A_PAIR = re.compile(r'^(?:\*\*|__)|(?:\*\*|__)$')  # '**Answer: (a) bank**'
 _NOT_BUT = re.compile(
@@ -68,10 +70,19 @@ def first_line(text: str) -> str:
   return lines[0].strip() if lines else ''
 
 
-def may_go_on(said: str, kind: str) -> bool:
-  """'... is ent', 'C+', '3.' may go on; '... is entailment.' does not, nor '(c) ne': a letter."""
+def may_go_on(said: str, kind: str, names: Sequence[str] = ()) -> bool:
+  """'... is ent', 'C+', '3.' may go on; '... is entailment.' does not, nor '(c) ne': a letter.
+
+  A choice without a letter may if another of the names begins with it, and a bare letter: 'b'.
+  """
   answer = said.lstrip()
-  return kind != 'choice' and '\n' not in answer and bool(answer) and (
+  if kind == 'choice':
+    text = matching.normal(answer.strip(' *_'))
+    return len(text) == 1 or bool(text) and text[-1].isalnum() and any(
+        matching.normal(name).startswith(text) and matching.normal(name) != text for name in names)
+  if kind == 'text':
+    return answer[-1:] not in _FULL_STOPS or bool(_INITIAL.search(answer))
+  return '\n' not in answer and bool(answer) and (
       answer[-1] not in matching.PROSE or bool(re.search(r'[0-9][.,]$', answer)))
 
 
@@ -79,11 +90,15 @@ def _retracted(said: str, table: table_lib.Table) -> bool:
   """'(a) bank is wrong', but not 'contradiction, because the hypothesis is false'."""
   verb = re.search(rf'\s(?:is|are|was|would be|seems|can be|(?:is|was)n.t)\s+'
                    rf'(?:{table_lib.words(table.lists["retractions"])})(?!\w)', said, re.IGNORECASE)
-  return bool(verb) and not table.has('reasons', said[:verb.start()]) and not (
-      re.search(r'[,;:(]\s', said[:verb.start()]))
+  if not verb:
+    return False
+  before = said[:verb.start()]
+  return not table.has('reasons', before) and not re.search(r'[,;:(]\s', before)
 
 
 def _choice_first(said: str, choices: Sequence[str], table: table_lib.Table) -> bool:
+  if matching.whole(said, choices):
+    return True
   fillers = table_lib.words(table.lists['fillers'])
   said = re.sub(rf'^\W*(?:(?:{fillers})\s+)*(?=\w{{2}}|\()', '', said, flags=re.IGNORECASE)
   letters = [one[1] or one[2] for one in _LETTER.finditer(said)]
@@ -264,7 +279,7 @@ def read_text(
   if quoted := _QUOTED.fullmatch(said):
     said = quoted[1]
   label = said if _INITIALS.search(said) else said.removesuffix('.').rstrip()
-  if not label:
+  if not label.strip('*_`"\'“”'):
     raise parsed.Unreadable('empty_label')
   return label
 

@@ -55,7 +55,7 @@ def rationale(text: str, table: table_lib.Table) -> str:
   while text != before:
     before = text
     text = _starts(*some).sub('', _START_MARKS.sub('', text))
-    text = _connectives(table.lists['connectives']).sub('', _END_MARKS.sub('', text))
+    text = _ends(table.lists['connectives'], some[-1]).sub('', _END_MARKS.sub('', text))
   return text
 
 
@@ -76,13 +76,14 @@ def _starts(*lists: tuple[str, ...]) -> re.Pattern[str]:
   return re.compile(
       rf'\A(?:(?:{interjections})[!.,:]+(?!\w)\s*|'
       rf'(?:{openers})(?!\w)[^.:!\n]{{0,{_MOST_OPENER}}}(?:[.:!]+|\n)\s*|'
-      rf'(?:{lead_ins})(?:\s*[:：]\s*|[ \t]*\n\s*))', re.IGNORECASE)
+      rf'(?:{lead_ins})(?:\s*[:：]\s*|[ \t]*(?:\n\s*|\Z)))', re.IGNORECASE)
 
 
 @functools.cache
-def _connectives(connectives: tuple[str, ...]) -> re.Pattern[str]:
-  return re.compile(rf'(?:\A|(?<=[\s.!?)"\'*]))(?:{table_lib.words((*connectives, "final"))}),?\Z',
-                    re.IGNORECASE)
+def _ends(connectives: tuple[str, ...], lead_ins: tuple[str, ...]) -> re.Pattern[str]:
+  """'Therefore,', and 'Answer' in a line of its own."""
+  return re.compile(rf'(?:\A|(?<=[\s.!?)"\'*]))(?:{table_lib.words((*connectives, "final"))}),?\Z|'
+                    rf'\n\s*(?:{table_lib.words((*lead_ins, "final answer"))})\Z', re.IGNORECASE)
 
 
 @functools.cache

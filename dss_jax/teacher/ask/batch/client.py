@@ -40,16 +40,16 @@ class BatchClient(asking.AskingClient):
 
   def most_tokens(self, request: Mapping[str, Any]) -> tuple[float, float]:
     """Read and written, at most."""
-    return self._sender.most_tokens(request)
+    return self.sender.most_tokens(request)
 
   @property
   def stopped(self) -> str:
     """Why nothing more is to be sent."""
-    return self._sender.stopped
+    return self.sender.stopped
 
   def tokens(self, answer: endpoint_lib.Answer, characters: float) -> tuple[int, int]:
     """Read and written, for a request of about so many characters."""
-    return self._sender.counted(answer, round(characters))
+    return self.sender.counted(answer, round(characters))
 
   async def probe(self, wanted: dict[str, asking.Question]) -> None:
     """Asks the first question at once: what it meets, thousands need not wait a day for.
@@ -58,18 +58,18 @@ class BatchClient(asking.AskingClient):
       Unfinished: it is not answered.
     """
     key, question = next(iter(wanted.items()))
-    await self._sender.send(key, question.example.id, self.request(question))
-    await self._sender.finish()
+    await self.sender.send(key, question.example.id, self.request(question))
+    await self.sender.finish()
     if not self.journal.has([key]):
-      raise protocol.Unfinished(self._sender.why_unfinished(), self._sender.mend)
+      raise protocol.Unfinished(self.sender.why_unfinished(), self.sender.mend)
     del wanted[key]
 
   def say(self, line: str) -> None:
-    self._progress.say(line)
+    self.progress.say(line)
 
   async def _ask(self, examples, keys, answered: set[str], attempt: int) -> None:
     for example, row in zip(examples, keys, strict=True):
-      for key, question in zip(row, self._questions(example, attempt), strict=True):
+      for key, question in zip(row, self.questions(example, attempt), strict=True):
         if key not in answered and key not in self._on_their_way:
           self.wanted[key] = question
 
