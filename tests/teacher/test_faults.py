@@ -346,7 +346,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_request(tmp_path, 
     assert done.returncode == 2 and teacher.requests == 0
     assert 'this job will write about 1.1 MB, and the disk has 262 kB left' in done.stderr
     told = live.run(teacher, tmp_path, f'--records_dir={folder}', '--dry_run').stdout
-  assert 'of answers and' in told and '262 kB are free' in told
+  assert 'of answers and' in told and 'journal has 262 kB left' in told
   _note('disk with too little room', 'told before the first request', 0, 0)
 
 

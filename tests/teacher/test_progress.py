@@ -36,7 +36,7 @@ def test_dry_run_learns_from_answers_to_these_requests_alone(tmp_path):
   made = asking.AskingClient(Scripted(), other, journal.Journal(str(tmp_path)), sender.Options())
   found = estimate.estimate(made, examples(6))
   assert (found.to_send, found.measured) == (6, 0) and found.prompt_tokens > 6 * 150
-  assert 'but only from 1,024 on' in estimate.render(made, found, 0)
+  assert ' a request: too few for the discount' in estimate.render(made, found, 0)
 
 
 def test_dry_run_counts_with_a_tokenizer_of_ones_own(tmp_path):

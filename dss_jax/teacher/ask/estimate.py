@@ -68,15 +68,15 @@ def render(
   by = f'by {tokenizer}' if tokenizer else 'by a rule for the usual tokenizers'
   how = (f'as in {found.measured:,} answers of the journal' if found.measured else
          f'{by}; answers as long as the demonstrations')
-  cached = 'from 1,024 on' if found.shared_tokens >= tokens.CACHED else 'but only from 1,024 on'
+  cached = 'enough' if found.shared_tokens >= tokens.CACHED else 'too few'
   lines = [
       f'dry run: nothing was sent to {client.model!r}',
       f'  requests        {found.wanted:,}, of which {found.wanted - found.to_send:,} are answered '
       f'in the journal: {found.to_send:,} to send',
       f'  tokens read     {found.prompt_tokens:,.0f}, {found.prompt_tokens / count:.0f} a request '
       f'({how})',
-      f'  of them shared  {found.shared_tokens:,.0f} a request: instruction and demonstrations, '
-      f'for which many hosted endpoints ask less, {cached}',
+      f'  of them shared  {found.shared_tokens:,.0f} a request: {cached} for the discount that '
+      'many hosted endpoints give from 1,024 on',
       f'  tokens written  {found.completion_tokens:,.0f}, {found.completion_tokens / count:.0f} a '
       f'request; at most {found.most_completion_tokens:,.0f}']
   if budget.prompt_price or budget.completion_price:

@@ -10,14 +10,13 @@ from typing import Any
 from dss_jax import datasets, errors, fields
 from dss_jax.teacher import protocol
 from dss_jax.teacher import summary as summary_lib
-from dss_jax.teacher.ask import openai_client, order, prompts
+from dss_jax.teacher.ask import openai_client, order
 from dss_jax.teacher.inputs import json_files, tables
 from dss_jax.teacher.read import parsing
 
 _TEXTS = ('completion', 'generation', 'response', 'output')  # fields with what the teacher wrote
 _APART = ('rationale', 'label')  # or the two halves of it
 _THOUGHTS = ('reasoning_content', 'reasoning')
-_LEAD_INS = ('A:', 'Answer:')  # of many prompts; a chat teacher copies them
 _MISSING = protocol.Completion('', parsing.MISSING)
 _EXPECTED = (f'expected an object with id and {", ".join(_TEXTS[:-1])} or {_TEXTS[-1]}; or with '
              f'id, {" and ".join(_APART)}; or a line of a batch result. Completions without ids go '
@@ -39,12 +38,10 @@ class RecordedClient(protocol.Client):
 
   name = 'recorded'
 
-  def __init__(self, completions: str, model: str = 'recorded', lead_ins: Sequence[str] = ()):
-    """`completions` is a glob; `model` what the records name as their teacher; `lead_ins` what may
-    stand before a rationale and is no part of it."""
+  def __init__(self, completions: str, model: str = 'recorded'):
+    """`completions` is a glob; `model` what the records name as their teacher."""
     self.model = model
     self._pattern = completions
-    self._lead_ins = lead_ins
     self._files: list[json_files.JsonFile | tables.Table] = []
     self._found: dict[str, _Samples] = {}
 
@@ -54,7 +51,7 @@ class RecordedClient(protocol.Client):
       raise errors.UserError(
           "--client=recorded needs --completions='GLOB', the files with what the teacher wrote; "
           'or --client=none to use gold labels alone')
-    return cls(flags.completions, flags.teacher_model or 'recorded', _lead_ins(flags))
+    return cls(flags.completions, flags.teacher_model or 'recorded')
 
   def prepare(self, ids: Sequence[str]) -> None:
     """Reads and joins the files.
@@ -154,7 +151,7 @@ class RecordedClient(protocol.Client):
       raise errors.UserError(f'{where}: response.body is no completion ({error!r})') from error
     # A response's tokens are of all its choices.
     return tuple(protocol.Completion(
-        self._text(answer.text), answer.finish_reason, thoughts=protocol.clean(answer.thoughts),
+        protocol.clean(answer.text), answer.finish_reason, thoughts=protocol.clean(answer.thoughts),
         prompt_tokens=answer.prompt_tokens if i == 0 else 0,
         completion_tokens=answer.completion_tokens if i == 0 else 0)
                  for i, answer in enumerate(answers))
@@ -164,16 +161,10 @@ class RecordedClient(protocol.Client):
     texts = []
     for one in value if isinstance(value, list) else [value]:
       if isinstance(one, str):
-        texts.append(self._text(one))
+        texts.append(protocol.clean(one))
       elif one is not None:
         raise errors.UserError(f'{where}: {fields.describe(one)} instead of the completion as text')
     return tuple(map(protocol.Completion, texts))
-
-  def _text(self, text: str) -> str:
-    cleaned = protocol.clean(text)
-    bare = cleaned.lstrip()
-    lead_in = next((one for one in self._lead_ins if bare.startswith(one)), '')
-    return bare.removeprefix(lead_in).lstrip() if lead_in else cleaned
 
 
 def _apart(row: Mapping[str, Any], where: str) -> _Samples:
@@ -193,16 +184,6 @@ def _finish_reason(row: Mapping[str, Any], where: str) -> str:
     raise errors.UserError(f"{where}: field 'finish_reason' is {fields.describe(reason)}: write "
                            "the endpoint's word ('stop', 'length', ...), or leave it out")
   return reason or ''
-
-
-def _lead_ins(flags: argparse.Namespace) -> list[str]:
-  """The prompt's own, and the usual ones; the released code takes none off."""
-  if flags.parser == 'released':
-    return []
-  path = flags.prompt or prompts.path_of(flags.dataset)
-  own = prompts.load(path).lead_in if flags.prompt or os.path.exists(path) else ''
-  phrase = datasets.get(flags.dataset).completion.answer_phrase
-  return [one for one in (own, *_LEAD_INS) if one and one != phrase]
 
 
 def _rationale(completion: protocol.Completion, form: datasets.CompletionFormat) -> str:

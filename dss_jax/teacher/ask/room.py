@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dss_jax import datasets, errors, files
 from dss_jax.teacher.ask import sender
@@ -46,20 +46,11 @@ def check(
     UserError: names the folder, what is needed and what is free.
   """
   journal, records = needed(client, examples)
-  wanted: dict[int, tuple[str, int]] = {}  # device -> a folder on it, and bytes
-  for folder, size in ((client.journal.folder, journal), (records_dir, records)):
-    if not files.is_remote(folder):
-      there = _existing(folder)
-      device = os.stat(there).st_dev
-      wanted[device] = (wanted[device][0] if device in wanted else folder,
-                        wanted.get(device, ('', _MARGIN))[1] + size)
-  for folder, size in wanted.values():
-    total, _, free = shutil.disk_usage(_existing(folder))
-    if total and free < size:  # /proc and the like have no size.
-      raise errors.UserError(
-          f'{folder}: this job will write about {_shown(size)}, and the disk has {_shown(free)} '
-          'left; make room, or name other folders with --records_dir and --journal. Nothing was '
-          'asked')
+  for folder, size, free in _short(client.journal.folder, journal, records_dir, records):
+    raise errors.UserError(
+        f'{folder}: this job will write about {_shown(size)}, and the disk has {_shown(free)} '
+        'left; make room, or name other folders with --records_dir and --journal. Nothing was '
+        'asked')
 
 
 def render(
@@ -67,10 +58,26 @@ def render(
 ) -> str:
   """A line of `--dry_run`."""
   journal, records = needed(client, examples)
-  free = '' if files.is_remote(records_dir) else (
-      f'; {_shown(shutil.disk_usage(_existing(records_dir)).free)} are free')
+  short = _short(client.journal.folder, journal, records_dir, records)
+  free = ''.join(f'; {folder} has {_shown(free)} left' for folder, _, free in short)
   return (f'  disk            about {_shown(journal)} of answers and {_shown(records)} of records'
-          f'{free}')
+          f'{free or "; there is room"}')
+
+
+def _short(*folders_and_sizes: Any) -> list[tuple[str, int, int]]:
+  """For each disk that is too small: a folder on it, bytes to be written, bytes left."""
+  wanted: dict[int, tuple[str, int]] = {}
+  for folder, size in zip(folders_and_sizes[::2], folders_and_sizes[1::2], strict=True):
+    if not files.is_remote(folder):
+      device = os.stat(_existing(folder)).st_dev
+      first, before = wanted.get(device, (folder, _MARGIN))
+      wanted[device] = (first, before + size)
+  found = []
+  for folder, size in wanted.values():
+    total, _, free = shutil.disk_usage(_existing(folder))
+    if total and free < size:  # /proc and the like have no size.
+      found.append((folder, size, free))
+  return found
 
 
 def _existing(folder: str) -> str:
