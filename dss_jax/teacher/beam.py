@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dss_jax import datasets, errors, files, records
-from dss_jax.teacher import job as job_lib
+from dss_jax.teacher import plan as plan_lib
 from dss_jax.teacher import protocol, worker
 from dss_jax.teacher import shard as shard_lib
 from dss_jax.teacher import summary as summary_lib
@@ -77,7 +77,7 @@ class Runner:
       logging.getLogger('apache_beam.runners.dataflow').setLevel(logging.INFO)  # Its progress.
 
   async def __call__(
-      self, plan: job_lib.Plan, examples: Sequence[datasets.Example], client: protocol.Client
+      self, plan: plan_lib.Plan, examples: Sequence[datasets.Example], client: protocol.Client
   ) -> list[shard_lib.Result]:
     """See `job.Runner`; `client` asks nothing here: every worker makes its own."""
     if not isinstance(examples, reading.Inputs):
@@ -96,7 +96,7 @@ class Runner:
       await self._until_done(plan, task)
     return worker.collect(task, plan.specs)
 
-  async def _until_done(self, plan: job_lib.Plan, task: worker.Task) -> None:
+  async def _until_done(self, plan: plan_lib.Plan, task: worker.Task) -> None:
     """Runs the pipeline to its end, which comes soon after a signal."""
     with _signals() as signalled:  # Before the thread: a signal at its start would kill.
       done = _in_a_thread(lambda: self._run(plan, task))
@@ -113,7 +113,7 @@ class Runner:
       worker.stop(task.run, why)
     await done
 
-  def _run(self, plan: job_lib.Plan, task: worker.Task) -> None:
+  def _run(self, plan: plan_lib.Plan, task: worker.Task) -> None:
     made = self._pipeline(plan, task)
     print(f'teacher: {len(plan.specs)} shards go to {self._flags.workers} worker(s) of '
           f'{self._name or "DirectRunner"}; records are written when all are done',
@@ -126,7 +126,7 @@ class Runner:
         raise
       raise protocol.Unfinished(str(error)) from error
 
-  def _pipeline(self, plan: job_lib.Plan, task: worker.Task) -> beam.Pipeline:
+  def _pipeline(self, plan: plan_lib.Plan, task: worker.Task) -> beam.Pipeline:
     # DirectRunner by its inner name: under its own it first looks for Prism on the network.
     runner = fn_api_runner.FnApiRunner() if self._local else self._name
     try:
@@ -139,7 +139,7 @@ class Runner:
          | 'ask' >> beam.ParDo(_DoShard(task)))
     return made
 
-  def _task(self, plan: job_lib.Plan, examples: reading.Inputs, lease: str) -> worker.Task:
+  def _task(self, plan: plan_lib.Plan, examples: reading.Inputs, lease: str) -> worker.Task:
     flags = argparse.Namespace(**vars(self._flags))
     prompt = ''
     if flags.client in clients.ENDPOINTS:

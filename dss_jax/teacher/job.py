@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,41 +18,16 @@ from etils import epath
 
 from dss_jax import datasets, errors, files, records
 from dss_jax.records import manifest
+from dss_jax.teacher import plan as plan_lib
 from dss_jax.teacher import protocol
 from dss_jax.teacher import shard as shard_lib
 from dss_jax.teacher import summary as summary_lib
-from dss_jax.teacher.inputs import holdout as holdout_lib
-from dss_jax.teacher.inputs import reading
-from dss_jax.teacher.read import parsing, released, table
+from dss_jax.teacher.read import parsing
 
-HOLDOUTS = ('auto', 'none')
 # So many shards are open that the slow last answers of one leave no connection idle, and so few
 # that a large job's rows stay on the disk.
 _SHARDS_AT_ONCE, _ROWS_AT_ONCE = 2, 4096
 _SHOWN = 120  # characters of a completion in a message
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """What a job is to write; made, and checked, before anything is.
-
-  Attributes:
-    splits: for each split to write, its shards.
-    staging: for each split, the folder in which its shards wait.
-  """
-
-  dataset: datasets.Dataset
-  records_dir: str
-  settings: shard_lib.Settings
-  splits: Mapping[str, Sequence[shard_lib.Spec]]
-  provenance: Mapping[str, Any]
-
-  @property
-  def specs(self) -> list[shard_lib.Spec]:
-    return [spec for specs in self.splits.values() for spec in specs]
-
-  def staging(self, split: str) -> str:
-    return os.path.join(self.records_dir, f'.{self.dataset.name}-{split}.pending')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +56,7 @@ class Outcome:
 
 
 _T = TypeVar('_T')
-Runner = Callable[[Plan, Sequence[datasets.Example], protocol.Client],
+Runner = Callable[[plan_lib.Plan, Sequence[datasets.Example], protocol.Client],
                   Awaitable[Sequence[shard_lib.Result]]]
 
 
@@ -135,7 +109,7 @@ def run(
     Unfinished: the client stopped early; no set is written yet.
   """
   settings = shard_lib.Settings(parser, keep, retry_failed, rationale_from, max_thinking)
-  plan = make_plan(dataset, split, examples, client, settings, records_dir, num_shards, holdout,
+  plan = plan_lib.make(dataset, split, examples, client, settings, records_dir, num_shards, holdout,
                    provenance or {})
   with contextlib.ExitStack() as stack:
     for name in plan.splits:
@@ -150,24 +124,8 @@ def run(
   return dataclasses.replace(outcome, doubts=client.doubts(dataset, examples, whole))
 
 
-def make_plan(
-    dataset: datasets.Dataset, split: str, examples: Sequence[datasets.Example],
-    client: protocol.Client, settings: shard_lib.Settings, records_dir: str, num_shards: int,
-    holdout: str, provenance: Mapping[str, Any],
-) -> Plan:
-  """Checks everything that can be checked, and divides the rows into splits and shards."""
-  ids = _check(dataset, split, examples, client, settings, holdout, num_shards)
-  splits = _assign(dataset, split, ids, holdout)
-  if holdout == 'none' and split == 'train':
-    _check_no_leak(records_dir, dataset, examples)
-  client.prepare(ids)
-  divided = {name: _divide(dataset.name, name, rows, num_shards) for name, rows in splits.items()}
-  return Plan(dataset, records_dir, settings, divided,
-              {'holdout': dataset.holdout if len(splits) > 1 else None, **provenance})
-
-
 async def run_here(
-    plan: Plan, examples: Sequence[datasets.Example], client: protocol.Client
+    plan: plan_lib.Plan, examples: Sequence[datasets.Example], client: protocol.Client
 ) -> list[shard_lib.Result]:
   """The local runner: shards in order, some at a time."""
   most = max(len(spec.rows) for spec in plan.specs)
@@ -200,7 +158,7 @@ async def run_here(
 
 
 def publish(
-    plan: Plan, client: protocol.Client, results: Sequence[shard_lib.Result],
+    plan: plan_lib.Plan, client: protocol.Client, results: Sequence[shard_lib.Result],
     allow_unparsed: bool = False, max_failed: float = 0.02,
 ) -> Outcome:
   """Makes the staged shards the sets that readers see.
@@ -235,7 +193,7 @@ def publish(
       client.paid())
 
 
-def _check_answered(plan: Plan, summary: summary_lib.Summary, max_failed: float) -> None:
+def _check_answered(plan: plan_lib.Plan, summary: summary_lib.Summary, max_failed: float) -> None:
   counts = {reason: summary.status.get(reason, 0)
             for reason in (parsing.REJECTED, parsing.UNANSWERED)}
   failed = sum(counts.values())
@@ -250,7 +208,7 @@ def _check_answered(plan: Plan, summary: summary_lib.Summary, max_failed: float)
       f'{math.ceil(1000 * failed / summary.asked) / 1000:g} writes the set without them')
 
 
-def _check_parsed(plan: Plan, summary: summary_lib.Summary) -> None:
+def _check_parsed(plan: plan_lib.Plan, summary: summary_lib.Summary) -> None:
   """No set is better than one that looks finished and holds nothing to train on."""
   if not summary.asked or summary.status.get(records.PARSED):
     return
@@ -267,14 +225,14 @@ def _check_parsed(plan: Plan, summary: summary_lib.Summary) -> None:
       '(answer_phrase, label_kind, labels); --allow_unparsed writes such a set all the same')
 
 
-def _first_failed(plan: Plan, count: int) -> list[str]:
+def _first_failed(plan: plan_lib.Plan, count: int) -> list[str]:
   """Beginnings of the first completions that did not parse."""
   texts = (entry['completion'] or entry.get('thoughts', '') for entry in _quarantined(plan))
   return [text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
           for text in itertools.islice(filter(str.strip, texts), count)]
 
 
-def _quarantined(plan: Plan) -> Iterator[dict[str, Any]]:
+def _quarantined(plan: plan_lib.Plan) -> Iterator[dict[str, Any]]:
   """The staged rows that failed."""
   for spec in plan.specs:
     path = epath.Path(plan.staging(spec.split)) / shard_lib.quarantine_name(spec)
@@ -292,7 +250,8 @@ def _wait(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 async def _run(
-    runner: Runner, plan: Plan, examples: Sequence[datasets.Example], client: protocol.Client
+    runner: Runner, plan: plan_lib.Plan, examples: Sequence[datasets.Example],
+    client: protocol.Client,
 ) -> Sequence[shard_lib.Result]:
   try:
     return await runner(plan, examples, client)
@@ -317,101 +276,3 @@ def _manifest(
     how['max_thinking'] = settings.max_thinking
   return {**how, 'keep': settings.keep, 'retry_failed': settings.retry_failed,
           'rationale_from': settings.rationale_from}
-
-
-def _check(
-    dataset: datasets.Dataset,
-    split: str,
-    examples: Sequence[datasets.Example],
-    client: protocol.Client,
-    settings: shard_lib.Settings,
-    holdout: str,
-    num_shards: int,
-) -> Sequence[str]:
-  """Returns the examples' ids."""
-  for flag, value, known in (('--split', split, datasets.SPLITS),
-                             ('--parser', settings.parser, parsing.PARSERS),
-                             ('--keep', settings.keep, shard_lib.KEEP),
-                             ('--rationale_from', settings.rationale_from,
-                              parsing.RATIONALES_FROM),
-                             ('--holdout', holdout, HOLDOUTS)):
-    if value not in known:
-      raise errors.UserError(f'unknown {flag}={value}: {errors.did_you_mean(value, known)}')
-  for flag, number, least in (('--num_shards', num_shards, 1),
-                              ('--retry_failed', settings.retry_failed, 0),
-                              ('--max_thinking', settings.max_thinking, 0)):
-    if number < least:
-      raise errors.UserError(f'{flag}={number}: use {least} or more')
-  if settings.rationale_from == 'thinking' and settings.parser == 'released':
-    raise errors.UserError('--rationale_from=thinking: the released code knows no thoughts; use '
-                           '--parser=strict')
-  if split == 'validation' and dataset.holdout and holdout == 'auto':
-    raise errors.UserError(
-        f'dataset {dataset.name!r} has no validation split of its own: --split=train writes it, '
-        'from 10 % of train; use --holdout=none for both if you have one')
-  where = f'{dataset.name} {split} row {{}}'
-  ids = examples.ids if isinstance(examples, reading.Inputs) else reading.check_examples(
-      examples, dataset, lambda i: where.format(i + 1))
-  if client.model:
-    _check_format(dataset, split, examples, settings.parser)
-  return ids
-
-
-def _check_format(
-    dataset: datasets.Dataset, split: str, examples: Sequence[datasets.Example], parser: str
-) -> None:
-  """A format that no completion can satisfy is the dataset's fault, not 10,000 failed rows."""
-  kind = dataset.completion.label_kind
-  table.of(dataset.completion)  # A misspelt word list.
-  if parser == 'released':
-    released.parse_released('', dataset)  # It has rules for the paper's datasets.
-    return
-  if kind == 'class' and not dataset.labels:
-    raise errors.UserError(
-        f"dataset {dataset.name!r}: label_kind='class' needs labels=(...) in register(...)")
-  if kind != 'choice':
-    return
-  for i, example in enumerate(examples):
-    if not example.choices:
-      raise errors.UserError(
-          f"{dataset.name} {split} row {i + 1}: label_kind='choice' needs the choices of every "
-          "row; set them in read_row, or register with label_kind='text'")
-
-
-def _assign(
-    dataset: datasets.Dataset, split: str, ids: Sequence[str], holdout: str
-) -> dict[str, list[int]]:
-  """Row numbers of each split to write; rows keep their order within it."""
-  if split != 'train' or dataset.holdout is None or holdout == 'none':
-    return {split: list(range(len(ids)))}
-  held_out = holdout_lib.validation_rows(dataset.holdout, ids)
-  return {
-      'train': [i for i in range(len(ids)) if i not in held_out],
-      'validation': [i for i in range(len(ids)) if i in held_out],
-  }
-
-
-def _divide(
-    dataset: str, split: str, rows: Sequence[int], num_shards: int
-) -> list[shard_lib.Spec]:
-  """Runs of rows, as `records.bounds` cuts them."""
-  bounds = records.shard_bounds(len(rows), num_shards)
-  return [shard_lib.Spec(dataset, split, i, len(bounds), rows[start:end])
-          for i, (start, end) in enumerate(bounds)]
-
-
-def _check_no_leak(
-    records_dir: str, dataset: datasets.Dataset, examples: Sequence[datasets.Example]
-) -> None:
-  """An earlier run's held-out rows must not stay validation when they become train."""
-  name = f'{dataset.name}-validation'
-  if name not in records.set_names(records_dir):
-    return
-  # With the input, since ids made of row numbers are the same in every file.
-  held_out = {(record.id, record.input)
-              for record in records.read_records(records_dir, dataset.name, 'validation')}
-  shared = sum((example.id, example.input) in held_out for example in examples)
-  if shared:
-    raise errors.UserError(
-        f'{records_dir}: set {name!r} holds {shared} of these training rows (an earlier run held '
-        'them out); write --holdout=none to another --records_dir')

@@ -22,6 +22,7 @@ import dss_jax.tasks  # noqa: F401  Registers the datasets.
 from dss_jax import datasets, errors, records
 from dss_jax.teacher import __main__ as teacher_main
 from dss_jax.teacher import beam, flags, job, protocol, shard, worker
+from dss_jax.teacher import plan as plan_lib
 from dss_jax.teacher.ask import clients
 from dss_jax.teacher.inputs import reading
 
@@ -248,7 +249,7 @@ def made(folder, chosen, options=()):
   dataset = datasets.get('cqa')
   examples = reading.read_inputs(chosen.inputs, dataset)
   client = clients.from_flags(chosen, chosen.records_dir)
-  plan = job.make_plan(dataset, 'train', examples, client, shard.Settings(),
+  plan = plan_lib.make(dataset, 'train', examples, client, shard.Settings(),
                        chosen.records_dir, 4, 'auto', {})
   return beam.Runner(chosen, options), plan, examples, client
 

@@ -326,7 +326,7 @@ def test_params_that_mean_nothing(teacher, extra):
 def test_other_weights_of_the_same_name_have_other_keys(write, tmp_path, to):
   first = write(tmp_path / 'a' / 'tiny', to=to)
   shutil.copytree(first, tmp_path / 'b' / 'tiny')
-  other = write(tmp_path / 'c' / 'tiny', seed=2, to=to)
+  other = write(tmp_path / 'c' / 'tiny', seed=3, to=to)
   asked = [make(one).request(PROMPT, 'x', GREEDY)
            for one in (first, str(tmp_path / 'b' / 'tiny'), other)]
   assert asked[0] == asked[1] != asked[2]

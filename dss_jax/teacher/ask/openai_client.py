@@ -199,8 +199,9 @@ class OpenAIEndpoint:
     thoughts = next((said for name in _THOUGHTS
                      if isinstance(said := message.get(name), str) and said), '')
     if isinstance(content, list):
-      content = ''.join(part.get('text', '') for part in content
-                        if part.get('type') in ('text', 'output_text'))
+      content = ''.join(str(part.get('text', '')) for part in content
+                        if isinstance(part, dict) and part.get('type') in ('text', 'output_text'))
+    content = content if isinstance(content, str) else ''
     refused = bool(message.get('refusal'))
     prompt_tokens, completion_tokens = _tokens(response)
     return endpoint.Answer(

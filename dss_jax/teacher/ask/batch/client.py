@@ -12,6 +12,7 @@ from typing import Any
 
 from dss_jax import datasets, files
 from dss_jax.teacher import job, protocol
+from dss_jax.teacher import plan as plan_lib
 from dss_jax.teacher import shard as shard_lib
 from dss_jax.teacher.ask import asking, openai_client
 from dss_jax.teacher.ask import endpoint as endpoint_lib
@@ -106,7 +107,7 @@ class Runner:
     self._filler = filler
 
   async def __call__(
-      self, plan: job.Plan, examples: Sequence[datasets.Example], client: protocol.Client
+      self, plan: plan_lib.Plan, examples: Sequence[datasets.Example], client: protocol.Client
   ) -> Sequence[shard_lib.Result]:
     assert isinstance(client, BatchClient)
     with files.lock(client.journal.folder, 'batches'):  # Two jobs would make the same ones.
