@@ -166,7 +166,7 @@ def test_a_further_attempt_at_what_was_not_taken_has_no_more_tokens(tmp_path):
 
 def test_fatal_errors_in_a_row_stop_everything(tmp_path):
   teacher = Scripted(lambda number, text: endpoint.Fatal('401: bad key'))
-  with pytest.raises(protocol.Unfinished, match='5 requests in a row .*: 401: bad key') as caught:
+  with pytest.raises(protocol.Unfinished, match='5 request.s. in a row .*: 401: bad key') as caught:
     complete(tmp_path, teacher, n=200, in_flight=4)
   assert caught.value.mend and len(teacher.asked) <= 5 + 4 + 1
   mended = Scripted()
@@ -198,7 +198,7 @@ def test_a_closed_port_ends_the_job_in_seconds(tmp_path):
 
 def test_a_server_that_never_answers_stops_the_job_and_says_why_at_once(tmp_path, capsys):
   teacher = Scripted(lambda number, text: endpoint.TryLater('connection: refused'), seconds=0.01)
-  with pytest.raises(protocol.Unfinished, match='5 requests in a row .*: connection: refused'):
+  with pytest.raises(protocol.Unfinished, match='5 request.s. in a row .*: connection: refused'):
     complete(tmp_path, teacher, n=500, in_flight=20, max_retries=3)
   assert len(teacher.asked) <= 20 * 4 + 20
   assert capsys.readouterr().err.count('connection: refused; asking again') == 1

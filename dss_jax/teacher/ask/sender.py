@@ -297,7 +297,7 @@ class Sender:
       try:
         answer = self._endpoint.read(await self._ask_witness())
       except (endpoint_lib.TryLater, endpoint_lib.Rejected, endpoint_lib.Fatal):
-        self.stop(f'{count} requests in a row met an error that repeating does not mend, and so '
+        self.stop(f'{count} request(s) in a row met an error that repeating does not mend, and so '
                   f'did one that is sure to be answered if any is: {message}', mend=mend)
         return
       read, written = self.counted(answer, _characters(self._witness))
