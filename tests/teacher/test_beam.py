@@ -204,10 +204,10 @@ def test_a_signal_lets_come_in_what_is_in_flight(teacher, folders, how, number):
 def test_a_wrong_key_stops_the_job_with_one_message(teacher, folders, how):
   teacher.faults = lambda number, body: server.echo_key()
   done = live.run(teacher, folders[1], '--in_flight=4', *how)
-  assert done.returncode == 3
-  (line,) = [line for line in done.stderr.splitlines() if line.startswith('stopped: ')]
+  assert done.returncode == 2
+  (line,) = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
   assert 'are missing: 5 request(s) in a row met an error' in line and '401' in line
-  assert teacher.requests <= 2 * (5 + 4)
+  assert teacher.requests <= 2 * (5 + 4 + 1)
   assert not (folders[1] / 'records/manifest.json').exists()
   teacher.faults = lambda number, body: None
   assert live.run(teacher, folders[1], *how).returncode == 0
