@@ -65,6 +65,8 @@ def load(path: str) -> Counter:
       raise errors.UserError(f'--tokenizer={path}: the folder holds no tokenizer.json and no '
                              'tokenizer.model; name the file')
     path = os.path.join(path, names[0])
+  if not os.path.exists(path):
+    raise errors.UserError(f'--tokenizer={path}: no such file')
   try:
     return _tokenizers(path) if path.endswith('.json') else _sentencepiece(path)
   except ImportError as error:
