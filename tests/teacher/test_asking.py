@@ -431,3 +431,12 @@ def test_a_run_that_ends_early_shows_what_it_has_seen(tmp_path, capsys):
   with pytest.raises(protocol.Unfinished, match='max_requests=7'):
     run(main())
   assert 'the first 7 answers: 7 empty_label' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('strange', [True, False])
+def test_a_server_that_sends_nothing_of_the_kind_is_to_be_mended(tmp_path, strange):
+  """A web page, always, is a wrong address; a status 500 may pass."""
+  teacher = Scripted(lambda number, text: endpoint.TryLater('a web page', strange=strange))
+  with pytest.raises(protocol.Unfinished, match='had no answer') as caught:
+    complete(tmp_path, teacher, max_retries=1)
+  assert caught.value.mend == strange

@@ -206,7 +206,7 @@ def test_a_wrong_key_stops_the_job_with_one_message(teacher, folders, how):
   done = live.run(teacher, folders[1], '--in_flight=4', *how)
   assert done.returncode == 2
   (line,) = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-  assert 'are missing: 5 request(s) in a row met an error' in line and '401' in line
+  assert 'are missing: 5 request(s) in a row had no answer' in line and '401' in line
   assert teacher.requests <= 2 * (5 + 4 + 1)
   assert not (folders[1] / 'records/manifest.json').exists()
   teacher.faults = lambda number, body: None

@@ -160,3 +160,10 @@ def test_completions_want_text(teacher, fault):
 def test_json_of_another_content_type(teacher, fault):
   fault(server.reply(json.dumps(chat(content='Hm.')), 'text/plain'))
   assert ask(teacher.base_url)[1].text == 'Hm.'
+
+
+@pytest.mark.parametrize('thinking', ['Hm.', [{'type': 'text', 'text': 'Hm.'}]])
+def test_thoughts_as_a_part_of_the_content(thinking):
+  response = chat(content=[{'type': 'thinking', 'thinking': thinking},
+                           {'type': 'text', 'text': 'So.'}])
+  assert make('http://127.0.0.1:9/v1').read(response) == endpoint.Answer('So.', thoughts='Hm.')

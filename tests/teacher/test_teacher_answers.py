@@ -145,3 +145,29 @@ def test_words_of_ones_own():
 def test_words_that_are_none_are_refused(words, says):
   with pytest.raises(errors.UserError, match=says):
     table.of(datasets.CompletionFormat(reading=words))
+
+@pytest.mark.parametrize('answer, label', [
+    ('So the answer is bug free.', ''), ('So the answer is bug.\n\nEdit: billing.', ''),
+    ('So the answer is bug. But if they want a refund, the answer is billing.', ''),
+    ('So the answer is bug. That is wrong, though.', ''),
+    ('So the answer is bug here.', 'bug'), ('So the answer is bug, unless I misread it.', 'bug'),
+    ('So the answer is bug because it closes.', 'bug')])
+def test_a_label_that_goes_on_or_is_taken_back(answer, label):
+  tickets = datasets.Dataset('tickets', datasets.read_plain_row,
+                             labels=('billing', 'bug', 'other'),
+                             completion=datasets.CompletionFormat(label_kind='class'))
+  found = parsing.parse_strict(f'The page is blank. {answer}', datasets.Example('1', 'x'), tickets)
+  assert found.label == label, found
+  assert found.rationale == ('The page is blank.' if label else '')
+
+
+@pytest.mark.parametrize('said', ['No further explanation is needed.', 'Confidence: high',
+                                  'If you want, I can also draft a reply.'])
+def test_talk_behind_a_label_is_no_rationale(said):
+  tickets = datasets.Dataset('tickets', datasets.read_plain_row,
+                             labels=('billing', 'bug', 'other'),
+                             completion=datasets.CompletionFormat(label_kind='class'))
+  for gap in (' ', '\n\n'):
+    found = parsing.parse_strict(f'So the answer is bug.{gap}{said}', datasets.Example('1', 'x'),
+                                 tickets)
+    assert found.status == 'empty_rationale'

@@ -106,9 +106,6 @@ class AskingClient(protocol.Client):
     entries = await asyncio.to_thread(self.journal.read, [key for row in keys for key in row])
     missing = sum(key not in entries for row in keys for key in row)
     if missing:
-      if self._look and not self._look.done and (table := self._look.table()):
-        self._look.done = True
-        self.progress.say(table)
       raise protocol.Unfinished(self.sender.why_unfinished(), self.sender.mend)
     return [tuple(self._completion(key, entries[key]) for key in row) for row in keys]
 
@@ -156,6 +153,9 @@ class AskingClient(protocol.Client):
 
   async def close(self) -> None:
     self.progress.close()
+    if self.sender.stopped and self._look and not self._look.done and (
+        table := self._look.table()):  # All that were in flight have come.
+      self.progress.say(table)
     if self.sender.lost:
       self.progress.say(f'{self.sender.lost} request(s) of this run were paid for without an '
                          'answer of use; they are in the count')

@@ -93,17 +93,19 @@ class TryLater(Exception):
     paid: tokens read and written, if it counted some for what is no answer.
     timed_out: nothing came in time; it may have been answered, and be paid for, all the same.
     unreachable: nobody listens there.
+    strange: what came is nothing that such a server sends.
   """
 
   def __init__(self, message: str, after: float | None = None, limited: bool = False,
                paid: tuple[int, int] | None = None, timed_out: bool = False,
-               unreachable: bool = False):
+               unreachable: bool = False, strange: bool = False):
     super().__init__(message)
     self.after = after
     self.limited = limited
     self.paid = paid
     self.timed_out = timed_out
     self.unreachable = unreachable
+    self.strange = strange
 
 
 class Rejected(Exception):

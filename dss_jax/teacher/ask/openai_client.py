@@ -199,6 +199,7 @@ class OpenAIEndpoint:
     thoughts = next((said for name in _THOUGHTS
                      if isinstance(said := message.get(name), str) and said), '')
     if isinstance(content, list):
+      thoughts = thoughts or _thinking_parts(content)
       content = ''.join(str(part.get('text', '')) for part in content
                         if isinstance(part, dict) and part.get('type') in ('text', 'output_text'))
     content = content if isinstance(content, str) else ''
@@ -254,7 +255,7 @@ class OpenAIEndpoint:
       raise self._refused(code, None, reply)
     if lack:
       raise endpoint.TryLater(
-          self._message(f'the response is no answer: {lack}', says),
+          self._message(f'the response is no answer: {lack}', says), strange=True,
           paid=tokens if isinstance(response, dict) and any(tokens := _tokens(response)) else None)
     return response
 
@@ -277,6 +278,16 @@ class OpenAIEndpoint:
     """One line; secrets go before the cut, which could leave half of one."""
     line = ' '.join(self._servers.scrubbed(f'{what}: {says}' if says else what).split())
     return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE - 3] + '...'
+
+
+def _thinking_parts(parts: Any) -> str:
+  """Of content in parts: {'type': 'thinking', 'thinking': TEXT or [{'type': 'text', ...}]}."""
+  said = [part.get('thinking') for part in parts
+          if isinstance(part, dict) and part.get('type') == 'thinking']
+  texts = [one if isinstance(one, str) else ''.join(
+      str(part.get('text', '')) for part in one if isinstance(part, dict))
+           for one in said if isinstance(one, str | list)]
+  return '\n'.join(filter(None, texts))
 
 
 def _lack(response: Any, chat: bool) -> str:

@@ -286,7 +286,8 @@ class Sender:
     self._reasons[str(error)] += 1
     self._unanswered += 1
     if self._unanswered >= self._options.max_fatal:
-      await self._find_fault(str(error), mend=not isinstance(error, endpoint_lib.TryLater))
+      passes = isinstance(error, endpoint_lib.TryLater) and not (error.strange and not self._any)
+      await self._find_fault(str(error), mend=not passes)
 
   async def _find_fault(self, message: str, mend: bool) -> None:
     """Stops, unless a request that is surely answered if any is, is answered."""
@@ -297,8 +298,8 @@ class Sender:
       try:
         answer = self._endpoint.read(await self._ask_witness())
       except (endpoint_lib.TryLater, endpoint_lib.Rejected, endpoint_lib.Fatal):
-        self.stop(f'{count} request(s) in a row met an error that repeating does not mend, and so '
-                  f'did one that is sure to be answered if any is: {message}', mend=mend)
+        self.stop(f'{count} request(s) in a row had no answer, nor had one that is sure to be '
+                  f'answered if any is: {message}', mend=mend)
         return
       read, written = self.counted(answer, _characters(self._witness))
       await self._lose_tokens('', 'asked to see whether anything is answered', read, written)

@@ -124,6 +124,8 @@ class Reader:
         if place.own or matching.denies(line) or self._mentions_another(line, last.label):
           raise parsed.Unreadable('ambiguous_label')
     rest = body[last.place.end:]
+    if self.table.has('takes_back', rest):
+      raise parsed.Unreadable('ambiguous_label')
     if not (mends := self.table.has('corrections', rest)):
       return
     more = rest[mends.end():]

@@ -199,14 +199,14 @@ def read_class(
   """
   del example
   try:
-    return _class_first(answer, dataset)
+    return _class_first(answer, dataset, table)
   except parsed.Unreadable:
     if label := affirmed(answer, dataset, table):
       return label
     raise
 
 
-def _class_first(answer: str, dataset: datasets.Dataset) -> str:
+def _class_first(answer: str, dataset: datasets.Dataset, table: table_lib.Table) -> str:
   known = dataset.labels or ()
   found, rest = matching.whole(answer, known), ''
   if not found:
@@ -216,6 +216,9 @@ def _class_first(answer: str, dataset: datasets.Dataset) -> str:
     if rest and (matching.mentioned(rest, known) - found
                  or matching.continues(answer, label, known)):
       raise parsed.Unreadable('ambiguous_label')
+    word = re.match(r'\s+([^\W\d_]+)', rest) if label[-1].isalpha() else None  # Not '3.5 stars'.
+    if word and word[1] not in (*table.lists['reasons'], *table.lists['followers']):
+      raise parsed.Unreadable('unknown_label')  # 'bug free' is no bug.
     return label
   if found:
     raise parsed.Unreadable('ambiguous_label')
