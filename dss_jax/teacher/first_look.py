@@ -2,7 +2,7 @@
 
 import collections
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dss_jax import datasets, records
 from dss_jax.teacher import protocol
@@ -21,8 +21,10 @@ class FirstLook:
     done: all that are looked at have come.
   """
 
-  def __init__(self, read: Read):
+  def __init__(self, read: Read, passed_on: Sequence[str] = ()):
+    """`passed_on` are statuses of rows that somebody else is asked about: they do not count."""
     self.done = False
+    self._passed_on = passed_on
     self._lock = threading.Lock()
     self._read = read
     self._counts: collections.Counter[str] = collections.Counter()
@@ -47,7 +49,8 @@ class FirstLook:
 
   @property
   def mostly_unread(self) -> bool:
-    return self._counts[records.PARSED] < self._counts.total() / 2
+    counted = self._counts.total() - sum(self._counts[status] for status in self._passed_on)
+    return self._counts[records.PARSED] < counted / 2
 
   def table(self) -> str:
     """'the first 50 answers: 48 ok, 2 truncated', and the failed one; '' if there was none."""

@@ -110,11 +110,8 @@ def run(
   """
   settings = shard_lib.Settings(parser, keep, retry_failed, rationale_from, max_thinking)
   plan = plan_lib.make(dataset, split, examples, client, settings, records_dir, num_shards, holdout,
-                   provenance or {})
-  with contextlib.ExitStack() as stack:
-    for name in plan.splits:
-      for folder in (records_dir, *client.folders):
-        stack.enter_context(files.lock(folder, f'{dataset.name}-{name}'))
+                       provenance or {})
+  with _alone(plan, client):
     for name in plan.splits:
       epath.Path(plan.staging(name)).rmtree(missing_ok=True)  # Of a killed job; cheap to redo.
     client.watch(shard_lib.reader(dataset, settings))
@@ -122,6 +119,16 @@ def run(
     outcome = publish(plan, client, results, allow_unparsed, max_failed)
   whole = summary_lib.total(list(outcome.splits.values()))
   return dataclasses.replace(outcome, doubts=client.doubts(dataset, examples, whole))
+
+
+@contextlib.contextmanager
+def _alone(plan: plan_lib.Plan, client: protocol.Client) -> Iterator[None]:
+  """No other job on the same sets, meanwhile."""
+  with contextlib.ExitStack() as stack:
+    for name in plan.splits:
+      for folder in (plan.records_dir, *client.folders):
+        stack.enter_context(files.lock(folder, f'{plan.dataset.name}-{name}'))
+    yield
 
 
 async def run_here(

@@ -9,6 +9,7 @@ import sys
 
 from dss_jax import records
 from dss_jax.tasks import cqa
+from dss_jax.teacher import __main__ as teacher_main
 from dss_jax.teacher.ask import prompts
 
 KEY = 'sk-test-0123456789abcdef'
@@ -57,6 +58,13 @@ def run(teacher, folder, *flags, timeout=120, **more):
   assert not files_with(KEY, folder)
   assert 'Traceback' not in done.stderr, done.stderr
   return done
+
+
+def here(folder, *flags):
+  """The exit code of a job on `folder/in.jsonl`, all of it the test split, in this process."""
+  return teacher_main.main([
+      '--dataset=cqa', '--split=test', f'--inputs={folder}/in.jsonl',
+      f'--records_dir={folder}/records', *flags])
 
 
 def start(teacher, folder, *flags):

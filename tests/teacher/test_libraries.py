@@ -12,7 +12,6 @@ import pytest
 import server
 
 from dss_jax import errors
-from dss_jax.teacher import __main__ as teacher_main
 
 ANSWER = 'It is a number. So the answer is (c) many.'
 
@@ -26,12 +25,6 @@ def folder(tmp_path, monkeypatch):
   return tmp_path
 
 
-def run(folder, *flags):
-  return teacher_main.main([
-      '--dataset=cqa', '--split=test', f'--inputs={folder}/in.jsonl',
-      f'--records_dir={folder}/records', *flags])
-
-
 def rows(folder):
   return live.read(folder, splits=('test',))
 
@@ -40,7 +33,7 @@ def rows(folder):
 def test_a_library_that_is_missing(folder, monkeypatch, client):
   monkeypatch.setitem(sys.modules, client, None)
   with pytest.raises(errors.UserError, match=rf"pip install 'dss_jax\[{client}\]'"):
-    run(folder, f'--client={client}', '--model=a/b')
+    live.here(folder, f'--client={client}', '--model=a/b')
 
 
 # --- LiteLLM -------------------------------------------------------------------------------------
@@ -81,20 +74,20 @@ def litellm(monkeypatch):
 
 def test_litellm(folder, litellm, capsys):
   flags = ['--client=litellm', '--model=anthropic/x', '--max_failed=0.1']
-  assert run(folder, *flags) == 0
+  assert live.here(folder, *flags) == 0
   assert len(litellm.asked) == 21
   found = rows(folder)
   assert found['q4'].parse_status == 'rejected' and found['q3'].parse_status == 'ok'
   assert found['q7'].teacher_model == 'anthropic/x'
   said = capsys.readouterr()
   assert live.KEY not in said.out + said.err and not live.files_with(live.KEY, folder)
-  assert run(folder, *flags) == 0 and len(litellm.asked) == 21
+  assert live.here(folder, *flags) == 0 and len(litellm.asked) == 21
 
 
 @pytest.mark.skipif(not importlib.util.find_spec('litellm'), reason='LiteLLM is not installed')
 def test_litellm_itself(folder):
   says = json.dumps({'mock_response': ANSWER})
-  assert run(folder, '--client=litellm', '--model=anthropic/claude', f'--params={says}') == 0
+  assert live.here(folder, '--client=litellm', '--model=anthropic/claude', f'--params={says}') == 0
   assert {row.teacher_label for row in rows(folder).values()} == {'many'}
 
 
@@ -139,13 +132,13 @@ def vllm(monkeypatch):
 def test_vllm(folder, vllm, endpoint):
   flags = ['--client=vllm', '--model=some/model', '--batch_size=10', f'--endpoint={endpoint}',
            '--engine={"tensor_parallel_size": 2}', '--max_failed=0.1']
-  assert run(folder, *flags) == 0
+  assert live.here(folder, *flags) == 0
   found = rows(folder)
   assert {key for key, row in found.items() if row.parse_status != 'ok'} == {'q4'}
   assert found['q4'].parse_status == 'rejected' and found['q7'].teacher_model == 'some/model'
   assert max(vllm.calls) == 10
   calls = len(vllm.calls)
-  assert run(folder, *flags) == 0 and len(vllm.calls) == calls
+  assert live.here(folder, *flags) == 0 and len(vllm.calls) == calls
 
 
 def test_vllm_whose_engine_dies(folder, vllm, monkeypatch):
@@ -156,7 +149,7 @@ def test_vllm_whose_engine_dies(folder, vllm, monkeypatch):
     raise EngineDeadError('see the trace')
   monkeypatch.setattr(vllm.LLM, 'chat', chat)
   with pytest.raises(errors.UserError, match='the engine failed: see the trace'):
-    run(folder, '--client=vllm', '--model=some/model')
+    live.here(folder, '--client=vllm', '--model=some/model')
 
 
 @pytest.mark.parametrize('flag, says', [
@@ -165,14 +158,14 @@ def test_vllm_whose_engine_dies(folder, vllm, monkeypatch):
     ('--params={"best": 3}', '--params: vLLM does not take them')])
 def test_vllm_flags(folder, vllm, flag, says):
   with pytest.raises(errors.UserError, match=says):
-    run(folder, '--client=vllm', '--model=some/model', flag)
+    live.here(folder, '--client=vllm', '--model=some/model', flag)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec('vllm') or 'VLLM_TEST_MODEL' not in os.environ,
                     reason='vLLM is not installed, or VLLM_TEST_MODEL names no model for it')
 def test_vllm_itself(folder):
-  assert run(folder, '--client=vllm', f'--model={os.environ["VLLM_TEST_MODEL"]}',
+  assert live.here(folder, '--client=vllm', f'--model={os.environ["VLLM_TEST_MODEL"]}',
              '--max_tokens=16', '--allow_unparsed', '--go_on',
              '--engine={"enforce_eager": true, "max_model_len": 4096}') == 0
   assert len(rows(folder)) == 20

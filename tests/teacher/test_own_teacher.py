@@ -8,7 +8,6 @@ import server
 
 import dss_jax.teacher
 from dss_jax import errors
-from dss_jax.teacher import __main__ as teacher_main
 from dss_jax.teacher.ask import clients, recorded
 
 MINE = '''
@@ -46,18 +45,12 @@ def folder(tmp_path, monkeypatch):
   return tmp_path
 
 
-def run(folder, *flags):
-  return teacher_main.main([
-      '--dataset=cqa', '--split=test', f'--inputs={folder}/in.jsonl',
-      f'--records_dir={folder}/records', *flags])
-
-
 def test_a_teacher_of_ones_own(folder, monkeypatch):
   (folder / 'my_parrot.py').write_text(MINE)
   monkeypatch.syspath_prepend(str(folder))
   monkeypatch.setattr(clients, 'ENDPOINTS', dict(clients.ENDPOINTS))
   says = '--params={"says": "A number. So the answer is (c) many."}'
-  assert run(folder, '--import=my_parrot', '--client=parrot', says, '--max_failed=0.1') == 0
+  assert live.here(folder, '--import=my_parrot', '--client=parrot', says, '--max_failed=0.1') == 0
   rows = live.read(folder, splits=('test',))
   assert {row.parse_status for key, row in rows.items() if key != 'q3'} == {'ok'}
   assert rows['q3'].parse_status == 'rejected' and rows['q4'].teacher_model == 'polly'
@@ -103,7 +96,7 @@ def test_what_the_first_refuses_is_asked_of_the_second(folder, first, capsys):
     flags = ['--client=openai', '--model=timid', f'--base_url={first.base_url}',
              '--prompt_price=1', '--completion_price=1',
              f'--fallback=--model=bold --base_url={second.base_url} --prompt_price=100']
-    assert run(folder, *flags) == 0
+    assert live.here(folder, *flags) == 0
     assert second.requests == 2 and second.last[0]['model'] == 'bold'
     rows = live.read(folder, splits=('test',))
     models = {key: row.teacher_model for key, row in rows.items()}
@@ -112,13 +105,13 @@ def test_what_the_first_refuses_is_asked_of_the_second(folder, first, capsys):
     out = capsys.readouterr().out
     assert ' for the second teacher' in out
     asked = first.requests
-    assert run(folder, *flags) == 0 and (first.requests, second.requests) == (asked, 2)
+    assert live.here(folder, *flags) == 0 and (first.requests, second.requests) == (asked, 2)
 
 
 def test_the_budget_is_for_both(folder, first, capsys):
   with server.Server(live.answer, model='bold') as second:
     with pytest.raises(errors.UserError, match='--budget_usd=0.05 would be exceeded'):
-      run(folder, '--client=openai', '--model=timid', f'--base_url={first.base_url}',
+      live.here(folder, '--client=openai', '--model=timid', f'--base_url={first.base_url}',
           '--prompt_price=1', '--completion_price=1', '--budget_usd=0.05',
           f'--fallback=--model=bold --base_url={second.base_url} --prompt_price=1000')
     assert second.requests == 0
@@ -133,4 +126,4 @@ def test_the_budget_is_for_both(folder, first, capsys):
 ])
 def test_flags_that_do_not_go_together(folder, flags, says):
   with pytest.raises(errors.UserError, match=says):
-    run(folder, *flags)
+    live.here(folder, *flags)

@@ -171,3 +171,11 @@ def test_talk_behind_a_label_is_no_rationale(said):
     found = parsing.parse_strict(f'So the answer is bug.{gap}{said}', datasets.Example('1', 'x'),
                                  tickets)
     assert found.status == 'empty_rationale'
+
+
+def test_a_negation_on_a_line_of_its_own():
+  labels = ('toxic', 'not toxic', 'very toxic')
+  dataset = datasets.Dataset('comments', datasets.read_plain_row, labels=labels,
+                             completion=datasets.CompletionFormat(label_kind='class'))
+  for said in ('Label: not\ntoxic', 'It is rude.\n\nLabel: not\n\ntoxic'):
+    assert parsing.parse_strict(said, datasets.Example('1', 'x'), dataset).label != 'toxic'

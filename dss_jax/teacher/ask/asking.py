@@ -32,7 +32,12 @@ class AskingClient(protocol.Client):
 
   The key of a request is the SHA-256 of all that decides its answer: the request itself (exact
   prompt, model, decoding parameters), the sample and the attempt.
+
+  Attributes:
+    passed_on: statuses of rows that somebody else is asked about.
   """
+
+  passed_on: Sequence[str] = ()
 
   def __init__(
       self,
@@ -80,7 +85,7 @@ class AskingClient(protocol.Client):
 
   def watch(self, read: first_look.Read) -> None:
     """The first answers are looked at as they come."""
-    self._look = first_look.FirstLook(read)
+    self._look = first_look.FirstLook(read, self.passed_on)
     self.sender.heard = self._hear
 
   async def complete(
@@ -98,7 +103,7 @@ class AskingClient(protocol.Client):
       self._first_shard = False
       if not answered and await asyncio.to_thread(self._answered_otherwise, examples):
         self.progress.say('the journal has answers to these inputs, but under other settings '
-                           '(prompt, model, decoding): all are asked for, and paid for, again')
+                          '(prompt, model, decoding): they are asked for, and paid for, again')
     if attempt == 0 and self._look and not self._look.done:
       await asyncio.to_thread(self._look_back, examples, keys, answered)
     await self._ask(examples, keys, answered, attempt)
@@ -244,11 +249,9 @@ class AskingClient(protocol.Client):
         return protocol.Completion('', kind, self._prompt_sha256, key, error=entry[kind])
     answer = self.endpoint.read(entry['response'])
     read, written = entry['usage']  # Guessed, where the server does not count.
-    text = protocol.clean(answer.text).strip()
-    lead_in = self.prompt.lead_in  # A chat teacher copies it from the demonstrations.
     return protocol.Completion(
-        text.removeprefix(lead_in).lstrip() if lead_in else text, answer.finish_reason,
-        self._prompt_sha256, key, endpoint_lib.token_count(read), endpoint_lib.token_count(written),
+        protocol.clean(answer.text).strip(), answer.finish_reason, self._prompt_sha256, key,
+        endpoint_lib.token_count(read), endpoint_lib.token_count(written),
         protocol.clean(answer.thoughts))
 
 

@@ -25,6 +25,8 @@ class FallbackClient(asking.AskingClient):
   other prices.
   """
 
+  passed_on = (parsing.REFUSED, parsing.REJECTED, parsing.UNANSWERED)
+
   def __init__(self, second: asking.AskingClient, *args: Any, **settings: Any):
     super().__init__(*args, **settings)
     self.second = second

@@ -85,7 +85,7 @@ class Sender:
     self._slots = asyncio.Semaphore(options.in_flight)
     self._first: asyncio.Future[None] | None = None
     self._any = False  # Whether this run had an answer.
-    self._unanswered = 0  # in a row
+    self._unanswered, self._may_pass = 0, False  # in a row; of the last one's error
     self._at_fault = asyncio.Lock()
     self._limited_since: float | None = None
     self._pending: list[tuple[str, dict[str, Any]]] = []
@@ -267,7 +267,7 @@ class Sender:
   async def finish(self) -> None:
     """Writes down which requests have no answer, if it is they that are at fault."""
     if self._pending and not self._any:
-      await self._find_fault(f'{self._reasons.most_common(1)[0][0]}', mend=True)
+      await self._find_fault(self._reasons.most_common(1)[0][0])
     await self._settle_pending()
 
   async def _settle_pending(self) -> None:
@@ -285,11 +285,11 @@ class Sender:
     self.failed += 1
     self._reasons[str(error)] += 1
     self._unanswered += 1
+    self._may_pass = isinstance(error, endpoint_lib.TryLater) and (self._any or not error.strange)
     if self._unanswered >= self._options.max_fatal:
-      passes = isinstance(error, endpoint_lib.TryLater) and not (error.strange and not self._any)
-      await self._find_fault(str(error), mend=not passes)
+      await self._find_fault(str(error))
 
-  async def _find_fault(self, message: str, mend: bool) -> None:
+  async def _find_fault(self, message: str) -> None:
     """Stops, unless a request that is surely answered if any is, is answered."""
     async with self._at_fault:
       count = self._unanswered
@@ -299,7 +299,7 @@ class Sender:
         answer = self._endpoint.read(await self._ask_witness())
       except (endpoint_lib.TryLater, endpoint_lib.Rejected, endpoint_lib.Fatal):
         self.stop(f'{count} request(s) in a row had no answer, nor had one that is sure to be '
-                  f'answered if any is: {message}', mend=mend)
+                  f'answered if any is: {message}', mend=not self._may_pass)
         return
       read, written = self.counted(answer, _characters(self._witness))
       await self._lose_tokens('', 'asked to see whether anything is answered', read, written)

@@ -75,7 +75,8 @@ class Reader:
     found, failed = self._said(body)
     said, found = found, [one for one in found if not one.place.vague]
     if not found:
-      own = next((error for place, error in failed if place.own), None)
+      own = next((error for place, error in failed if place.own or self._only_denies(body, place)),
+                 None)
       if own is None and (alone := self._alone(body)):
         return alone
       if failed:
@@ -92,6 +93,11 @@ class Reader:
       raise parsed.Unreadable('ambiguous_label')
     self._check_rest(body, last, [place for place, _ in failed])
     return self._explained(body, first, last)
+
+  def _only_denies(self, body: str, place: places.Place) -> bool:
+    """'Label: not', before a line that would be read as the label."""
+    line = labels.first_line(body[place.end:place.upto])
+    return len(line.split()) == 1 and matching.denies(line)
 
   def _said(self, body: str) -> tuple[list[_Said], list[tuple[places.Place, parsed.Unreadable]]]:
     found, failed = [], []
