@@ -68,6 +68,7 @@ class AskingClient(protocol.Client):
     self._first_shard = True
     self._look: first_look.FirstLook | None = None
     self._looked_for: dict[str, datasets.Example] = {}
+    self._looking, self._looked = 0, asyncio.Event()  # shards that look for earlier answers
 
   def prepare(self, ids: Sequence[str]) -> None:
     """Reads the journal, so that a run that cannot go on fails before it writes anything."""
@@ -93,6 +94,33 @@ class AskingClient(protocol.Client):
   ) -> list[tuple[protocol.Completion, ...]]:
     self._catch_signals()
     self.journal.refresh()  # Another worker may have been at this shard before.
+    keys, answered = await self._known(examples, attempt)
+    await self._ask(examples, keys, answered, attempt)
+    await self.journal.settle()
+    entries = await asyncio.to_thread(self.journal.read, [key for row in keys for key in row])
+    missing = sum(key not in entries for row in keys for key in row)
+    if missing:
+      raise protocol.Unfinished(self.sender.why_unfinished(), self.sender.mend)
+    return [tuple(self._completion(key, entries[key]) for key in row) for row in keys]
+
+  async def _known(
+      self, examples: Sequence[datasets.Example], attempt: int
+  ) -> tuple[list[list[str]], set[str]]:
+    """The keys of all requests, and those that are answered; no shard asks before all looked."""
+    self._looking += 1
+    self._looked.clear()
+    try:
+      found = await self._look_up(examples, attempt)
+    finally:
+      self._looking -= 1
+      if not self._looking:
+        self._looked.set()
+    await self._looked.wait()
+    return found
+
+  async def _look_up(
+      self, examples: Sequence[datasets.Example], attempt: int
+  ) -> tuple[list[list[str]], set[str]]:
     # In a thread, as other shards' answers come in meanwhile.
     keys = await asyncio.to_thread(
         lambda: [[self.key(question) for question in self.questions(example, attempt)]
@@ -106,13 +134,7 @@ class AskingClient(protocol.Client):
                           '(prompt, model, decoding): they are asked for, and paid for, again')
     if attempt == 0 and self._look and not self._look.done:
       await asyncio.to_thread(self._look_back, examples, keys, answered)
-    await self._ask(examples, keys, answered, attempt)
-    await self.journal.settle()
-    entries = await asyncio.to_thread(self.journal.read, [key for row in keys for key in row])
-    missing = sum(key not in entries for row in keys for key in row)
-    if missing:
-      raise protocol.Unfinished(self.sender.why_unfinished(), self.sender.mend)
-    return [tuple(self._completion(key, entries[key]) for key in row) for row in keys]
+    return keys, answered
 
   def key(self, question: Question) -> str:
     """Of the request; 64 hexadecimal digits."""
