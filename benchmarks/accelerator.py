@@ -104,7 +104,7 @@ def _run(part: Part, tiny: bool, timeout: float) -> dict[str, Any]:
   try:
     done = subprocess.run(
         [sys.executable, str(HERE / script), *given, f'--json={saved}'], timeout=timeout,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace')
+        capture_output=True, text=True, errors='replace')
     if done.returncode:
       lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
       return {'failed': lines[-1]}

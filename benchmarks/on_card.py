@@ -7,18 +7,22 @@
 import argparse
 import contextlib
 import functools
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import batches as batches_lib
 import flags
 import jax
+import jax.numpy as jnp
 import machine
 import numpy as np
 import timing
 from flax import linen as nn
 
 from dss_jax import cli, decode, families, models, objective
+from dss_jax.models import attend, masks
 from dss_jax.train import step as step_lib
 
 LAYERS = {'num_encoder_layers': 2, 'num_decoder_layers': 2}
@@ -73,6 +77,54 @@ def _loss_gradient_tokens(
     loss, gradient, tokens = jax.device_get(compute(*jax.device_put(
         (params, step_lib.features(batch), inputs), device)))
   return float(loss), gradient, tokens
+
+
+SHAPES = (  # rows, length, examples that a row holds
+    (8, 1024, 15), (64, 512, 8), (64, 128, 1))
+
+
+def _attention(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+  """Encoder self-attention over packed rows: seconds and bytes, forward, and backward with it."""
+  for rows, length, examples in ((2, 32, 3),) if args.tiny else SHAPES:
+    segments = np.tile(np.arange(length) * examples // length + 1, (rows, 1)).astype(np.int32)
+    for attention in ('xla', 'pallas', 'cudnn'):
+      config = flags.model_config(args, attention=attention)
+      try:
+        forward, both, memory = _time_attention(config, jnp.asarray(segments))
+      except Exception as error:  # What the card or its libraries lack is its row's.
+        print(f'{attention}: {" ".join(str(error).split())[:200]}', file=sys.stderr)
+        continue
+      yield {'attention': attention, 'shape': f'{rows} x {length}, {examples} examples a row',
+             'forward': forward, 'both': both, 'memory': memory}
+
+
+def _time_attention(config: models.T5Config, segments: jax.Array) -> tuple[float, float, int]:
+  shape = (*segments.shape, config.num_heads, config.head_dim)
+  length = shape[1]
+  q, k, v = (jax.random.normal(jax.random.key(i), shape, config.dtype) for i in range(3))
+  values = jax.random.normal(jax.random.key(3), (config.num_heads, 257))
+  mask = masks.encoder_mask(segments, segments)
+
+  def forward(q, k, v, values):
+    seen = attend.seen_by(config, mask, len(segments), length, length)
+    bias = attend.bias_for(seen, values, length, length)
+    return attend.attend(q, k, v, bias, seen)
+
+  def both(q, k, v, values):
+    return jax.grad(lambda *args: jnp.sum(forward(*args).astype(jnp.float32) ** 2),
+                    argnums=(0, 1, 2, 3))(q, k, v, values)
+  compiled = [jax.jit(function).lower(q, k, v, values).compile() for function in (forward, both)]
+  seconds = []
+  for function in compiled:
+    for _ in range(2):
+      jax.block_until_ready(function(q, k, v, values))
+    began = time.perf_counter()
+    jax.block_until_ready([function(q, k, v, values) for _ in range(_TIMES)])
+    seconds.append((time.perf_counter() - began) / _TIMES)
+  return seconds[0], seconds[1], machine.step_memory(compiled[1]) or 0
+
+
+_TIMES = 10
 
 
 def _norm(tree: Any) -> float:
