@@ -97,7 +97,8 @@ def _run(part: Part, tiny: bool, timeout: float) -> dict[str, Any]:
     given.append('--peer=transformers')
   else:
     given = [flag for flag in given if flag != '--torch_compile']
-  if tiny:
+  if tiny:  # It would compile for minutes.
+    given = [flag for flag in given if flag != '--torch_compile']
     given += ['--tiny', *(['--batch_size=8', '--repeats=1'] if part.beside_pytorch else [])]
   saved = HERE / f'.accelerator-{os.getpid()}.json'
   began = time.monotonic()
