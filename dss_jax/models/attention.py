@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dss_jax.models import cached_attention
 from dss_jax.models.config import T5Config
 from dss_jax.models.layers import Dense
 from dss_jax.models.masks import MASKED_SCORE
@@ -72,6 +73,15 @@ class Attention(nn.Module):
     prob_BxHxTxS = jax.nn.softmax(score_BxHxTxS, axis=-1).astype(self.config.dtype)
     prob_BxHxTxS = self.dropout(prob_BxHxTxS, deterministic=deterministic)
     context_BxTxHxK = jnp.einsum('bhts,bshk->bthk', prob_BxHxTxS, value_BxSxHxK)
+    context_BxTxHxK = nn.with_logical_constraint(context_BxTxHxK, _HEADS)
+    return self.out(context_BxTxHxK.reshape(*inputs_BxTxD.shape[:2], -1))
+
+  def attend_cached(self, inputs_BxTxD, key_BxHxKxS, value_BxHxSxK, bias, mask):
+    """`attend` without dropout, to keys and values as `cached_attention` keeps them."""
+    query_BxTxHxK = self._split(self.query(inputs_BxTxD))
+    context_BxTxHxK = cached_attention.attend(
+      query_BxTxHxK, key_BxHxKxS, value_BxHxSxK, bias, mask
+    )
     context_BxTxHxK = nn.with_logical_constraint(context_BxTxHxK, _HEADS)
     return self.out(context_BxTxHxK.reshape(*inputs_BxTxD.shape[:2], -1))
 
