@@ -147,7 +147,8 @@ def markdown(found: Mapping[str, Any]) -> str:
        'examples/s': timing.digits(row['examples_per_second'][0]),
        'tokens/s': timing.digits(row['tokens_per_second'][0]),
        'memory GB': timing.digits(row.get('memory_bytes'), 1e9),
-       'times PyTorch': _ratio(figures['ratios'] if row['setting'] == 'dss_jax' else None)}
+       'times PyTorch': _ratio(figures['ratios'].get('transformers')
+                                if row['setting'] == 'dss_jax' else None)}
       for name, figures in done.items() if name in ('greedy', 'labels', 'beam')
       for row in figures['rows']])
   missing = [f'{name} ({part["failed"]})' for name, part in parts.items() if 'failed' in part]

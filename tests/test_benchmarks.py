@@ -236,6 +236,18 @@ def test_against_transformers(script, names, version):
 
 
 @pytest.mark.slow
+def test_against_ctranslate2():
+  for module in ('ctranslate2', 'torch', 'transformers'):
+    pytest.importorskip(module, reason="benchmark beside it: pip install -e '.[ct2,parity]'")
+  done = run('decode.py', '--tiny', '--batch_size=8', '--steps=1', '--repeats=1', '--beams=2',
+             '--max_decode_length=5', '--peer=transformers', '--ctranslate2', '--threads=1')
+  assert done.returncode == 0, done.stderr
+  assert set(table(done.stdout)) == {
+      'dss_jax', 'transformers', 'ctranslate2-float32', 'ctranslate2-int8'}
+  assert 'dss_jax / ctranslate2-int8: ' in done.stdout
+
+
+@pytest.mark.slow
 def test_tokens_of_records_are_timed(toy_records, toy_vocabulary, tmp_path):
   path = tmp_path / 'toy.npz'
   done = run('make_tokens.py', '--task=dss_toy', f'--records_dir={toy_records}',
