@@ -81,9 +81,10 @@ def _best_pair(sizes: np.ndarray, free: np.ndarray, worth: np.ndarray) -> np.nda
   if len(fit) < 2:
     return fit
   inputs, targets = np.pad(sizes[:, fit], ((0, 0), (1, 0)))  # The first is nobody.
-  both = [side[:, None] + side for side in (inputs, targets)]
-  value = np.where((both[0] <= free[0]) & (both[1] <= free[1]),
-                   worth[0] * both[0] + worth[1] * both[1], 0)
+  each = worth[0] * inputs + worth[1] * targets
+  both_fit = inputs[:, None] <= free[0] - inputs
+  both_fit &= targets[:, None] <= free[1] - targets
+  value = np.where(both_fit, each[:, None] + each, 0)
   np.fill_diagonal(value, 0)
   found = np.array(np.unravel_index(np.argmax(value), value.shape))
   return fit[found[found > 0] - 1]
