@@ -25,7 +25,7 @@ TASKS = {'dss': 'dss_{}', 'dss_teacher': 'dss_{}_teacher', 'dss_shuffled': 'dss_
          'finetune': '{}_finetune', 'distill': '{}_distill',
          'rationale_then_label': '{}_rationale_then_label'}
 # Tokens of a row; rows of a batch of DSS, which has all inputs twice, and of the others.
-ROWS = {**{name: ('auto', 'auto', 'auto') for name in ('esnli', 'anli', 'cqa', 'svamp', 'asdiv')},
+ROWS = {**dict.fromkeys(('esnli', 'anli', 'cqa', 'svamp', 'asdiv'), ('auto', 'auto', 'auto')),
         'toy': ({'inputs': 32, 'targets': 16}, 64, 32)}
 METHOD = re.compile(rf'gin/native/({"|".join(TASKS)})\.gin')
 

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.known_only and (problem := topologies.missing(topology)):
       raise errors.UserError(f'--topology={topology.name}: {problem}')
   for line in said:
-    print(f'warning: {line}', file=sys.stderr)
+    print(line, file=sys.stderr)
   settings = plan.Settings(
       search=args.microbatches == 'auto', decode=args.decode, timeout=60 * args.timeout,
       most=args.max_compiles, known_only=args.known_only)

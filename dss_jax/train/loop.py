@@ -246,16 +246,20 @@ def configure_data(data: config_lib.DataConfig) -> None:
 
 
 def look_at_data(config: config_lib.TrainConfig) -> tuple[config_lib.TrainConfig, list[str]]:
-  """`prepare_data` and `check_data` for a plan: data that is not here is a warning."""
+  """`prepare_data` and `check_data` for a plan: data that is not here is a warning.
+
+  Returns: the config, and lines to print.
+  """
   configure_data(config.data)
   try:
     pipeline.record_sets(config.data.mixture_or_task, 'train')
     vocabularies.load(config.data.vocabulary, config.model.eos_id)
   except errors.UserError as error:
     return dataclasses.replace(config, data=config.data.unmeasured()), [
-        f'the records are not looked at: {error}']
+        f'warning: the records are not looked at: {error}']
   pinned, said = prepare_data(config)
-  return pinned, [*([said] if said else []), *check_data(pinned)]
+  warnings = [f'warning: {line}' for line in check_data(pinned)]
+  return pinned, [said, *warnings] if said else warnings
 
 
 def check_data(config: config_lib.TrainConfig) -> list[str]:

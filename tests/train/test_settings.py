@@ -8,8 +8,8 @@ from dss_jax import data, errors, sharding
 from dss_jax.data import vocabularies
 from dss_jax.train import config, gin_config
 
-WHOLE_FROM_1 = ('BATCH_SIZE', 'BATCH_INPUTS', 'TRAIN_STEPS', 'MICROBATCHES', 'LOG_PERIOD', 'EVAL_BATCH_SIZE',
-                'KEEP_CHECKPOINTS', 'VOCAB_SIZE')
+WHOLE_FROM_1 = ('BATCH_SIZE', 'BATCH_INPUTS', 'TRAIN_STEPS', 'MICROBATCHES', 'LOG_PERIOD',
+                'EVAL_BATCH_SIZE', 'KEEP_CHECKPOINTS', 'VOCAB_SIZE')
 WHOLE_FROM_0 = ('EVAL_PERIOD', 'EVAL_EXAMPLES', 'CHECKPOINT_PERIOD', 'WARMUP_STEPS', 'LOSS_CHUNK',
                 'SEED', 'TRAIN_FRACTION_SEED')
 MESH = ('MESH_DATA', 'MESH_FSDP', 'MESH_MODEL')
