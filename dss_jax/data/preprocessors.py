@@ -178,7 +178,7 @@ def encode_inputs(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTe
 
 
 def cut(rows: tf.data.Dataset, output_features: seqio.preprocessors.OutputFeaturesType,
-        sequence_length: Mapping[str, int] | None, limits: Mapping[str, int] | None
+        sequence_length: Mapping[str, int] | None = None, *, limits: Mapping[str, int] | None
         ) -> tf.data.Dataset:
   """EOS behind every sequence; one that is for a row is cut there, or at the limit before."""
   if sequence_length and limits:
