@@ -59,23 +59,35 @@ class Peer:
     """How many parameters the model has, a tied head not counted twice."""
     return sum(p.numel() for p in self._model.parameters())
 
-  def trainer(self, kind: str, alpha: float, steps: Sequence[batches_lib.Rows]):
+  def peak_memory(self) -> int | None:
+    """Most bytes of the GPU that PyTorch had in use since the last time; None on a CPU."""
+    if self._device == 'cpu':
+      return None
+    peak = self._torch.cuda.max_memory_allocated()
+    self._torch.cuda.reset_peak_memory_stats()
+    return peak
+
+  def trainer(self, kind: str, alpha: float, steps: Sequence[batches_lib.Rows],
+              compiled: bool = False):
     """Returns run(steps): the first steps (None: all) of DSS or standard fine-tuning.
 
     DSS makes two passes, over the label rows and over the rationale rows, and adds up
-    alpha * mean label loss + (1 - alpha) * mean rationale loss.
+    alpha * mean label loss + (1 - alpha) * mean rationale loss. With `compiled` they are those of
+    `torch.compile`, and batches are as wide as ours when padded: few shapes.
     """
     torch = self._torch
+    model = torch.compile(self._model, dynamic=False) if compiled else self._model
+    multiple = batches_lib.WIDTHS if compiled else 1
     optimizer = torch.optim.AdamW(self._model.parameters(), lr=5e-5, weight_decay=0.0, fused=True)
     tasks = (objective.LABEL, objective.RATIONALE) if kind == 'dss' else (objective.LABEL,)
     weights = (alpha, 1.0 - alpha) if kind == 'dss' else (1.0,)
-    work = [[self._tensors(rows.of_task(task)) for task in tasks] for rows in steps]
+    work = [[self._tensors(rows.of_task(task), multiple) for task in tasks] for rows in steps]
 
     def run(count: int | None = None):
       self._model.train()
       for parts in work[:count]:
         with self._autocast():
-          loss = sum(weight * self._model(**part).loss
+          loss = sum(weight * model(**part).loss
                      for weight, part in zip(weights, parts, strict=True))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -84,9 +96,10 @@ class Peer:
       self._wait()
     return run
 
-  def _tensors(self, rows: batches_lib.Rows) -> dict[str, Any]:
-    """Padded to the longest row, exactly; padding of the labels is -100, which has no loss."""
-    source, target = (self._torch.from_numpy(batches_lib.pad_rows(side)).long().to(self._device)
+  def _tensors(self, rows: batches_lib.Rows, multiple: int) -> dict[str, Any]:
+    """Padded to the longest row; padding of the labels is -100, which has no loss."""
+    source, target = (
+        self._torch.from_numpy(batches_lib.pad_rows(side, multiple)).long().to(self._device)
                       for side in (rows.inputs, rows.targets))
     return {'input_ids': source, 'attention_mask': (source > 0).long(),
             'labels': target.masked_fill(target == 0, -100)}

@@ -47,6 +47,8 @@ def _arguments() -> argparse.Namespace:
                            'faster, since less is zeroed and moved (default: 1)')
   parser.add_argument('--remat', default='none', choices=['none', 'full', 'dots'],
                       help='what the backward pass computes again')
+  parser.add_argument('--torch_compile', action='store_true',
+                      help='with --peer: also what torch.compile makes of it; the faster counts')
   args = parser.parse_args()
   args.settings = args.settings.split(',')
   for setting in args.settings:

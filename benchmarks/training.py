@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import statistics
 from typing import Any
 
 import batches as batches_lib
@@ -12,6 +13,7 @@ import timing
 
 from dss_jax.models import flops
 
+COMPILED = '-compiled'
 SAMPLE = 2048  # examples that the lengths of packed rows are chosen on
 
 
@@ -51,14 +53,18 @@ def run(args: argparse.Namespace, threads: int) -> None:
     works = [_our_work(trainer, setting, steps, lengths, args.microbatches)
              for setting in settings]
     if other:
-      works.append(_peer_work(other, kind, steps))
+      works += [_peer_work(other, kind, steps, compiled)
+                for compiled in ([False, True] if args.torch_compile else [False])]
     for work in works:
-      work.run(min(args.warmup, args.steps))
+      # All batches of what compiles as it goes.
+      work.run(None if work.name.endswith(COMPILED) else min(args.warmup, args.steps))
+      if work in works[len(settings):]:
+        work.memory = other.peak_memory()
     seconds = timing.in_turns({work.name: work.run for work in works}, args.repeats)
     rows += [_figures(work, seconds[work.name], steps, args, config, max(peaks.values()))
              for work in works]
-    if other:
-      theirs = seconds[works[-1].name]
+    if other:  # The faster of the two.
+      theirs = min((seconds[work.name] for work in works[len(settings):]), key=statistics.median)
       ratios |= {name: timing.ratios(seconds[name], theirs) for name in settings}
   _print_results(rows, ratios)
   flags.save_json(args, {'machine': facts, 'matmul_peak': peaks, 'rows': rows, 'ratios': ratios})
@@ -90,10 +96,12 @@ def _our_work(
               done.compile_seconds, done.executables, done.memory)
 
 
-def _peer_work(other, kind: str, steps) -> Work:
+def _peer_work(other, kind: str, steps, compiled: bool) -> Work:
   tasks = sorted(set(steps[0].tasks))
-  padded = [batches_lib.pad(rows.of_task(task), 1) for rows in steps for task in tasks]
-  return Work(f'{kind}-{machine.PEER}', other.trainer(kind, ours.ALPHA[kind], steps),
+  multiple = batches_lib.WIDTHS if compiled else 1
+  padded = [batches_lib.pad(rows.of_task(task), multiple) for rows in steps for task in tasks]
+  return Work(f'{kind}-{machine.PEER}{COMPILED if compiled else ""}',
+              other.trainer(kind, ours.ALPHA[kind], steps, compiled),
               'longest of the batch', batches_lib.filled(padded))
 
 

@@ -30,7 +30,8 @@ def config(shape: Any, scan_layers: bool = False, remat: str = 'none') -> models
           'num_decoder_layers', 'head_dim', 'mlp_dim', 'dropout_rate', 'logits_via_embedding')
   return models.T5Config(
       **{name: getattr(shape, name) for name in same},
-      mlp_activations=tuple(shape.mlp_activations), scan_layers=scan_layers, remat=remat)
+      mlp_activations=tuple(shape.mlp_activations), scan_layers=scan_layers, remat=remat,
+      attention='xla')  # T5X's mesh is not known where attention is traced.
 
 
 class Transformer(transformer.Transformer):

@@ -5,7 +5,8 @@ import importlib
 
 import pytest
 
-MODULES = ('equations', 'errors', 'metrics', 'precompile.compiled', 'records.sets')
+MODULES = ('equations', 'errors', 'metrics', 'precompile.compiled', 'records.sets',
+           'train.throughput')
 
 
 @pytest.mark.parametrize('name', MODULES)

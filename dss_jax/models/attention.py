@@ -1,12 +1,11 @@
 """Multi-head attention, in pieces that a key/value cache can use one at a time."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dss_jax.models import attend
 from dss_jax.models.config import T5Config
 from dss_jax.models.layers import Dense
-from dss_jax.models.masks import MASKED_SCORE
 
 _HEADS = ('batch', 'length', 'heads', 'kv')
 
@@ -54,26 +53,28 @@ class Attention(nn.Module):
       inputs_BxTxD: where the queries come from.
       key_BxSxHxK: keys.
       value_BxSxHxK: values.
-      bias: float32, added to the scores, broadcastable to [B, H, T, S]; or None.
-      mask: bool, True where a query may look, broadcastable to [B, H, T, S].
+      bias: added to the scores: of `attend.bias_for`, or float32 and broadcastable to
+        [B, H, T, S], or None.
+      mask: of `attend.seen_by`, or bool, True where a query may look, broadcastable to
+        [B, H, T, S].
       deterministic: True switches dropout off.
 
     Returns:
       config.dtype [B, T, D].
     """
     query_BxTxHxK = self._split(self.query(inputs_BxTxD))
-    # bfloat16 products are added up in, and stay in, float32 up to and with the softmax.
-    score_BxHxTxS = jnp.einsum(
-      'bthk,bshk->bhts', query_BxTxHxK, key_BxSxHxK, preferred_element_type=jnp.float32
-    )
-    if bias is not None:
-      score_BxHxTxS = score_BxHxTxS + bias
-    score_BxHxTxS = jnp.where(mask, score_BxHxTxS, MASKED_SCORE)
-    prob_BxHxTxS = jax.nn.softmax(score_BxHxTxS, axis=-1).astype(self.config.dtype)
-    prob_BxHxTxS = self.dropout(prob_BxHxTxS, deterministic=deterministic)
-    context_BxTxHxK = jnp.einsum('bhts,bshk->bthk', prob_BxHxTxS, value_BxSxHxK)
+    if not deterministic and self.config.dropout_rate:
+      value_BxSxHxK = self._drop(value_BxSxHxK)
+    context_BxTxHxK = attend.attend(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, mask)
     context_BxTxHxK = nn.with_logical_constraint(context_BxTxHxK, _HEADS)
     return self.out(context_BxTxHxK.reshape(*inputs_BxTxD.shape[:2], -1))
+
+  def _drop(self, value_BxSxHxK):
+    """Drops probabilities, the same of all queries of a head: so it drops the head's values."""
+    batch, length, heads, _ = value_BxSxHxK.shape
+    kept_BxHx1xS = self.dropout(jnp.ones((batch, heads, 1, length)), deterministic=False)
+    kept_BxSxHx1 = jnp.transpose(kept_BxHx1xS, (0, 3, 1, 2))
+    return (value_BxSxHxK * kept_BxSxHx1).astype(value_BxSxHxK.dtype)
 
   def _split(self, joined_BxTxN):
     heads_BxTxHxK = joined_BxTxN.reshape(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu')
 DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'full', 'dots')
+ATTENTION = ('auto', 'xla', 'pallas', 'cudnn')
 _SAME_NUMBERS = {'free': True}  # It may change within a run; see train/config.py.
 _POSITIVE = (
   'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'num_encoder_layers', 'num_decoder_layers',
@@ -42,6 +43,9 @@ class Config:
       unrolled layers. Compiles much faster; same numbers.
     remat: what the backward pass recomputes: 'none', 'full' (all of a layer), or 'dots'
       (everything but the matrix products with weights).
+    attention: what computes it over whole sequences: 'xla', 'pallas' (a kernel that writes no
+      matrix of scores; a TPU's), 'cudnn' (a GPU's; bfloat16, even lengths), or 'auto': 'pallas' on
+      a TPU and 'xla' elsewhere, since nothing was run on a GPU. Same numbers; see `attend.py`.
     one_hot_embedding: look embeddings up with a matrix product instead of a gather; same
       numbers. Slower off TPU; a choice for tables that are sharded over the vocabulary.
 
@@ -65,6 +69,7 @@ class Config:
   pad_id: int = 0
   scan_layers: bool = False
   remat: str = dataclasses.field(default='none', metadata=_SAME_NUMBERS)
+  attention: str = dataclasses.field(default='auto', metadata=_SAME_NUMBERS)
   one_hot_embedding: bool = dataclasses.field(default=False, metadata=_SAME_NUMBERS)
 
   def __post_init__(self):
@@ -76,6 +81,8 @@ class Config:
       self._check_flag(field)
     if self.remat not in REMAT:
       self._fail('remat', f'use one of {REMAT}')
+    if self.attention not in ATTENTION:
+      self._fail('attention', f'use one of {ATTENTION}')
     if not isinstance(self.dropout_rate, (int, float)) or not 0.0 <= self.dropout_rate < 1.0:
       self._fail('dropout_rate', 'use a number in [0, 1)')
     # Configuration files hand over lists and strings; a frozen, hashable config is what

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dss_jax.models import attend
 from dss_jax.models.attention import Attention
 from dss_jax.models.config import T5Config
 from dss_jax.models.layers import Dense, Mlp, RMSNorm
@@ -44,17 +45,17 @@ class DecoderLayer(nn.Module):
     Args:
       x_BxTxD: residual stream; T is 1 in decoding.
       encoded_BxSxD: the encoder's output; None to read its keys and values from the cache.
-      bias: relative position bias [1, H, T, T]; [1, H, 1, L] in decoding; None where the layer
-        has its own.
-      self_mask: bool [B or 1, 1, T, T]; [1, 1, 1, L] in decoding.
-      cross_mask: bool [B, 1, T or 1, S].
+      bias: relative position bias, see `Attention.attend`; [1, H, 1, L] in decoding; None where
+        the layer has its own.
+      self_mask: see `Attention.attend`; [1, 1, 1, L] in decoding.
+      cross_mask: see there.
       index: int32 scalar, position of the token in decoding; None for whole sequences.
       deterministic: True switches dropout off.
     """
     if bias is None:
-      length = self_mask.shape[-1]
-      bias = (self.relpos_bias(length, length) if index is None
-              else self.relpos_bias.row(index, length))
+      length = x_BxTxD.shape[1]
+      bias = (attend.bias_for(self_mask, self.relpos_bias.by_distance(), length, length)
+              if index is None else self.relpos_bias.row(index, self_mask.shape[-1]))
     y_BxTxD = self.pre_self_attention_layer_norm(x_BxTxD)
     key, value = self.self_attention.keys_values(y_BxTxD)
     if index is not None:
@@ -126,14 +127,21 @@ class Decoder(nn.Module):
   def __call__(self, x_BxTxD, encoded_BxSxD, self_mask, cross_mask, *, deterministic):
     """Whole sequences: [B, T, D] -> config.dtype [B, T, D], ready for the head.
 
-    Without `encoded_BxSxD` (None) the cross cache is read, for targets that share an input.
+    Without `encoded_BxSxD` (None) the cross cache is read, for targets that share an input. The
+    masks are of `masks.Mask`.
     """
-    length = x_BxTxD.shape[1]
-    bias_1xHxTxT = None if self.config.relpos_per_layer else self.relpos_bias(length, length)
+    cfg, (batch, length, _) = self.config, x_BxTxD.shape
+    self_seen = attend.seen_by(cfg, self_mask, batch, length, length)
+    bias = None
+    if not cfg.relpos_per_layer:
+      bias = attend.bias_for(self_seen, self.relpos_bias.by_distance(), length, length)
+    if encoded_BxSxD is None:
+      cross_seen = cross_mask.matrix(length)
+    else:
+      cross_seen = attend.seen_by(cfg, cross_mask, batch, length, encoded_BxSxD.shape[1])
     x_BxTxD = self.dropout(x_BxTxD, deterministic=deterministic)
     x_BxTxD = run_stack(
-      self.layers, x_BxTxD, encoded_BxSxD, bias_1xHxTxT, self_mask, cross_mask, None,
-      deterministic,
+      self.layers, x_BxTxD, encoded_BxSxD, bias, self_seen, cross_seen, None, deterministic
     )
     return self.dropout(self.decoder_norm(x_BxTxD), deterministic=deterministic)
 

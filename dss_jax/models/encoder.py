@@ -2,6 +2,7 @@
 
 from flax import linen as nn
 
+from dss_jax.models import attend
 from dss_jax.models.attention import Attention
 from dss_jax.models.config import T5Config
 from dss_jax.models.layers import Mlp, RMSNorm
@@ -24,17 +25,16 @@ class EncoderLayer(nn.Module):
     if cfg.relpos_per_layer:
       self.relpos_bias = RelativePositionBias(cfg, bidirectional=True)
 
-  def __call__(self, x_BxSxD, bias_1xHxSxS, mask, deterministic):
+  def __call__(self, x_BxSxD, bias, mask, deterministic):
     """Returns (x_BxSxD, None): a carry and no output, as `nn.scan` wants it.
 
-    The bias is None where the layer has its own.
+    Bias and mask are those of `Attention.attend`; the bias is None where the layer has its own.
     """
-    if bias_1xHxSxS is None:
-      bias_1xHxSxS = self.relpos_bias(x_BxSxD.shape[1], x_BxSxD.shape[1])
+    if bias is None:
+      length = x_BxSxD.shape[1]
+      bias = attend.bias_for(mask, self.relpos_bias.by_distance(), length, length)
     y_BxSxD = self.pre_attention_layer_norm(x_BxSxD)
-    y_BxSxD = self.attention(
-      y_BxSxD, y_BxSxD, bias_1xHxSxS, mask, deterministic=deterministic
-    )
+    y_BxSxD = self.attention(y_BxSxD, y_BxSxD, bias, mask, deterministic=deterministic)
     x_BxSxD = x_BxSxD + self.dropout(y_BxSxD, deterministic=deterministic)
     y_BxSxD = self.mlp(self.pre_mlp_layer_norm(x_BxSxD), deterministic=deterministic)
     x_BxSxD = x_BxSxD + self.dropout(y_BxSxD, deterministic=deterministic)
@@ -57,10 +57,13 @@ class Encoder(nn.Module):
     self.output_dropout = nn.Dropout(cfg.dropout_rate)
 
   def __call__(self, x_BxSxD, mask, *, deterministic):
-    """[B, S, D] and a bool mask [B, 1, S or 1, S] -> config.dtype [B, S, D]."""
-    length = x_BxSxD.shape[1]
-    bias_1xHxSxS = None if self.config.relpos_per_layer else self.relpos_bias(length, length)
+    """[B, S, D] and a `masks.Mask` -> config.dtype [B, S, D]."""
+    batch, length, _ = x_BxSxD.shape
+    seen = attend.seen_by(self.config, mask, batch, length, length)
+    bias = None
+    if not self.config.relpos_per_layer:
+      bias = attend.bias_for(seen, self.relpos_bias.by_distance(), length, length)
     x_BxSxD = self.input_dropout(x_BxSxD, deterministic=deterministic)
-    x_BxSxD = run_stack(self.layers, x_BxSxD, bias_1xHxSxS, mask, deterministic)
+    x_BxSxD = run_stack(self.layers, x_BxSxD, bias, seen, deterministic)
     x_BxSxD = self.encoder_norm(x_BxSxD)
     return self.output_dropout(x_BxSxD, deterministic=deterministic)

@@ -1,10 +1,43 @@
-"""Attention masks: bool arrays [B or 1, 1, T or 1, S], True where a query may look at a key."""
+"""Attention masks: which keys a query may look at."""
 
+import functools
+import operator
+
+import jax
 import jax.numpy as jnp
+from flax import struct
 
 # Finite, so that a query with no key at all (a row of padding) gets a uniform softmax and a
 # zero gradient instead of NaN.
 MASKED_SCORE = -1e10
+
+
+@struct.dataclass
+class Mask:
+  """What a query may look at, as the vectors that say so; `matrix` writes it out.
+
+  Attributes:
+    keys: bool [B, S], False at padding; None for no padding, or where causality hides it.
+    query_segments, key_segments: int32 [B, T] and [B, S]; a query sees the keys of its own packed
+      example. None for plain rows.
+    causal: whether a query sees only the keys up to itself.
+  """
+
+  keys: jax.Array | None = None
+  query_segments: jax.Array | None = None
+  key_segments: jax.Array | None = None
+  causal: bool = struct.field(pytree_node=False, default=False)
+
+  def matrix(self, query_length: int):
+    """bool [B or 1, 1, T or 1, S], True where a query may look at a key."""
+    parts = []
+    if self.keys is not None:
+      parts.append(self.keys[:, None, None, :])
+    if self.query_segments is not None:
+      parts.append(segment_mask(self.query_segments, self.key_segments))
+    if self.causal:
+      parts.append(causal_mask(query_length))
+    return functools.reduce(operator.and_, parts)
 
 
 def padding_mask(tokens_BxS):
@@ -30,22 +63,19 @@ def causal_mask(length: int):
 
 def encoder_mask(tokens_BxS, segments_BxS=None):
   """Encoder self-attention: no padding, and only the query's own example when packed."""
-  mask = padding_mask(tokens_BxS)
-  return mask if segments_BxS is None else mask & segment_mask(segments_BxS, segments_BxS)
+  return Mask(tokens_BxS > 0, segments_BxS, segments_BxS)
 
 
-def decoder_mask(length: int, segments_BxT=None):
+def decoder_mask(segments_BxT=None):
   """Decoder self-attention: causal, and only the query's own example when packed.
 
   Padding of the targets comes after every real position, so causality already hides it.
   """
-  mask = causal_mask(length)
-  return mask if segments_BxT is None else mask & segment_mask(segments_BxT, segments_BxT)
+  return Mask(None, segments_BxT, segments_BxT, causal=True)
 
 
 def cross_mask(encoder_tokens_BxS, encoder_segments_BxS=None, decoder_segments_BxT=None):
   """Decoder to encoder: no padding, and only the query's own example when packed."""
-  mask = padding_mask(encoder_tokens_BxS)
   if encoder_segments_BxS is None:
-    return mask
-  return mask & segment_mask(decoder_segments_BxT, encoder_segments_BxS)
+    decoder_segments_BxT = None
+  return Mask(encoder_tokens_BxS > 0, decoder_segments_BxT, encoder_segments_BxS)

@@ -59,19 +59,6 @@ def relative_position_bucket(difference, *, bidirectional, num_buckets=32, max_d
   return (offset + table[jnp.minimum(distance, max_distance)]).astype(jnp.int32)
 
 
-def _skew(values_HxP, query_length: int, key_length: int):
-  """[H, P] indexed by (difference mod P) -> [H, T, S] with values[(s - t) mod P] at (t, s).
-
-  T copies of a row of length P, read again as rows of length P - 1, move one step to the right
-  per row. So a bias matrix costs T + S look-ups instead of T * S, and its gradient is a sum
-  instead of a scatter.
-  """
-  heads, period = values_HxP.shape
-  tiled_HxTxP = jnp.broadcast_to(values_HxP[:, None, :], (heads, query_length, period))
-  flat_HxN = tiled_HxTxP.reshape(heads, -1)[:, : query_length * (period - 1)]
-  return flat_HxN.reshape(heads, query_length, period - 1)[:, :, :key_length]
-
-
 class RelativePositionBias(nn.Module):
   """One bias table [heads, buckets], of a layer or shared by the layers of a stack.
 
@@ -89,15 +76,12 @@ class RelativePositionBias(nn.Module):
       (self.config.num_heads, self.config.relpos_num_buckets), jnp.float32,
     )
 
-  def __call__(self, query_length: int, key_length: int):
-    """Returns float32 [1, H, T, S] for queries 0..T-1 and keys 0..S-1."""
-    if not isinstance(query_length, int):  # A symbolic length, in `jax.export`: no reshapes.
-      difference_TxS = jnp.arange(key_length)[None, :] - jnp.arange(query_length)[:, None]
-      return self._look_up(difference_TxS)[None]
-    period = query_length + key_length
-    index_P = np.arange(period)
-    difference_P = np.where(index_P < key_length, index_P, index_P - period)
-    return _skew(self._look_up(difference_P), query_length, key_length)[None]
+  def by_distance(self):
+    """Returns float32 [H, 2R + 1] for `key position - query position` of -R..R, R the distance
+    from which all share a bucket.
+    """
+    reach = self.config.relpos_max_distance
+    return self._look_up(np.arange(-reach, reach + 1))
 
   def row(self, query_position, key_length: int):
     """Returns float32 [1, H, 1, S] for one query position, which may be traced."""

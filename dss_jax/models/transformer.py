@@ -97,7 +97,7 @@ class Transformer(Network):
         'for packed rows, neither for plain ones.'
       )
     cross_mask = masks.cross_mask(encoder_input_tokens, encoder_segment_ids, decoder_segment_ids)
-    self_mask = masks.decoder_mask(decoder_input_tokens.shape[1], decoder_segment_ids)
+    self_mask = masks.decoder_mask(decoder_segment_ids)
     return self.decoder(
       self.token_embedder(decoder_input_tokens), encoded, self_mask, cross_mask,
       deterministic=deterministic,

@@ -3,9 +3,11 @@
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 
 import jax
 
+from dss_jax import errors
 from dss_jax import sharding as sharding_lib
 from dss_jax.precompile import compiled, shapes
 from dss_jax.train import config as config_lib
@@ -15,7 +17,8 @@ NONE_FITS = ('None of these fits. With the same result, --gin.REMAT=full, --gin.
              'more devices along MESH_FSDP need less; so do shorter TASK_FEATURE_LENGTHS or a '
              'smaller model, in another MODEL_DIR.')
 _NO_LIMIT = 2**62  # bytes
-_MOST = 4  # compilations; each takes about as long as the one that failed
+_MOST = 5  # compilations; each takes about as long as the one that failed
+_CPU_TOKENS = 1024  # of a microbatch: what it needs at once stays in the caches
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -23,22 +26,32 @@ def is_out_of_memory(error: Exception) -> bool:
   return isinstance(error, jax.errors.JaxRuntimeError) and 'RESOURCE_EXHAUSTED' in str(error)
 
 
+def fewest_microbatches(config: config_lib.TrainConfig) -> int:
+  """MICROBATCHES='auto': the fewest parts of a step with which it fits, as the compiler counts.
+
+  On a CPU, which has no such limit, the parts that are fastest: a few rows each.
+
+  Raises:
+    UserError: no number of parts fits; with a table of what each needs.
+  """
+  numbers = _numbers(config, 1)
+  if jax.default_backend() == 'cpu':
+    tokens = config.data.batch_size // numbers[-1] * sum(config.data.feature_lengths.values())
+    return next(k for k in reversed(numbers) if k == 1 or tokens * numbers[-1] / k >= _CPU_TOKENS)
+  for k, needed in _attempts(config, numbers):
+    if needed and sum(needed.values()) <= _room():
+      return k
+  raise errors.UserError(out_of_memory(config))
+
+
 def out_of_memory(config: config_lib.TrainConfig) -> str:
   """Compiles the train step in more and more parts; a table, and the settings that fit."""
-  room = _room()
-  mesh = sharding_lib.make_mesh(config.mesh)
-  shards = math.prod(mesh.shape[axis] for axis in ('data', 'fsdp'))
-  numbers = [k for k in shapes.divisors(config.data.batch_size // shards)
-             if k >= config.microbatches]
-  lines = [f'the train step does not fit into the memory of a device, {_mib(room)} MiB.',
-           'MICROBATCHES  arguments  temporaries  total MiB']
-  for k in sorted({config.microbatches, *_powers(numbers)})[:_MOST]:
-    facts = compiled.run(
-        compiled.TRAIN, dataclasses.replace(config, microbatches=k), jax.devices(), _NO_LIMIT)
-    if 'memory' not in facts:
+  room, lines = _room(), ['MICROBATCHES  arguments  temporaries  total MiB']
+  least = 1 if config.microbatches == config_lib.AUTO else int(config.microbatches)
+  for k, needed in _attempts(config, _numbers(config, least)):
+    if not needed:
       lines.append(f'{k:12}  too many temporaries to compile')
       continue
-    needed = facts['memory']
     total = sum(needed.values())
     lines.append(f'{k:12}  {_mib(needed["arguments"]):>9}  {_mib(needed["temporaries"]):>11}  '
                  f'{_mib(total):>9}')
@@ -48,7 +61,24 @@ def out_of_memory(config: config_lib.TrainConfig) -> str:
       break
   else:
     lines.append(NONE_FITS)
-  return '\n'.join(lines)
+  first = f'the train step does not fit into the memory of a device, {_mib(room)} MiB.'
+  return '\n'.join([first, *lines])
+
+
+def _numbers(config: config_lib.TrainConfig, least: int) -> list[int]:
+  """Of microbatches with whole rows on every device, ascending."""
+  mesh = sharding_lib.make_mesh(config.mesh)
+  shards = math.prod(mesh.shape[axis] for axis in ('data', 'fsdp'))
+  return [k for k in shapes.divisors(config.data.batch_size // shards) if k >= least]
+
+
+def _attempts(
+    config: config_lib.TrainConfig, numbers: list[int]) -> Iterator[tuple[int, dict[str, int]]]:
+  """Microbatches and the bytes of the step by part; {} if it is too large to compile."""
+  for k in _powers(numbers)[:_MOST]:
+    facts = compiled.run(
+        compiled.TRAIN, dataclasses.replace(config, microbatches=k), jax.devices(), _NO_LIMIT)
+    yield k, facts.get('memory', {})
 
 
 def _powers(numbers: list[int]) -> list[int]:

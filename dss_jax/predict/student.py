@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from dss_jax import answers, decode, errors, families, models, student_info
+from dss_jax import answers, compilation_cache, decode, errors, families, models, student_info
 from dss_jax import sharding as sharding_lib
 from dss_jax import tokenizer as tokenizer_lib
 from dss_jax.convert import formats
@@ -49,6 +49,7 @@ def load(
     UserError: nothing there that can be read, no vocabulary or another than the checkpoint's own,
       labels that it cannot tell apart, an unknown field or dataset, a parameter with NaN.
   """
+  compilation_cache.use()
   weights = formats.open_weights(path)
   info = formats.find_info(weights.path, weights).of(dataset)
   unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(info)})

@@ -45,6 +45,7 @@ settings (--gin.NAME=VALUE; --print_config shows all with their values):
   LEARNING_RATE, SCHEDULE, WARMUP_STEPS, OPTIMIZER, DROPOUT_RATE, SEED
   EVAL_PERIOD, EVAL_METRIC (chooses the best checkpoint), CHECKPOINT_PERIOD
   MESH_DATA, MESH_FSDP, MESH_MODEL
+  PROFILE_STEPS                        so many steps traced, for TensorBoard's profile page
 
 MODEL_DIR then holds run.json (settings, versions, records), metrics.jsonl and tensorboard/,
 checkpoints/, best/ (by validation), predictions/ and test_metrics.json. Between

@@ -186,13 +186,16 @@ class TrainConfig:
     alpha: weight of the label loss (DESIGN: loss = alpha * label + (1 - alpha) * rationale);
       1.0 for the single-task baselines.
     microbatches: parts that a batch is computed in, one after the other; same update, but for
-      what dropout draws.
+      what dropout draws. 'auto': the fewest that fit the devices, see
+      `precompile.advice.fewest_microbatches`; those of the run that is continued.
     loss_chunk: target positions whose logits are in memory at a time; 0 for all; same update.
     seed: of all random streams, see `train/rngs.py`.
     initial_checkpoint_path: parameters to start from: a model's name at the Hugging Face hub, a
       Hugging Face folder, a run's or a converted folder or a T5X checkpoint, local or `gs://`; ''
       starts from scratch.
     log_every: steps between two lines of metrics.
+    profile_steps: so many steps, once the first have run, are traced for TensorBoard's (XProf's)
+      profile page; 0 for none.
   """
 
   model_dir: str = dataclasses.field(metadata=_FREE)
@@ -205,11 +208,12 @@ class TrainConfig:
   evaluation: EvalConfig = EvalConfig()
   checkpoints: CheckpointConfig = _free(CheckpointConfig())
   alpha: float = 0.5
-  microbatches: int = _free(1)
+  microbatches: int | Any = _free(1)  # or AUTO
   loss_chunk: int = _free(0)
   seed: int = 0
   initial_checkpoint_path: str = ''
   log_every: int = _free(10)
+  profile_steps: int = _free(0)
 
   def __post_init__(self):
     if not self.model_dir:
@@ -223,9 +227,12 @@ class TrainConfig:
                                'fields, not itself')
     valid.weight(**valid.fields(self, 'alpha'))
     _ = self.objectives  # Refuses rows that are none.
-    valid.whole(1, **valid.fields(self, 'steps', 'microbatches', 'log_every'))
-    valid.whole(0, **valid.fields(self, 'loss_chunk', 'seed'))
-    if self.data.batch_size != AUTO and self.data.batch_size % self.microbatches:
+    valid.whole(1, **valid.fields(self, 'steps', 'log_every'))
+    valid.whole(0, **valid.fields(self, 'loss_chunk', 'seed', 'profile_steps'))
+    if self.microbatches != AUTO:
+      valid.whole(1, **valid.fields(self, 'microbatches'))
+    if AUTO not in (self.microbatches, self.data.batch_size) and (
+        self.data.batch_size % int(self.microbatches)):
       raise errors.UserError(
           f'DataConfig.batch_size={self.data.batch_size} cannot be split into '
           f'TrainConfig.microbatches={self.microbatches} equal parts')

@@ -5,15 +5,18 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import tensorflow as tf
+from clu import periodic_actions
 
+from dss_jax import compilation_cache, errors, files
 from dss_jax import data as data_lib
-from dss_jax import errors, files
 from dss_jax import sharding as sharding_lib
 from dss_jax.data import checks, pipeline, settings, vocabularies
+from dss_jax.precompile import advice
 from dss_jax.train import checkpoints as checkpoints_lib
 from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
@@ -25,6 +28,7 @@ from dss_jax.train import (
   reporting,
   run_info,
   student_files,
+  throughput,
   watchdogs,
 )
 from dss_jax.train import state as state_lib
@@ -57,6 +61,7 @@ def train(config: config_lib.TrainConfig, gin_text: str = '') -> Result:
       number; a checkpoint that cannot be written.
     Stop: the program was told to stop; everything is saved.
   """
+  compilation_cache.use()
   with contextlib.ExitStack() as closing:
     run = Run(config, closing, gin_text)
     try:
@@ -91,9 +96,11 @@ class Run:
       evaluation.check_metric(data.mixture_or_task, config.evaluation.metric)
     self._warnings = check_data(config)
     self._sharding = sharding_lib.Sharding(sharding_lib.make_mesh(config.mesh))
-    self._sharding.check_batch(data.batch_size, config.microbatches)
-    self.config = run_info.pin(config)
-    self._claim_model_dir(gin_text, config.initial_checkpoint_path)
+    self._sharding.check_batch(
+        data.batch_size, 1 if config.microbatches == config_lib.AUTO else config.microbatches)
+    given = config.initial_checkpoint_path
+    self.config = config = _with_microbatches(run_info.pin(config))
+    self._claim_model_dir(gin_text, given)
     self._compute = compute_lib.build(config, self._sharding)
     self._told = preemption.Preemption()
     closing.callback(self._told.close)
@@ -109,13 +116,25 @@ class Run:
     self._began = time.monotonic() - start.clock.seconds
     self._warnings += start.problems
     self._reporter = reporting.Reporter(
-        config.model_dir, start=self.step, steps=config.steps, every=config.log_every)
+        config.model_dir, start=self.step, steps=config.steps, every=config.log_every,
+        throughput=throughput.Throughput(config.model))
+    self._profile = self._make_profile(closing)
     self._input = watchdogs.SlowInput(
         f'the input pipeline of {data.mixture_or_task} ({settings.records_dir()})',
         self._reporter.say)
     closing.callback(self._input.close)
     self._finite = watchdogs.FiniteLoss(
         data.mixture_or_task, data.feature_lengths, config.model_dir, self._checkpoints.steps)
+
+  def _make_profile(self, closing: contextlib.ExitStack) -> Callable[[int], Any]:
+    """To be called after every step; writes a trace of PROFILE_STEPS of them for TensorBoard."""
+    if not (steps := self.config.profile_steps):
+      return lambda step: None
+    closing.callback(_end_trace)  # Of a run that ends before.
+    return periodic_actions.Profile(
+        logdir=os.path.join(self.config.model_dir, 'tensorboard'), num_profile_steps=steps,
+        profile_duration_ms=None, every_secs=None,
+        first_profile=max(self.step + 1, min(self.step + _WARM_UP, self.config.steps - steps)))
 
   def _claim_model_dir(self, gin_text: str, initial_path: str) -> None:
     checkpoints_lib.check_model_dir(self.config.model_dir)
@@ -148,6 +167,7 @@ class Run:
 
   def begin(self) -> None:
     """Says what is to be known; does the evaluation that was cut short, if one was."""
+    self._reporter.describe(self.state.params)
     if self._rows:
       self._reporter.say(self._rows)
     for warning in self._warnings:
@@ -161,10 +181,12 @@ class Run:
     """One optimizer step; it is looked at, and told of, while the next one runs."""
     batch = pipeline.to_numpy(self._input.next(self._iterator))
     on_devices = self._sharding.shard_batch(step_lib.features(batch))
-    self.state, metrics = self._compute.train_step(self.state, on_devices)
+    with jax.profiler.StepTraceAnnotation('train', step_num=self.step):
+      self.state, metrics = self._compute.train_step(self.state, on_devices)
     self.step += 1
+    self._profile(self.step)
     self._finite.after_step(self.step, metrics, batch)
-    self._reporter.after_step(self.step, metrics)
+    self._reporter.after_step(self.step, metrics, batch)
     self._evaluated = not (self._evaluator and self.is_due(self.config.evaluation.every))
     self._told.check()
 
@@ -230,6 +252,14 @@ class Run:
         self.config, split, self._compute.model, self._sharding, log_dir, self._told.check)
 
 
+_WARM_UP = 10  # steps before a trace
+
+
+def _end_trace() -> None:
+  with contextlib.suppress(RuntimeError):  # There is none.
+    jax.profiler.stop_trace()
+
+
 def prepare_data(config: config_lib.TrainConfig) -> tuple[config_lib.TrainConfig, str]:
   """`configure_data`, and the config with its rows in numbers, see `run_info.pin_rows`."""
   configure_data(config.data)
@@ -243,6 +273,14 @@ def configure_data(data: config_lib.DataConfig) -> None:
   """Tells the SeqIO tasks what a run reads."""
   data_lib.configure(**{field.name: getattr(data, field.name)
                         for field in dataclasses.fields(data_lib.DataSettings)})
+
+
+def _with_microbatches(config: config_lib.TrainConfig) -> config_lib.TrainConfig:
+  """With a number for 'auto', the same in all processes."""
+  if config.microbatches != config_lib.AUTO:
+    return config
+  found = advice.fewest_microbatches(config)
+  return dataclasses.replace(config, microbatches=int(processes.from_main(lambda: str(found))))
 
 
 def look_at_data(config: config_lib.TrainConfig) -> tuple[config_lib.TrainConfig, list[str]]:

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import tensorflow as tf
 import tqdm
-from clu import metric_writers
+from clu import metric_writers, parameter_overview
 
 from dss_jax import files, objective
 from dss_jax.train import processes
+from dss_jax.train import throughput as throughput_lib
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -73,11 +74,26 @@ def as_text(metrics: Mapping[str, float]) -> str:
   return ', '.join(f'{name} {shown(name)}' for name in losses_first)
 
 
-class Reporter:
-  """Collects metrics without making the device wait: each is fetched one step late."""
+def _as_code(text: str) -> str:
+  return ''.join(f'    {line}\n' for line in text.splitlines())  # TensorBoard reads Markdown.
 
-  def __init__(self, model_dir: str, *, start: int, steps: int, every: int):
+
+_RATES = (  # name, digits shown, unit
+    ('examples_per_second', 1, 'examples/s'), ('tokens_per_second', 0, 'tokens/s'),
+    ('percent_of_peak', 1, '% of peak'))
+
+
+class Reporter:
+  """Collects metrics without making the device wait: each is fetched one step late.
+
+  Rates are of the steps alone: neither compiling (of the first) nor evaluations are in them.
+  """
+
+  def __init__(self, model_dir: str, *, start: int, steps: int, every: int,
+               throughput: throughput_lib.Throughput):
     self._every = every
+    self._throughput = throughput
+    self._first = start + 1
     self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
     self._since = (time.monotonic(), start)
     self._is_main = processes.is_main()
@@ -90,10 +106,24 @@ class Reporter:
     else:
       self._writer = metric_writers.MultiWriter([])
 
-  def after_step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+  def describe(self, params: Any) -> None:
+    """Says how large the network is; its table of parameters goes to TensorBoard."""
+    parts = {name: parameter_overview.count_parameters(part) for name, part in params.items()}
+    listed = ', '.join(f'{name} {count / 1e6:.1f}M' for name, count in parts.items())
+    self.say(f'{sum(parts.values()) / 1e6:.1f}M parameters ({listed}) on '
+             f'{jax.device_count()} x {jax.devices()[0].device_kind}')
+    self._writer.write_texts(0, {'parameters': _as_code(
+        parameter_overview.get_parameter_overview(params, include_stats='sharding'))})
+
+  def after_step(
+      self, step: int, metrics: Mapping[str, jax.Array], batch: Mapping[str, np.ndarray]) -> None:
     """Takes this step's metrics (on the device still), writes the previous one's."""
     self._flush_pending()
     self._bar.update()
+    self._throughput.add(batch)
+    if step == self._first:
+      jax.block_until_ready(metrics)
+      self._count_from(step)
     if step % self._every == 0:
       self._pending = (step, metrics)
 
@@ -104,12 +134,16 @@ class Reporter:
     self._pending = None
     values = objective.only_present(jax.device_get(dict(metrics)))
     then, since = self._since
-    self._since = (now := time.monotonic(), step)
-    values['steps_per_second'] = (step - since) / max(now - then, 1e-9)
+    if step > since:
+      seconds = max(time.monotonic() - then, 1e-9)
+      values |= {'steps_per_second': (step - since) / seconds} | self._throughput.rates(seconds)
+    self._count_from(step)
     self._writer.write_scalars(step, {f'train/{key}': value for key, value in values.items()})
     losses = ['loss', *(name for name in values if name.endswith('_loss'))]
-    self._bar.set_postfix_str(
-        ', '.join(f'{name} {values[name]:.3f}' for name in losses), refresh=False)
+    shown = [*(f'{name} {values[name]:.3f}' for name in losses),
+             *(f'{values[name]:,.{digits}f} {what}' for name, digits, what in _RATES
+               if name in values)]
+    self._bar.set_postfix_str(', '.join(shown), refresh=False)
 
   def evaluated(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes an evaluation and shows it above the progress bar."""
@@ -117,7 +151,11 @@ class Reporter:
     self._writer.write_scalars(step, {f'{split}/{key}': value for key, value in metrics.items()})
     self._writer.flush()
     self.say(f'step {step} {split}: {as_text(metrics)}')
-    self._since = (time.monotonic(), step)  # The evaluation's time is not the steps'.
+    self._count_from(step)
+
+  def _count_from(self, step: int) -> None:
+    self._since = (time.monotonic(), step)
+    self._throughput.reset()
 
   def flush(self) -> None:
     """Writes what there is, of the last step too."""

@@ -26,7 +26,8 @@ _PACKAGES = ('dss_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 's
 def pin(config: config_lib.TrainConfig) -> config_lib.TrainConfig:
   """The config with a model of the hub at one commit; all processes must ask.
 
-  Of a run that goes on, the commit that it began with, wherever a branch is by now.
+  Of a run that goes on, the commit that it began with, wherever a branch is by now, and for
+  MICROBATCHES='auto' the number, so that dropout draws what it would have drawn.
   """
   given = config.initial_checkpoint_path
 
@@ -39,7 +40,11 @@ def pin(config: config_lib.TrainConfig) -> config_lib.TrainConfig:
     with initial.named(given):
       return hub.pinned(given)
 
-  return dataclasses.replace(config, initial_checkpoint_path=processes.from_main(find))
+  pinned = dataclasses.replace(config, initial_checkpoint_path=processes.from_main(find))
+  if config.microbatches == config_lib.AUTO and exists(config.model_dir):
+    earlier = _read(config.model_dir)['config'].get('microbatches', 1)
+    return dataclasses.replace(pinned, microbatches=earlier)
+  return pinned
 
 
 def pin_rows(config: config_lib.TrainConfig) -> tuple[config_lib.TrainConfig, str]:

@@ -11,7 +11,8 @@ from etils import epath
 from dss_jax import errors, files, models, student_info, tokenizer
 from dss_jax.convert import own_vocabulary
 
-_OF_THE_RUN = {'dropout_rate', 'dtype', 'scan_layers', 'remat', 'one_hot_embedding'}
+_OF_THE_RUN = {'dropout_rate', 'dtype', 'scan_layers', 'remat', 'attention',
+               'one_hot_embedding'}
 _ROWS = 128  # An embedding has a multiple of so many: it can be split, and T5's have.
 
 

@@ -21,6 +21,7 @@ from dss_jax import models
   ('relpos_num_buckets', 30, 'multiple of 4'),
   ('relpos_max_distance', 16, 'above relpos_num_buckets / 2 = 16'),
   ('remat', 'all', "'dots'"),
+  ('attention', 'flash', "'pallas'"),
   ('scan_layers', 'yes', 'True or False'),
 ])
 def test_errors_name_the_field_the_value_and_the_fix(field, value, fix):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dss_jax import models
+from dss_jax.models import attend
 from dss_jax.models.relative_position import RelativePositionBias
 
 
@@ -52,7 +53,8 @@ def test_bias_matrix_and_rows(tiny, bidirectional, query_length, key_length):
   module = RelativePositionBias(tiny('1.1'), bidirectional)
   table = np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)
   variables = {'params': {'rel_embedding': table}}
-  bias = module.apply(variables, query_length, key_length)
+  values = module.apply(variables, method='by_distance')
+  bias = attend.bias_matrix(values, query_length, key_length)
   assert bias.shape == (1, 2, query_length, key_length)
   for t in range(query_length):
     for s in range(key_length):

@@ -61,15 +61,15 @@ def test_every_field_is_counted_or_free():
   free = {name for name, field in identity._fields(config.TrainConfig)
           if field.metadata.get('free')}
   assert free == {
-      'model_dir', 'data.records_dir', 'data.verify_records', 'model.remat',
+      'model_dir', 'data.records_dir', 'data.verify_records', 'model.remat', 'model.attention',
       'model.one_hot_embedding', 'mesh', 'evaluation.batch_size', 'evaluation.test_at_end',
       'checkpoints', 'microbatches', 'loss_chunk', 'log_every'}
 
 
 @pytest.mark.parametrize('settings', [
-    {'REMAT': 'full'}, {'T5Config.one_hot_embedding': True}, {'LOSS_CHUNK': 4},
-    {'MICROBATCHES': 2}, {'MESH_FSDP': 4}, {'EVAL_BATCH_SIZE': 3}, {'CHECKPOINT_PERIOD': 5},
-    {'EvalConfig.test_at_end': False}])
+    {'REMAT': 'full'}, {'ATTENTION': 'pallas'}, {'T5Config.one_hot_embedding': True},
+    {'LOSS_CHUNK': 4}, {'MICROBATCHES': 2}, {'MESH_FSDP': 4}, {'EVAL_BATCH_SIZE': 3},
+    {'CHECKPOINT_PERIOD': 5}, {'EvalConfig.test_at_end': False}])
 def test_what_changes_no_number_may_change(claim, settings):
   assert claim()
   assert not claim(**settings)

@@ -68,6 +68,31 @@ def test_a_run_leaves_what_the_readme_says(finished):
   assert test['step'] == best and 0 <= test['metrics']['accuracy'] <= 100
 
 
+def test_rates_are_of_the_steps_alone(finished):
+  """The first step, which compiles, and the steps after which something else took time count
+  nothing; examples are those of the batches."""
+  lines = {line['step']: line for line in metrics(finished) if 'train/loss' in line}
+  assert [step for step, line in lines.items() if 'train/examples_per_second' in line] == [
+      2, 3, 4, 5, 6]
+  for step in (2, 3, 5, 6):
+    line = lines[step]
+    assert line['train/examples_per_second'] == pytest.approx(
+        line['train/examples'] * line['train/steps_per_second'])
+    targets = line['train/label_tokens'] + line['train/rationale_tokens']
+    assert line['train/tokens_per_second'] > targets * line['train/steps_per_second']
+  assert not any('train/percent_of_peak' in line for line in lines.values())  # Of a CPU, unknown.
+
+
+def test_steps_are_traced_and_a_run_that_ends_before_leaves_its_trace(
+    toy_records, toy_vocabulary, tmp_path, capsys):
+  assert train_main.main(arguments(
+      tmp_path / 'run', toy_records, toy_vocabulary, TRAIN_STEPS=4, EVAL_PERIOD=0,
+      PROFILE_STEPS=9)) == 0
+  assert list((tmp_path / 'run/tensorboard').glob('plugins/profile/*/*.xplane.pb'))
+  out = capsys.readouterr().out
+  assert 'parameters (' in out and 'encoder' in out and ' x cpu' in out
+
+
 def test_predictions_are_kept_as_text(finished):
   files = list((finished / 'predictions' / 'validation').glob('*toy_label*3.jsonl'))
   rows = [json.loads(line) for line in files[0].read_text().splitlines()]
@@ -130,7 +155,7 @@ def test_resuming_gives_the_uninterrupted_run(finished, toy_records, toy_vocabul
                             strict=True):
     np.testing.assert_array_equal(resumed, whole)
   def comparable(model_dir):
-    return [{k: v for k, v in line.items() if k != 'train/steps_per_second'}
+    return [{k: v for k, v in line.items() if not k.endswith('_per_second')}
             for line in metrics(model_dir)]
   assert comparable(interrupted) == comparable(finished)
 
