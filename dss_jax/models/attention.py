@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from dss_jax.models import attend
+from dss_jax.models import attend, cached_attention
 from dss_jax.models.config import T5Config
 from dss_jax.models.layers import Dense
 
@@ -70,6 +70,15 @@ class Attention(nn.Module):
       kept_BxHx1xS = self.dropout(jnp.ones((batch, heads, 1, length)), deterministic=False)
     context_BxTxHxK = attend.attend(
       query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, mask, kept_BxHx1xS
+    )
+    context_BxTxHxK = nn.with_logical_constraint(context_BxTxHxK, _HEADS)
+    return self.out(context_BxTxHxK.reshape(*inputs_BxTxD.shape[:2], -1))
+
+  def attend_cached(self, inputs_BxTxD, key_BxHxKxS, value_BxHxSxK, bias, mask):
+    """`attend` without dropout, to keys and values as `cached_attention` keeps them."""
+    query_BxTxHxK = self._heads('query', inputs_BxTxD)
+    context_BxTxHxK = cached_attention.attend(
+      query_BxTxHxK, key_BxHxKxS, value_BxHxSxK, bias, mask
     )
     context_BxTxHxK = nn.with_logical_constraint(context_BxTxHxK, _HEADS)
     return self.out(context_BxTxHxK.reshape(*inputs_BxTxD.shape[:2], -1))
