@@ -50,7 +50,7 @@ def seen_by(config: Config, mask: Mask, batch: int, query_length: int, key_lengt
 
   'pallas' is 'xla' where the kernel cannot: for rows of more than 2,048 positions (in bfloat16),
   heads whose width does not divide 128, a batch or heads that do not divide among the mesh, and
-  lengths that are not known yet.
+  lengths that are not known yet. 'cudnn' is 'xla' off GPUs, in float32 and for odd lengths.
 
   Returns:
     A bool array (`xla`), Ids or Matrix.
@@ -58,9 +58,9 @@ def seen_by(config: Config, mask: Mask, batch: int, query_length: int, key_lengt
   asked, on_tpu = config.attention, platform() == 'tpu'
   if asked == 'auto':  # On GPUs nothing was run yet.
     asked = 'pallas' if on_tpu and _mesh_is_known() else 'xla'
-  if asked == 'cudnn':
+  if asked == 'cudnn' and _suits_cudnn(config, query_length, key_length):
     return Matrix(mask.matrix(query_length))
-  if asked == 'xla' or not _fits(config, batch, query_length, key_length):
+  if asked != 'pallas' or not _fits(config, batch, query_length, key_length):
     return mask.matrix(query_length)
   queries = (jnp.ones((batch, query_length), jnp.int32) if mask.query_segments is None
              else _or(mask.query_segments, fused_attention.NO_QUERY))
@@ -160,6 +160,11 @@ def _fits(config: Config, batch: int, query_length: int, key_length: int) -> boo
     return False
   return (batch % _shares('batch') == 0 and config.num_heads % _shares('heads') == 0
           and fused_attention.fits(query_length, key_length, config.head_dim, config.dtype))
+
+
+def _suits_cudnn(config: Config, query_length: int, key_length: int) -> bool:
+  return (platform() in ('gpu', 'cuda') and config.dtype == jnp.bfloat16
+          and query_length % 2 == key_length % 2 == 0)
 
 
 def _shares(axis: str) -> int:
