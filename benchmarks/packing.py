@@ -4,8 +4,8 @@
         --chips=v5e:4x4,v5p:2x4x4
 
 Prints the rows that TASK_FEATURE_LENGTHS = 'auto' comes to, or those that are given; for our packer
-and SeqIO's, one after the other over `--epochs`, the share of input and target positions that hold a
-token, the inputs in a batch, and the examples per second that this process reads, tokenizes and
+and SeqIO's, one after the other over `--epochs`, the share of input and target positions that hold
+a token, the inputs in a batch, and the examples per second that this process reads, tokenizes and
 packs. `--chips`: the examples per second that slices eat at `--use` of their peak, by
 `models/flops.py`, in the T5 v1.1 of `--model`.
 """
