@@ -25,6 +25,8 @@ def run(args: argparse.Namespace, threads: int) -> None:
     other = peer.Peer(config, threads)
     facts[machine.PEER] = other.description
     runs[machine.PEER] = other.decoder(batches, args.max_decode_length, args.beams)
+    if args.ctranslate2:
+      runs |= other.ctranslate2_decoders(batches, args.max_decode_length, args.beams, threads)
   _print_head(args, facts, batches)
   for one in runs.values():
     one(min(args.warmup, args.steps))
@@ -32,7 +34,8 @@ def run(args: argparse.Namespace, threads: int) -> None:
   rows = [_figures(name, seconds[name], args) for name in runs]
   rows[0] |= {'compile_seconds': done.compile_seconds, 'executables': done.executables,
               'memory_bytes': done.memory}
-  ratios = timing.ratios(seconds['dss_jax'], seconds[machine.PEER]) if args.peer else []
+  ratios = {name: timing.ratios(seconds['dss_jax'], seconds[name])
+            for name in runs if name != 'dss_jax'}
   _print_results(rows, ratios)
   flags.save_json(args, {'machine': facts, 'rows': rows, 'ratios': ratios})
 
@@ -66,7 +69,7 @@ def _print_head(args, facts, batches) -> None:
         flush=True)
 
 
-def _print_results(rows: list[dict[str, Any]], ratios: list[float]) -> None:
+def _print_results(rows: list[dict[str, Any]], ratios: dict[str, list[float]]) -> None:
   print(timing.table([{
       'setting': row['setting'],
       'examples/s': str(row['examples_per_second']),
@@ -76,7 +79,7 @@ def _print_results(rows: list[dict[str, Any]], ratios: list[float]) -> None:
   } for row in rows]))
   print('median (lowest-highest) of the repeats; tokens are the generated ones')
   print(f'peak of this process: {machine.process_peak()}')
-  if ratios:
-    listed = ' '.join(f'{value:.2f}' for value in ratios)
-    print(f'dss_jax / {machine.PEER}: {timing.spread(ratios).median:.2f} times the examples/s '
+  for name, values in ratios.items():
+    listed = ' '.join(f'{value:.2f}' for value in values)
+    print(f'dss_jax / {name}: {timing.spread(values).median:.2f} times the examples/s '
           f'(by repeat: {listed})')

@@ -5,6 +5,8 @@ On a GPU its float32 products use TF32, as JAX's do.
 """
 
 import contextlib
+import functools
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,7 +109,9 @@ class Peer:
   def decoder(self, inputs: Sequence[np.ndarray], max_decode_length: int, beams: int):
     """Returns run(batches): generates `max_decode_length` tokens per row, neither more nor less."""
     torch = self._torch
-    work = [torch.from_numpy(batch).long().to(self._device) for batch in inputs]
+    # Padded to its longest row exactly, as a user of transformers does.
+    work = [torch.from_numpy(batch[:, batch.any(axis=0)]).long().to(self._device)
+            for batch in inputs]
 
     def run(count: int | None = None):
       self._model.eval()
@@ -121,6 +125,28 @@ class Peer:
       self._wait()
     return run
 
+  def ctranslate2_decoders(
+      self, inputs: Sequence[np.ndarray], max_decode_length: int, beams: int, threads: int):
+    """{'ctranslate2-float32': run, 'ctranslate2-int8': run}, of the same weights; as `decoder`."""
+    import ctranslate2
+    from ctranslate2.converters import TransformersConverter
+
+    class Converter(TransformersConverter):
+      def load_tokenizer(self, *args, **kwargs):
+        return _Names()
+
+    runs = {}
+    with tempfile.TemporaryDirectory() as folder:
+      self._model.save_pretrained(folder)
+      for kind in ('float32', 'int8'):
+        path = f'{folder}/{kind}'
+        Converter(folder).convert(path, quantization=kind)
+        translator = ctranslate2.Translator(path, 'cpu', compute_type=kind, intra_threads=threads)
+        work = [[[_Names.of(i) for i in row[row > 0]] for row in batch] for batch in inputs]
+        runs[f'ctranslate2-{kind}'] = functools.partial(
+            _translate, translator, work, max_decode_length, beams)
+    return runs
+
   def _autocast(self):
     if self._dtype == 'float32':
       return contextlib.nullcontext()
@@ -129,6 +155,32 @@ class Peer:
   def _wait(self):
     if self._device == 'cuda':
       self._torch.cuda.synchronize()
+
+
+class _Names:
+  """In a tokenizer's place for CTranslate2's converter: names of ids, most of which it makes up."""
+
+  pad_token, eos_token, unk_token = _SPECIAL = ('<pad>', '</s>', '<unk>')
+
+  def get_vocab(self) -> dict[str, int]:
+    return {name: i for i, name in enumerate(self._SPECIAL)}
+
+  def convert_ids_to_tokens(self, token: int) -> str:
+    return self.of(token)
+
+  @classmethod
+  def of(cls, token: int) -> str:
+    count = len(cls._SPECIAL)
+    return cls._SPECIAL[token] if token < count else f'<extra_id_{token - count}>'
+
+
+def _translate(translator, work, max_decode_length: int, beams: int, count: int | None = None):
+  for rows in work[:count]:
+    done = translator.translate_batch(
+        rows, beam_size=beams, min_decoding_length=max_decode_length,
+        max_decoding_length=max_decode_length, return_end_token=True)
+    if {len(one.hypotheses[0]) for one in done} != {max_decode_length}:
+      raise RuntimeError(f'CTranslate2 did not make {max_decode_length} tokens of every row')
 
 
 def _make_model(torch, transformers, config: models.T5Config):

@@ -3,6 +3,7 @@
 Validation and test, prediction, a T5 that teaches and `dss precompile` all decode with it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -33,6 +34,12 @@ class BatchDecoder:
   """
 
   def __init__(self, model: models.Network, sharding: sharding_lib.Sharding):
+    platform = sharding.mesh.devices.flat[0].platform
+    # A scan copies the cache and the weights of every layer at every token: on CPUs half of a
+    # step. On accelerators compiling each layer alone takes minutes.
+    self._unrolls = model.config.scan_layers and platform == 'cpu'
+    if self._unrolls:
+      model = model.clone(config=dataclasses.replace(model.config, scan_layers=False))
     self._model = model
     self._sharding = sharding
     # As many entries as options are used. Decorated methods would keep the network for ever.
@@ -103,6 +110,7 @@ class BatchDecoder:
       self, length: int, beams: int = 1, length_penalty: float = 1.0) -> sharding_lib.Jitted:
     """(params, int32 tokens [rows, S]) -> ids [rows, length] and log probs [rows]."""
     def search(params, tokens):
+      params = self._laid_out(params)
       if beams == 1:
         result = greedy_search(self._model, params, tokens, length)
         return result.tokens, result.log_probs
@@ -116,14 +124,17 @@ class BatchDecoder:
       # Whatever JAX's default is: of rbg, a row's draws would depend on its batch.
       root = jax.random.key(seed, impl='threefry2x32')
       keys = jax.vmap(lambda n: jax.random.fold_in(root, n))(numbers)
-      found = sample(self._model, params, tokens, length, keys, sampling)
+      found = sample(self._model, self._laid_out(params), tokens, length, keys, sampling)
       return found.tokens, found.log_probs
     return self._jit(draw)
 
   @functools.cached_property
   def _scorer(self) -> sharding_lib.Jitted:
     return self._jit(lambda params, tokens, targets: score_targets(
-        self._model, params, tokens, targets))
+        self._model, self._laid_out(params), tokens, targets))
+
+  def _laid_out(self, params: Any) -> Any:
+    return models.unstack_layers(params) if self._unrolls else params
 
   def _jit(self, function: Any) -> sharding_lib.Jitted:
     # Replicated, so that every process can read what all rows got.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from dss_jax.decode import inputs
 from dss_jax.models import Network, masks
 
 
@@ -17,10 +18,10 @@ class Cache:
   """What a decoder remembers; B inputs, N rows (beams, samples) of each, side by side.
 
   Attributes:
-    self_attention: keys and values of the tokens so far, leaves [B*N, L, H, K], or
-      [layers, B*N, L, H, K] with scan_layers.
-    cross_attention: keys and values of the encoded inputs, leaves [B, S, H, K] likewise;
-      computed once, and shared by the rows of an input.
+    self_attention: keys and values of the tokens so far, leaves [B*N, H, K, L] and
+      [B*N, H, L, K] (`models.cached_attention`), with an axis of layers in front with scan_layers.
+    cross_attention: keys and values of the encoded inputs, leaves [B, H, K, S] and [B, H, S, K]
+      likewise; computed once, and shared by the rows of an input.
     cross_mask: bool [B, 1, 1, S], the encoder's tokens that are not padding.
     index: int32 scalar, how many tokens were read.
     max_decode_length: L, room for that many tokens. Static.
@@ -50,8 +51,9 @@ def init_cache(
   """
   if max_decode_length < 1:
     raise ValueError(f'max_decode_length is {max_decode_length}: use at least 1.')
+  encoded = inputs.encode(model, params, encoder_input_tokens)
   _, filled = model.apply(
-    {'params': params}, encoder_input_tokens, max_decode_length, method='fill_cache',
+    {'params': params}, encoded, max_decode_length, method='fill_cache',
     mutable=['cache', 'cross_cache'],
   )
   room, axis = filled['cache'], rows_axis(model)

@@ -14,6 +14,7 @@ from dss_jax.decode.cache import Cache, decode_step, init_cache
 from dss_jax.models import Network
 
 PAD_ID = 0
+_BLOCK = 128  # divides the vocabularies of T5 and umT5
 
 
 @struct.dataclass
@@ -87,6 +88,27 @@ def token_log_probs(logits, tokens):
   return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
+def likeliest(logits):
+  """`jnp.argmax` over the last axis: [..., V] -> int32 [...], the first of equals.
+
+  On CPUs, where it takes longer than the softmax, block by block: the blocks' maxima are found by
+  vector instructions, and only the best block is searched.
+  """
+  def by_blocks(logits):
+    blocks = logits.reshape(*logits.shape[:-1], -1, _BLOCK)
+    best = jnp.argmax(jnp.max(blocks, axis=-1), axis=-1)
+    inside = jnp.take_along_axis(blocks, best[..., None, None], axis=-2)[..., 0, :]
+    return best * _BLOCK + jnp.argmax(inside, axis=-1)
+
+  def plain(logits):
+    return jnp.argmax(logits, axis=-1)
+
+  if logits.shape[-1] % _BLOCK:
+    return plain(logits)
+  # Of a vocabulary that is split over devices, blocks would have to be gathered.
+  return jax.lax.platform_dependent(logits, cpu=by_blocks, default=plain)
+
+
 def greedy_search(
     model: Network, params, encoder_input_tokens, max_decode_length: int,
     eos_id: int | None = None) -> GreedyResult:
@@ -108,7 +130,7 @@ def greedy_search(
   cache = init_cache(model, params, encoder_input_tokens, max_decode_length)
   tokens_BxL, log_probs_B, steps = generate(
     model, params, cache, is_empty(encoder_input_tokens), eos_id,
-    lambda logits_BxV, _: jnp.argmax(logits_BxV, axis=-1),
+    lambda logits_BxV, _: likeliest(logits_BxV),
   )
   return GreedyResult(tokens=tokens_BxL, log_probs=log_probs_B, steps=steps)
 

@@ -1,8 +1,8 @@
 """The decoder: whole sequences in training, one token at a time over a cache in decoding.
 
 Two variable collections hold the cache, per layer:
-  cache/{key,value}        self-attention [B, L, H, K], written at every step;
-  cross_cache/{key,value}  the encoded inputs' [B, S, H, K], written once and then only read.
+  cache/{key,value}        self-attention [B, H, K, L] and [B, H, L, K], written at every step;
+  cross_cache/{key,value}  the encoded inputs' [B, H, K, S] and [B, H, S, K], written once.
 A scanned stack has a leading layers axis. They are apart so that a step returns (and a loop
 copies) only the first.
 
@@ -10,16 +10,17 @@ Beams, samples and candidate targets are several decoder rows of one input: with
 decoder's B is N times the cross cache's, rows of one input side by side.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dss_jax.models import attend
+from dss_jax.models import attend, cached_attention
 from dss_jax.models.attention import Attention
 from dss_jax.models.config import T5Config
 from dss_jax.models.layers import Dense, Mlp, RMSNorm
 from dss_jax.models.relative_position import RelativePositionBias
 from dss_jax.models.stack import make_stack, run_stack
+
+_CACHED = ('key', 'value')
 
 
 class DecoderLayer(nn.Module):
@@ -39,70 +40,81 @@ class DecoderLayer(nn.Module):
     if cfg.relpos_per_layer:
       self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
 
-  def __call__(self, x_BxTxD, encoded_BxSxD, bias, self_mask, cross_mask, index, deterministic):
+  def __call__(self, x_BxTxD, encoded_BxSxD, bias, self_mask, cross_mask, deterministic):
     """Returns (x_BxTxD, None): a carry and no output, as `nn.scan` wants it.
 
     Args:
-      x_BxTxD: residual stream; T is 1 in decoding.
+      x_BxTxD: residual stream.
       encoded_BxSxD: the encoder's output; None to read its keys and values from the cache.
-      bias: relative position bias, see `Attention.attend`; [1, H, 1, L] in decoding; None where
-        the layer has its own.
-      self_mask: see `Attention.attend`; [1, 1, 1, L] in decoding.
+      bias: relative position bias, see `Attention.attend`; None where the layer has its own.
+      self_mask: see `Attention.attend`.
       cross_mask: see there.
-      index: int32 scalar, position of the token in decoding; None for whole sequences.
       deterministic: True switches dropout off.
     """
     if bias is None:
       length = x_BxTxD.shape[1]
-      bias = (attend.bias_for(self_mask, self.relpos_bias.by_distance(), length, length)
-              if index is None else self.relpos_bias.row(index, self_mask.shape[-1]))
+      bias = attend.bias_for(self_mask, self.relpos_bias.by_distance(), length, length)
     y_BxTxD = self.pre_self_attention_layer_norm(x_BxTxD)
-    key, value = self.self_attention.keys_values(y_BxTxD)
-    if index is not None:
-      key, value = self._write_cache(key, value, index)
-    y_BxTxD = self.self_attention.attend(
-      y_BxTxD, key, value, bias, self_mask, deterministic=deterministic
-    )
+    y_BxTxD = self.self_attention(y_BxTxD, y_BxTxD, bias, self_mask, deterministic=deterministic)
     x_BxTxD = x_BxTxD + self.dropout(y_BxTxD, deterministic=deterministic)
 
     y_BxTxD = self.pre_cross_attention_layer_norm(x_BxTxD)
-    if encoded_BxSxD is not None:
-      key, value = self.encoder_decoder_attention.keys_values(encoded_BxSxD)
+    if encoded_BxSxD is None:
+      y_BxTxD = self._attend_to_cached_inputs(y_BxTxD, cross_mask)
     else:
-      key, value = (self.get_variable('cross_cache', name) for name in ('key', 'value'))
-    # Nothing in this attention tells queries apart, so the N rows of an input are N*T queries
-    # to one copy of its keys and values.
-    queries = y_BxTxD.reshape(key.shape[0], -1, y_BxTxD.shape[-1])
-    y_BxTxD = self.encoder_decoder_attention.attend(
-      queries, key, value, None, cross_mask, deterministic=deterministic
-    ).reshape(y_BxTxD.shape)
+      y_BxTxD = self.encoder_decoder_attention(
+        y_BxTxD, encoded_BxSxD, None, cross_mask, deterministic=deterministic
+      )
     x_BxTxD = x_BxTxD + self.dropout(y_BxTxD, deterministic=deterministic)
 
     y_BxTxD = self.mlp(self.pre_mlp_layer_norm(x_BxTxD), deterministic=deterministic)
     x_BxTxD = x_BxTxD + self.dropout(y_BxTxD, deterministic=deterministic)
     return nn.with_logical_constraint(x_BxTxD, ('batch', 'length', 'embed')), None
 
+  def step(self, x_Bx1xD, bias_1xHx1xL, self_mask_L, cross_mask, index):
+    """One position over the cache; returns (x_Bx1xD, None).
+
+    Args:
+      x_Bx1xD: residual stream.
+      bias_1xHx1xL: relative position bias of this position; None where the layer has its own.
+      self_mask_L: bool [L], the positions up to this one.
+      cross_mask: bool [B, 1, 1, S].
+      index: int32 scalar, the position.
+    """
+    if bias_1xHx1xL is None:
+      bias_1xHx1xL = self.relpos_bias.row(index, self_mask_L.shape[0])
+    y_Bx1xD = self.pre_self_attention_layer_norm(x_Bx1xD)
+    read = [self.get_variable('cache', name) for name in _CACHED]
+    written = cached_attention.write(read, *self.self_attention.keys_values(y_Bx1xD), index)
+    self._put('cache', written)
+    x_Bx1xD += self.self_attention.attend_cached(y_Bx1xD, *written, bias_1xHx1xL, self_mask_L)
+    y_Bx1xD = self.pre_cross_attention_layer_norm(x_Bx1xD)
+    x_Bx1xD += self._attend_to_cached_inputs(y_Bx1xD, cross_mask)
+    x_Bx1xD += self.mlp(self.pre_mlp_layer_norm(x_Bx1xD), deterministic=True)
+    return nn.with_logical_constraint(x_Bx1xD, ('batch', 'length', 'embed')), None
+
   def fill_cache(self, carry, encoded_BxSxD, max_decode_length):
     """Projects the encoded inputs once and makes room for `max_decode_length` tokens."""
-    key_BxSxHxK, value_BxSxHxK = self.encoder_decoder_attention.keys_values(encoded_BxSxD)
-    self.put_variable('cross_cache', 'key', key_BxSxHxK)
-    self.put_variable('cross_cache', 'value', value_BxSxHxK)
-    batch, _, heads, head_dim = key_BxSxHxK.shape
+    attention = self.encoder_decoder_attention
+    cross = cached_attention.arrange(*attention.keys_values(encoded_BxSxD))
+    self._put('cross_cache', cross)
+    batch, heads, head_dim, _ = cross[0].shape
     room_BxLxHxK = jnp.zeros((batch, max_decode_length, heads, head_dim), self.config.dtype)
-    for name in ('key', 'value'):
-      self.put_variable('cache', name, _constrain(room_BxLxHxK))
+    self._put('cache', cached_attention.arrange(room_BxLxHxK, room_BxLxHxK))
     return carry, None
 
-  def _write_cache(self, key_Bx1xHxK, value_Bx1xHxK, index):
-    """Puts one position into the cache; returns all of it, each [B, L, H, K]."""
-    written = []
-    for name, new_Bx1xHxK in (('key', key_Bx1xHxK), ('value', value_Bx1xHxK)):
-      old_BxLxHxK = self.get_variable('cache', name)
-      all_BxLxHxK = jax.lax.dynamic_update_slice_in_dim(old_BxLxHxK, new_Bx1xHxK, index, axis=1)
-      all_BxLxHxK = _constrain(all_BxLxHxK)
-      self.put_variable('cache', name, all_BxLxHxK)
-      written.append(all_BxLxHxK)
-    return written
+  def _attend_to_cached_inputs(self, y_BxTxD, cross_mask):
+    """Of any number of rows per input, side by side: [B * N, T, D] -> the same."""
+    key, value = (self.get_variable('cross_cache', name) for name in _CACHED)
+    # Nothing in this attention tells queries apart, so the N rows of an input are N*T queries
+    # to one copy of its keys and values.
+    queries = y_BxTxD.reshape(key.shape[0], -1, y_BxTxD.shape[-1])
+    attended = self.encoder_decoder_attention.attend_cached(queries, key, value, None, cross_mask)
+    return attended.reshape(y_BxTxD.shape)
+
+  def _put(self, collection: str, arrays) -> None:
+    for name, array in zip(_CACHED, arrays, strict=True):
+      self.put_variable(collection, name, array)
 
 
 class Decoder(nn.Module):
@@ -115,7 +127,8 @@ class Decoder(nn.Module):
     if not cfg.relpos_per_layer:
       self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
     self.layers = make_stack(
-      DecoderLayer, cfg, cfg.num_decoder_layers, static_argnums=(7,), methods=('fill_cache',)
+      DecoderLayer, cfg, cfg.num_decoder_layers, static_argnums=(6,),
+      methods=('fill_cache', 'step'),
     )
     self.decoder_norm = RMSNorm(cfg)
     self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
@@ -141,7 +154,7 @@ class Decoder(nn.Module):
       cross_seen = attend.seen_by(cfg, cross_mask, batch, length, encoded_BxSxD.shape[1])
     x_BxTxD = self.dropout(x_BxTxD, deterministic=deterministic)
     x_BxTxD = run_stack(
-      self.layers, x_BxTxD, encoded_BxSxD, bias, self_seen, cross_seen, None, deterministic
+      self.layers, x_BxTxD, encoded_BxSxD, bias, self_seen, cross_seen, deterministic
     )
     return self.dropout(self.decoder_norm(x_BxTxD), deterministic=deterministic)
 
@@ -157,12 +170,9 @@ class Decoder(nn.Module):
     """One position over the cache: [B, 1, D] -> hidden [B, 1, D]."""
     bias_1xHx1xL = (None if self.config.relpos_per_layer
                     else self.relpos_bias.row(index, max_decode_length))
-    self_mask = (jnp.arange(max_decode_length) <= index)[None, None, None, :]
+    self_mask_L = jnp.arange(max_decode_length) <= index
     x_Bx1xD = run_stack(
-      self.layers, x_Bx1xD, None, bias_1xHx1xL, self_mask, cross_mask, index, True
+      self.layers, x_Bx1xD, bias_1xHx1xL, self_mask_L, cross_mask, index, method='step'
     )
     return self.decoder_norm(x_Bx1xD)
 
-
-def _constrain(cache_BxLxHxK):
-  return nn.with_logical_constraint(cache_BxLxHxK, ('batch', 'length', 'heads', 'kv'))

@@ -111,10 +111,9 @@ class Transformer(Network):
       logits_BxTxV = self.decoder.logits(hidden_BxTxD)
     return nn.with_logical_constraint(logits_BxTxV, ('batch', 'length', 'vocab'))
 
-  def fill_cache(self, encoder_input_tokens, max_decode_length: int):
-    """Encodes [B, S] and fills the cache; `decode.init_cache` is the way to call it."""
-    encoded_BxSxD = self.encode(encoder_input_tokens)
-    self.decoder.fill_cache(encoded_BxSxD, max_decode_length)
+  def fill_cache(self, encoded, max_decode_length: int):
+    """Of encoded inputs [B, S, D]; `decode.init_cache` is the way to call it."""
+    self.decoder.fill_cache(encoded, max_decode_length)
 
   def decode_step(self, tokens_B, cross_mask, index, max_decode_length: int):
     """One token per row over the cache -> float32 logits [B, V]; see `decode.decode_step`."""

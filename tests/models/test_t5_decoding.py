@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from dss_jax import decode, models
+from dss_jax.decode import greedy
 
 LENGTH = 8
 
@@ -117,3 +118,14 @@ def test_a_length_below_one_is_refused(tiny, random_params, ragged):
   config = tiny('1.1')
   with pytest.raises(ValueError, match='max_decode_length is 0'):
     decode.greedy_decode(models.Transformer(config), random_params(config), ragged[0], 0)
+
+
+@pytest.mark.parametrize('vocab', [48, 128, 640])
+def test_the_likeliest_token_is_the_first_of_the_best(vocab):
+  rng = np.random.default_rng(0)
+  logits = rng.integers(-3, 4, (50, 2, vocab)).astype(np.float32)  # Many are equal.
+  logits[0, 0, 100 % vocab] = np.nan
+  logits[1] = -np.inf
+  found = jax.jit(greedy.likeliest)(logits)
+  assert found.dtype == jnp.int32
+  np.testing.assert_array_equal(found, jnp.argmax(logits, axis=-1))
