@@ -13,11 +13,19 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import seqio
+from absl import logging
 from t5x import metrics, models, optimizers, trainer
 
 import dss_jax.tasks  # noqa: F401  Registers the tasks and mixtures.
 from dss_jax import errors, gin_files, objective, t5x_network
-from dss_jax.data import checks, feature_converter, packing, settings, vocabularies
+from dss_jax.data import (
+  checks,
+  feature_converter,
+  packing,
+  row_lengths,
+  settings,
+  vocabularies,
+)
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
 
@@ -213,6 +221,55 @@ def adamw(
       clip_norm=clip_norm, weight_decay=weight_decay, no_decay=no_decay, beta2=beta2)
   rates = optimizer_lib.make_schedule(config, steps - first_step)
   return optimizers.OptaxWrapper(optimizer_lib.make_optimizer(config, rates))
+
+
+def example_lengths(
+    feature_lengths: Any = None, example_lengths: Any = None) -> Mapping[str, int] | None:
+  """Where an example is cut, for `data`: as `DataConfig` has it."""
+  if example_lengths is None and feature_lengths == config_lib.AUTO:
+    return config_lib.PAPERS_LENGTHS
+  return example_lengths
+
+
+def one_row(
+    feature_lengths: Any, example_lengths: Mapping[str, int] | None) -> Mapping[str, int] | None:
+  """The lengths of a row of one example, which T5X evaluates: where it is cut."""
+  return example_lengths or feature_lengths
+
+
+def rows(after: Any, mixture_or_task: str, feature_lengths: Any, batch_size: Any,
+         batch_inputs: int, pack: bool) -> row_lengths.Rows | row_lengths.Asked:
+  """The native engine's rows, measured once in a process; those that are given as they are.
+
+  Args:
+    after: what `data` returns, so that it was called.
+    mixture_or_task: registered.
+    feature_lengths, batch_size, batch_inputs, pack: see `DataConfig`.
+  """
+  del after
+  asked = row_lengths.Asked(feature_lengths, batch_size, batch_inputs, pack)
+  if config_lib.AUTO not in (feature_lengths, batch_size):
+    return asked
+  chosen = settings.current()
+  key = repr((chosen, mixture_or_task, asked))
+  if key not in _MEASURED:
+    limits = chosen.example_lengths or feature_lengths
+    _MEASURED[key] = row_lengths.measure(mixture_or_task, limits, asked)
+    logging.info('%s: %s', mixture_or_task, _MEASURED[key])
+  return _MEASURED[key]
+
+
+_MEASURED: dict[str, row_lengths.Rows] = {}
+
+
+def row_lengths_of(rows: row_lengths.Rows | row_lengths.Asked) -> Mapping[str, int]:
+  """{'inputs': ..., 'targets': ...} of a row."""
+  return rows.lengths
+
+
+def batch_size(rows: row_lengths.Rows | row_lengths.Asked) -> int:
+  """Rows of a batch."""
+  return rows.batch_size
 
 
 def data(mixture_or_task: str = '', **settings_of_all: Any) -> seqio.Vocabulary:

@@ -54,6 +54,14 @@ def weight(**settings: Any) -> None:
   number(lambda x: 0 <= x <= 1, 'in [0, 1], the weight of the label loss', **settings)
 
 
+def lengths(**settings: Any) -> None:
+  """Raises UserError unless every value is {'inputs': ..., 'targets': ...} in tokens."""
+  for name, value in settings.items():
+    if not isinstance(value, Mapping) or set(value) != {'inputs', 'targets'}:
+      raise errors.UserError(f"{name}={value!r}: give exactly {{'inputs': ..., 'targets': ...}}")
+    whole(1, **{f"{name}['{side}']": length for side, length in value.items()})
+
+
 def flag(**settings: Any) -> None:
   """Raises UserError unless every value is True or False."""
   for name, value in settings.items():

@@ -270,3 +270,33 @@ def test_rematerialisation_saves_memory_in_the_benchmark(tmp_path):
   assert 0 < full < 0.8 * none and 'REMAT=full, LOSS_CHUNK=0' in done.stdout
   done = run('memory.py', '--chip=v5e:4x4')
   assert done.returncode == 2 and 'give a single chip' in done.stderr
+
+
+@pytest.mark.slow
+def test_an_accelerator_is_measured_part_by_part(tmp_path):
+  """On the CPU, at toy size, without PyTorch; what is there is not measured again."""
+  path = tmp_path / 'figures.json'
+  first = run('accelerator.py', '--tiny', '--parts=correct,attention', f'--json={path}',
+              '--minutes=20', timeout=1500)
+  assert first.returncode == 0, first.stderr
+  before = json.loads(path.read_text())['parts']
+  assert before['correct']['figures']['rows'][0]['loss'] < 1e-5  # float32 against float32
+  assert {row['attention'] for row in before['attention']['figures']['rows']} >= {'xla', 'pallas'}
+  again = run('accelerator.py', '--tiny', '--parts=correct,train-base,labels', f'--json={path}',
+              '--minutes=20', blocked=True, timeout=1500)
+  assert again.returncode == 0, again.stderr
+  assert 'correct: done before' in again.stderr
+  after = json.loads(path.read_text())['parts']
+  assert after['correct'] == before['correct'] and set(after) == {
+      'correct', 'attention', 'train-base', 'labels'}
+  page = path.with_suffix('.md').read_text()
+  for title in ('Against the CPU', 'Attention', 'Training', 'Decoding'):
+    assert f'## {title}\n' in page
+  assert 'Not run: train-large; greedy; beam.' in page and 'the figures say nothing' in page
+
+
+def test_an_accelerators_parts_are_named_and_wait_for_time(tmp_path):
+  wrong = run('accelerator.py', '--parts=trian-base')
+  assert wrong.returncode == 2 and "did you mean 'train-base'" in wrong.stderr
+  none = run('accelerator.py', '--minutes=0.1', f'--json={tmp_path / "none.json"}')
+  assert none.returncode == 1 and 'correct: not begun' in none.stderr

@@ -24,10 +24,9 @@ OVERRIDES = {'TRAIN_STEPS': 1, 'WARMUP_STEPS': 0, 'EVAL_PERIOD': 0, 'CHECKPOINT_
 TASKS = {'dss': 'dss_{}', 'dss_teacher': 'dss_{}_teacher', 'dss_shuffled': 'dss_{}_shuffled',
          'finetune': '{}_finetune', 'distill': '{}_distill',
          'rationale_then_label': '{}_rationale_then_label'}
-# Tokens of an input row of DSS, of one of the others, of a target row; rows of either's batch.
-ROWS = {'esnli': (512, 256, 256, 8, 8), 'anli': (1536, 768, 256, 8, 8),
-        'cqa': (1024, 512, 256, 8, 8), 'svamp': (1024, 512, 512, 8, 8),
-        'asdiv': (1024, 512, 512, 8, 8), 'toy': (32, 32, 16, 64, 32)}
+# Tokens of a row; rows of a batch of DSS, which has all inputs twice, and of the others.
+ROWS = {**dict.fromkeys(('esnli', 'anli', 'cqa', 'svamp', 'asdiv'), ('auto', 'auto', 'auto')),
+        'toy': ({'inputs': 32, 'targets': 16}, 64, 32)}
 METHOD = re.compile(rf'gin/native/({"|".join(TASKS)})\.gin')
 
 
@@ -60,12 +59,12 @@ def plain(files, *bindings):
 def test_what_a_method_and_a_dataset_make(method, name):
   run = gin_config.parse([f'gin/native/{method}.gin'], [f'DATASET={name}', 'MODEL_DIR=run'])
   two_tasks = method.startswith('dss')
-  long, short, targets, dss_rows, rows = ROWS[name]
+  lengths, dss_rows, rows = ROWS[name]
   assert run.data.mixture_or_task == TASKS[method].format(name)
   assert run.alpha == (0.5 if two_tasks else 1.0)
-  assert run.data.feature_lengths == {'inputs': long if two_tasks else short, 'targets': targets}
+  assert run.data.feature_lengths == lengths and run.data.batch_inputs == 64
+  assert run.data.limits == ({'inputs': 1024, 'targets': 256} if lengths == 'auto' else lengths)
   assert run.data.batch_size == (dss_rows if two_tasks else rows)
-  assert (long, dss_rows) in ((2 * short, rows), (short, 2 * rows))  # DSS has all inputs twice.
   assert run.data.pack == (name != 'toy') and run.steps == (300 if name == 'toy' else 10_000)
   assert run.model.emb_dim == (32 if name == 'toy' else 768)
   assert plain([f'gin/native/{method}_{name}.gin']) == config_lib.as_dict(run)  # Its old name.
@@ -161,7 +160,7 @@ def test_what_no_file_sets_is_the_fields_default():
       f'DataConfig.feature_lengths={lengths}'])
   data = config_lib.DataConfig(mixture_or_task='x', batch_size=3, feature_lengths=lengths)
   base = models.t5_config('1.1', 'base', dtype='bfloat16', scan_layers=True)
-  assert run == config_lib.TrainConfig('run', data, model=base)
+  assert run == config_lib.TrainConfig('run', data, model=base, microbatches='auto')
 
 
 def test_the_papers_batch_without_packing(tmp_path):
@@ -173,7 +172,8 @@ def test_the_papers_batch_without_packing(tmp_path):
 
 def test_the_papers_settings(tmp_path):
   config = gin_config.parse(['gin/native/dss.gin'], ['DATASET=cqa', f'MODEL_DIR={tmp_path}'])
-  assert config.data.feature_lengths == {'inputs': 1024, 'targets': 256}
+  assert config.data.cut == config.data.limits == {'inputs': 1024, 'targets': 256}
+  assert config.data.batch_inputs == 64 and not config.data.is_measured
   assert (config.steps, config.alpha) == (10_000, 0.5)
   optimizer = config.optimizer
   assert (optimizer.name, optimizer.learning_rate, optimizer.schedule) == (

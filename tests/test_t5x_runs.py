@@ -20,9 +20,11 @@ import pytest
 t5x = pytest.importorskip(
     't5x', reason='T5X is on no package index; docs/t5x.md says how to get it')
 
-from dss_jax import gin_files, records  # noqa: E402
+import dss_jax.tasks  # noqa: E402, F401
+from dss_jax import data, gin_files, records  # noqa: E402
 from dss_jax.convert import __main__ as convert  # noqa: E402
 from dss_jax.convert import formats  # noqa: E402
+from dss_jax.data import row_lengths  # noqa: E402
 from dss_jax.predict import student as student_lib  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -71,6 +73,17 @@ def train(
   return program('train', folder, [file, 'gin/tiny.gin'],
                  {'MODEL_DIR': str(folder / name), 'TRAIN_STEPS': steps, 'EVAL_PERIOD': steps,
                   'CHECKPOINT_PERIOD': steps, **bindings}, devices, flags)
+
+
+def test_measured_rows_are_the_native_engines(folder):
+  said = train(folder, 'measured', 2, TASK_FEATURE_LENGTHS='auto', BATCH_SIZE='auto',
+               BATCH_INPUTS=16)
+  data.configure(records_dir=str(folder / 'records'), vocabulary='bytes')
+  rows = row_lengths.measure('dss_svamp', {'inputs': 1024, 'targets': 256},
+                             row_lengths.Asked('auto', 'auto', 16))
+  assert f'dss_svamp: {rows}' in said
+  operative = (folder / 'measured' / 'config.gin').read_text()
+  assert "task_feature_lengths = @t5x_engine.row_lengths_of()" in operative
 
 
 def metrics(model_dir, name='dss_svamp_label'):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import seqio
@@ -176,6 +177,16 @@ def encode_inputs(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTe
   return rows[:, :-1]
 
 
+def cut(rows: tf.data.Dataset, output_features: seqio.preprocessors.OutputFeaturesType,
+        sequence_length: Mapping[str, int] | None = None, *, limits: Mapping[str, int] | None
+        ) -> tf.data.Dataset:
+  """EOS behind every sequence; one that is for a row is cut there, or at the limit before."""
+  if sequence_length and limits:
+    sequence_length = {side: min(length, limits.get(side, length))
+                       for side, length in sequence_length.items()}
+  return seqio.preprocessors.append_eos_after_trim(rows, output_features, sequence_length)
+
+
 @seqio.utils.map_over_dataset
 def spread_objective(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
   """Every target token carries its task, so that packed rows can hold both.
@@ -231,4 +242,4 @@ def pipeline(chosen: settings.DataSettings, keep: Any, make_example: Any) -> tup
   return (functools.partial(map_rows, make_example=make_example, keep=keep),
           functools.partial(tokenize, chosen=chosen), seqio.CacheDatasetPlaceholder(),
           functools.partial(check_settings, chosen=chosen),
-          seqio.preprocessors.append_eos_after_trim, spread_objective)
+          functools.partial(cut, limits=chosen.example_lengths), spread_objective)

@@ -6,7 +6,7 @@ engines call `configure`; a user's own program does so before it reads.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dss_jax import errors, files, valid
@@ -31,6 +31,8 @@ class DataSettings:
     rationale_prefix: likewise for `*_rationale` (released code: 'explain: ').
     objectives: rows (name, prefix, field of the record, weight) beside these two, see
       `objective.table`: each is a task `dss_D_<name>` more in the mixtures of every dataset.
+    example_lengths: {'inputs': ..., 'targets': ...}, where an example is cut, in tokens with EOS;
+      None: where a row ends.
     train_fraction: share of the training inputs to use, in (0, 1]; subsets of one seed are
       nested (12.5 % is inside 25 %).
     train_fraction_seed: which subset.
@@ -41,6 +43,7 @@ class DataSettings:
   label_prefix: str = '[label] '
   rationale_prefix: str = '[rationale] '
   objectives: Sequence[Any] | None = None
+  example_lengths: Mapping[str, int] | None = None
   train_fraction: float = 1.0
   train_fraction_seed: int = 0
 
@@ -48,6 +51,8 @@ class DataSettings:
     valid.path(**valid.fields(self, 'vocabulary', 'records_dir'))
     valid.text(**valid.fields(self, 'label_prefix', 'rationale_prefix'))
     valid.share(**valid.fields(self, 'train_fraction'))
+    if self.example_lengths is not None:
+      valid.lengths(**valid.fields(self, 'example_lengths'))
     valid.whole(0, **valid.fields(self, 'train_fraction_seed'))
 
   def table(self) -> 'objective.Objectives':

@@ -8,8 +8,8 @@ implementation wants; `bias_for` does so with the biases, and `attend` goes by t
           devices interpreted, which is for tests
   cudnn   of NVIDIA GPUs; the mask and the bias are written out, the scores are not
 
-Dropout of probabilities is one mask for all queries of a head, so it is done to the values, by
-whoever calls.
+Dropout of probabilities has one mask for all queries of a head, as in T5X, so a kernel takes it
+and draws nothing.
 """
 
 import functools
@@ -26,7 +26,6 @@ from dss_jax.models import fused_attention
 from dss_jax.models.config import Config
 from dss_jax.models.masks import MASKED_SCORE, Mask
 
-CONTEXT = 'context'  # Name of what attention returns, for the policies of rematerialisation.
 _JOINED = ('batch', 'length', 'joined_kv')
 
 
@@ -94,52 +93,65 @@ def bias_matrix(values_HxD, query_length: int, key_length: int):
   return fused_attention.skew(values_HxP, query_length, key_length)[None]
 
 
-def attend(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, seen):
+def attend(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, seen, kept_BxHx1xS=None):
   """Attends from queries to keys; no scale (T5, section 2.1).
 
   Args:
     query_BxTxHxK, key_BxSxHxK, value_BxSxHxK: of one dtype.
     bias: of `bias_for`, or float32 and broadcastable to [B, H, T, S], or None.
     seen: of `seen_by`, or bool and broadcastable to [B, H, T, S].
+    kept_BxHx1xS: factors of the probabilities, for dropout; or None.
 
   Returns:
     [B, T, H, K]. A query that sees nothing gets 0, or a mean of all values.
   """
-  if isinstance(seen, Ids):
-    context_BxTxHxK = _pallas(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, seen)
-  elif isinstance(seen, Matrix):
-    if bias is not None:
-      bias = bias.astype(query_BxTxHxK.dtype)
-    context_BxTxHxK = jax.nn.dot_product_attention(
-        query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, seen.matrix, scale=1.0,
-        implementation='cudnn')
-  else:
-    context_BxTxHxK = _xla(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, seen)
-  return context_BxTxHxK
+  way = _pallas if isinstance(seen, Ids) else _cudnn if isinstance(seen, Matrix) else _xla
+  return way(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, seen, kept_BxHx1xS)
 
 
-def _xla(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, mask):
+def _xla(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, mask, kept_BxHx1xS):
   # bfloat16 products are added up in, and stay in, float32 up to and with the softmax.
   score_BxHxTxS = jnp.einsum(
       'bthk,bshk->bhts', query_BxTxHxK, key_BxSxHxK, preferred_element_type=jnp.float32)
   if bias is not None:
     score_BxHxTxS = score_BxHxTxS + bias
   score_BxHxTxS = jnp.where(mask, score_BxHxTxS, MASKED_SCORE)
-  prob_BxHxTxS = jax.nn.softmax(score_BxHxTxS, axis=-1).astype(value_BxSxHxK.dtype)
+  prob_BxHxTxS = jax.nn.softmax(score_BxHxTxS, axis=-1)
+  if kept_BxHx1xS is not None:
+    prob_BxHxTxS = prob_BxHxTxS * kept_BxHx1xS
+  prob_BxHxTxS = prob_BxHxTxS.astype(value_BxSxHxK.dtype)
   context_BxTxHxK = jnp.einsum('bhts,bshk->bthk', prob_BxHxTxS, value_BxSxHxK)
+  return _named(context_BxTxHxK)
+
+
+def _cudnn(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, seen: Matrix, kept_BxHx1xS):
+  if kept_BxHx1xS is not None:  # A probability times a factor times a value.
+    kept_BxSxHx1 = jnp.transpose(kept_BxHx1xS, (0, 3, 1, 2))
+    value_BxSxHxK = (value_BxSxHxK * kept_BxSxHx1).astype(value_BxSxHxK.dtype)
+  if bias is not None:
+    bias = bias.astype(query_BxTxHxK.dtype)
+  context_BxTxHxK = jax.nn.dot_product_attention(
+      query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, seen.matrix, scale=1.0,
+      implementation='cudnn')
+  return _named(context_BxTxHxK)
+
+
+def _named(context_BxTxHxK):
   # With heads joined: on a TPU, lanes are not filled up to 128 then.
-  return checkpoint_name(_joined(context_BxTxHxK), CONTEXT).reshape(context_BxTxHxK.shape)
+  named_BxTxN = checkpoint_name(_joined(context_BxTxHxK), fused_attention.CONTEXT)
+  return named_BxTxN.reshape(context_BxTxHxK.shape)
 
 
-def _pallas(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, tiles, seen: Ids):
+def _pallas(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, tiles, seen: Ids, kept_BxHx1xS):
+  kept_BxHxS = None if kept_BxHx1xS is None else kept_BxHx1xS[:, :, 0]
   call = functools.partial(fused_attention.attend, kernel=seen.kernel)
-  args = (*map(_joined, (query_BxTxHxK, key_BxSxHxK, value_BxSxHxK)), tiles, seen.queries,
-          seen.keys)
+  args = (*map(_joined, (query_BxTxHxK, key_BxSxHxK, value_BxSxHxK)), tiles, kept_BxHxS,
+          seen.queries, seen.keys)
   if not jax.sharding.get_abstract_mesh().empty:  # XLA cannot divide a kernel by itself.
-    rows, ids, heads = (nn.logical_to_mesh_axes(axes) for axes in (
-        _JOINED, _JOINED[:2], ('heads',)))
-    call = jax.shard_map(call, in_specs=(rows, rows, rows, heads, ids, ids), out_specs=rows,
-                         check_vma=False)
+    rows, ids, heads, kept = (nn.logical_to_mesh_axes(axes) for axes in (
+        _JOINED, _JOINED[:2], ('heads',), ('batch', 'heads', 'length')))
+    call = jax.shard_map(call, in_specs=(rows, rows, rows, heads, kept, ids, ids),
+                         out_specs=rows, check_vma=False)
   return call(*args).reshape(query_BxTxHxK.shape)
 
 

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from dss_jax.models import attend, cached_attention
 from dss_jax.models.config import T5Config
@@ -44,7 +45,7 @@ class Attention(nn.Module):
 
   def keys_values(self, memory_BxSxD):
     """[B, S, D] -> keys and values, each [B, S, H, K]: what a cache keeps."""
-    return self._split(self.key(memory_BxSxD)), self._split(self.value(memory_BxSxD))
+    return self._heads('key', memory_BxSxD), self._heads('value', memory_BxSxD)
 
   def attend(self, inputs_BxTxD, key_BxSxHxK, value_BxSxHxK, bias, mask, *, deterministic):
     """Attends from `inputs` to given keys and values.
@@ -62,30 +63,28 @@ class Attention(nn.Module):
     Returns:
       config.dtype [B, T, D].
     """
-    query_BxTxHxK = self._split(self.query(inputs_BxTxD))
+    query_BxTxHxK = self._heads('query', inputs_BxTxD)
+    kept_BxHx1xS = None
     if not deterministic and self.config.dropout_rate:
-      value_BxSxHxK = self._drop(value_BxSxHxK)
-    context_BxTxHxK = attend.attend(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, mask)
+      batch, length, heads, _ = key_BxSxHxK.shape
+      kept_BxHx1xS = self.dropout(jnp.ones((batch, heads, 1, length)), deterministic=False)
+    context_BxTxHxK = attend.attend(
+      query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, mask, kept_BxHx1xS
+    )
     context_BxTxHxK = nn.with_logical_constraint(context_BxTxHxK, _HEADS)
     return self.out(context_BxTxHxK.reshape(*inputs_BxTxD.shape[:2], -1))
 
   def attend_cached(self, inputs_BxTxD, key_BxHxKxS, value_BxHxSxK, bias, mask):
     """`attend` without dropout, to keys and values as `cached_attention` keeps them."""
-    query_BxTxHxK = self._split(self.query(inputs_BxTxD))
+    query_BxTxHxK = self._heads('query', inputs_BxTxD)
     context_BxTxHxK = cached_attention.attend(
       query_BxTxHxK, key_BxHxKxS, value_BxHxSxK, bias, mask
     )
     context_BxTxHxK = nn.with_logical_constraint(context_BxTxHxK, _HEADS)
     return self.out(context_BxTxHxK.reshape(*inputs_BxTxD.shape[:2], -1))
 
-  def _drop(self, value_BxSxHxK):
-    """Drops probabilities, the same of all queries of a head: so it drops the head's values."""
-    batch, length, heads, _ = value_BxSxHxK.shape
-    kept_BxHx1xS = self.dropout(jnp.ones((batch, heads, 1, length)), deterministic=False)
-    kept_BxSxHx1 = jnp.transpose(kept_BxHx1xS, (0, 3, 1, 2))
-    return (value_BxSxHxK * kept_BxSxHx1).astype(value_BxSxHxK.dtype)
-
-  def _split(self, joined_BxTxN):
+  def _heads(self, name, inputs_BxTxD):
+    joined_BxTxN = checkpoint_name(getattr(self, name)(inputs_BxTxD), name)
     heads_BxTxHxK = joined_BxTxN.reshape(
       *joined_BxTxN.shape[:2], self.config.num_heads, self.config.head_dim
     )

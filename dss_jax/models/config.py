@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu')
 DTYPES = ('float32', 'bfloat16')
-REMAT = ('none', 'full', 'dots')
+REMAT = ('none', 'scores', 'dots', 'full')
 ATTENTION = ('auto', 'xla', 'pallas', 'cudnn')
 _SAME_NUMBERS = {'free': True}  # It may change within a run; see train/config.py.
 _POSITIVE = (

@@ -23,6 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+CONTEXT = 'context'  # Name of what attention returns, for the policies of rematerialisation.
 BLOCK = 128  # Queries or keys; also the lanes of a vector register.
 # Ids below 0 match nothing, so that a block of padding is skipped.
 NO_QUERY, NO_KEY = -1, -2
@@ -96,7 +97,9 @@ def skew(values, query_length: int, key_length: int):
   return flat.reshape(*rest, query_length, period - 1)[..., :key_length]
 
 
-def attend(query_BxTxN, key_BxSxN, value_BxSxN, tiles, query_ids_BxT, key_ids_BxS, kernel: Kernel):
+def attend(
+    query_BxTxN, key_BxSxN, value_BxSxN, tiles, kept_BxHxS, query_ids_BxT, key_ids_BxS,
+    kernel: Kernel):
   """Context [B, T, N] of queries that see the keys with their id.
 
   A query without a key gets 0 and passes no gradient.
@@ -104,40 +107,53 @@ def attend(query_BxTxN, key_BxSxN, value_BxSxN, tiles, query_ids_BxT, key_ids_Bx
   Args:
     query_BxTxN, key_BxSxN, value_BxSxN: heads joined.
     tiles: of `bias_tiles`, or None.
+    kept_BxHxS: float32 factors of the probabilities of a key, for dropout; or None. They get no
+      gradient.
     query_ids_BxT, key_ids_BxS: int32; NO_QUERY and NO_KEY where there is none. Where they do not
       fall along a row, few blocks are computed that have no pair.
     kernel: see there.
   """
   lengths = query_BxTxN.shape[1:]
   query, key, value = (_padded(x, 0) for x in (query_BxTxN, key_BxSxN, value_BxSxN))
+  groups = query.shape[2] // BLOCK
   query_ids = _padded(query_ids_BxT, NO_QUERY).reshape(query.shape[0], -1, BLOCK)
   key_ids = _padded(key_ids_BxS, NO_KEY).reshape(key.shape[0], -1, BLOCK)
-  if tiles is not None and (missing := query.shape[2] // kernel.head_dim - tiles.shape[0]):
-    tiles = jnp.pad(tiles, ((0, missing), (0, 0), (0, 0), (0, 0)))
-  context = _attend(query, key, value, tiles, query_ids, key_ids, kernel)
+  if tiles is not None:
+    tiles = _filled(tiles, 0, groups * kernel.heads)
+  if kept_BxHxS is not None:
+    kept_BxHxS = _filled(_filled(kept_BxHxS, 1, groups * kernel.heads), 2, key.shape[1])
+    kept_BxHxS = kept_BxHxS.reshape(key.shape[0], groups, kernel.heads, -1, BLOCK)
+  context = _attend(query, key, value, tiles, kept_BxHxS, query_ids, key_ids, kernel)
   return context[:, : lengths[0], : lengths[1]]
 
 
 def _padded(x, value):
   """Axes after the first filled up to whole blocks."""
-  widths = [(0, 0), *((0, -size % BLOCK) for size in x.shape[1:])]
-  return jnp.pad(x, widths, constant_values=value) if any(w for _, w in widths) else x
+  for axis, size in enumerate(x.shape[1:], 1):
+    x = _filled(x, axis, size + -size % BLOCK, value)
+  return x
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _attend(query, key, value, tiles, query_ids, key_ids, kernel):
-  return _forward(query, key, value, tiles, query_ids, key_ids, kernel)[0]
+def _filled(x, axis: int, size: int, value=0):
+  """An axis filled up to a size."""
+  widths = [(0, size - x.shape[axis] if i == axis else 0) for i in range(x.ndim)]
+  return jnp.pad(x, widths, constant_values=value) if widths[axis][1] else x
 
 
-def _attend_fwd(query, key, value, tiles, query_ids, key_ids, kernel):
-  context, lse = _forward(query, key, value, tiles, query_ids, key_ids, kernel)
-  context, lse = checkpoint_name(context, 'context'), checkpoint_name(lse, 'context')
-  return context, (query, key, value, tiles, query_ids, key_ids, context, lse)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
+def _attend(query, key, value, tiles, kept, query_ids, key_ids, kernel):
+  return _forward((query, key, value, tiles, kept, query_ids, key_ids), kernel)[0]
+
+
+def _attend_fwd(*args):
+  *given, kernel = args
+  context, lse = (checkpoint_name(x, CONTEXT) for x in _forward(given, kernel))
+  return context, (given, context, lse)
 
 
 def _attend_bwd(kernel, residuals, d_context):
   *grads, d_tiles = _backward(*residuals, d_context, kernel)
-  return *grads, d_tiles, None, None
+  return *grads, d_tiles, None, None, None
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
@@ -166,16 +182,22 @@ def _rows(length):
   return pl.BlockSpec((1, length, BLOCK), lambda g, b, *_: (b, 0, g))
 
 
-def _specs(kernel, query, key, tiles):
-  """Specs of query, key, value, tiles (none if None), the two ids, and of the log-sum-exp."""
+def _of_heads(kernel, length):
+  """Spec of [B, G, heads, blocks, BLOCK]: of each position of a row and each head a number."""
+  return pl.BlockSpec((1, 1, kernel.heads, length // BLOCK, BLOCK),
+                      lambda g, b, *_: (b, g, 0, 0, 0))
+
+
+def _specs(given, kernel):
+  """Specs of what is there of query, key, value, tiles, kept, and the two ids."""
+  query, key, _, tiles, kept, *_ = given
   ids = [pl.BlockSpec((1, x.shape[1] // BLOCK, BLOCK), lambda g, b, *_: (b, 0, 0))
          for x in (query, key)]
-  lse = pl.BlockSpec((1, 1, kernel.heads, query.shape[1] // BLOCK, BLOCK),
-                     lambda g, b, *_: (b, g, 0, 0, 0))
   of_tiles = [] if tiles is None else [
       pl.BlockSpec((kernel.heads, *tiles.shape[1:]), lambda g, b, *_: (g, 0, 0, 0))]
+  of_kept = [] if kept is None else [_of_heads(kernel, key.shape[1])]
   rows = [_rows(query.shape[1]), _rows(key.shape[1]), _rows(key.shape[1])]
-  return rows, of_tiles, ids, lse
+  return rows, of_tiles, [*rows, *of_tiles, *of_kept, *ids]
 
 
 def _call(body, kernel, query, key, products, moved, **spec):
@@ -193,34 +215,34 @@ def _call(body, kernel, query, key, products, moved, **spec):
           bytes_accessed=sum(x.size * x.dtype.itemsize for x in moved)))
 
 
-def _forward(query, key, value, tiles, query_ids, key_ids, kernel):
+def _forward(given, kernel):
   """Context, and the log-sum-exp of each query's scores, float32 [B, G, heads, blocks, BLOCK]."""
+  query, key, _, tiles, kept, *ids = given
   batch, length, lanes = query.shape
-  rows, of_tiles, ids, of_lse = _specs(kernel, query, key, tiles)
-  lse = jax.ShapeDtypeStruct(
-      (batch, lanes // BLOCK, kernel.heads, length // BLOCK, BLOCK), jnp.float32)
-  given = [query, key, value, *([] if tiles is None else [tiles]), query_ids, key_ids]
+  there = [x for x in given if x is not None]
+  made = [jax.ShapeDtypeStruct(query.shape, query.dtype), jax.ShapeDtypeStruct(
+      (batch, lanes // BLOCK, kernel.heads, length // BLOCK, BLOCK), jnp.float32)]
   call = _call(
-      functools.partial(_forward_body, kernel, tiles is not None), kernel, query, key, 2,
-      [*given, query, lse], in_specs=[*rows, *of_tiles, *ids],
-      out_specs=[_rows(length), of_lse], out_shape=[jax.ShapeDtypeStruct(query.shape, query.dtype),
-                                                    lse])
-  return call(*_ranges(query_ids, key_ids, kernel.causal), *given)
+      functools.partial(_forward_body, kernel, tiles is not None, kept is not None), kernel, query,
+      key, 2, [*there, *made], in_specs=_specs(given, kernel)[-1],
+      out_specs=[_rows(length), _of_heads(kernel, length)], out_shape=made)
+  return call(*_ranges(*ids, kernel.causal), *there)
 
 
-def _backward(query, key, value, tiles, query_ids, key_ids, context, lse, d_context, kernel):
+def _backward(given, context, lse, d_context, kernel):
   """Gradients of query, key, value and tiles (None without)."""
-  rows, of_tiles, ids, of_lse = _specs(kernel, query, key, tiles)
-  given = [query, key, value, *([] if tiles is None else [tiles]), query_ids, key_ids, context,
-           d_context, lse]
-  like = [jax.ShapeDtypeStruct(x.shape, x.dtype)
-          for x in (query, key, value, *([] if tiles is None else [tiles]))]
+  query, key, value, tiles, kept, *ids = given
+  rows, of_tiles, specs = _specs(given, kernel)
+  there = [*(x for x in given if x is not None), context, d_context, lse]
+  made = [jax.ShapeDtypeStruct(x.shape, x.dtype)
+          for x in (query, key, value, tiles) if x is not None]
   call = _call(
-      functools.partial(_backward_body, kernel, tiles is not None), kernel, query, key, 5,
-      [*given, *like], in_specs=[*rows, *of_tiles, *ids, rows[0], rows[0], of_lse],
-      out_specs=[*rows, *of_tiles], out_shape=like,
+      functools.partial(_backward_body, kernel, tiles is not None, kept is not None), kernel,
+      query, key, 5, [*there, *made],
+      in_specs=[*specs, rows[0], rows[0], _of_heads(kernel, query.shape[1])],
+      out_specs=[*rows, *of_tiles], out_shape=made,
       scratch_shapes=[pltpu.VMEM((key.shape[1], BLOCK), jnp.float32)] * 2)
-  grads = call(*_ranges(query_ids, key_ids, kernel.causal), *given)
+  grads = call(*_ranges(*ids, kernel.causal), *there)
   return (*grads, None) if tiles is None else grads
 
 
@@ -271,13 +293,19 @@ def _scores(tiles_ref, head, i, j, query_QxL, key_CxL, sees_QxC):
   return jnp.where(sees_QxC, score_QxC, _MASKED)
 
 
+def _kept(kept_ref, head, j, prob_QxC):
+  return prob_QxC if kept_ref is None else prob_QxC * kept_ref[0, 0, head, pl.ds(j, 1), :]
+
+
 def _tile(tiles_ref, i, j):
   far = tiles_ref.shape[1] // 2
   return jnp.clip(j - i, -far, far) + far
 
 
-def _forward_body(kernel, biased, first_ref, stop_ref, query_ref, key_ref, value_ref, *refs):
+def _forward_body(
+    kernel, biased, dropped, first_ref, stop_ref, query_ref, key_ref, value_ref, *refs):
   tiles_ref, *refs = refs if biased else (None, *refs)
+  kept_ref, *refs = refs if dropped else (None, *refs)
   query_ids_ref, key_ids_ref, context_ref, lse_ref = refs
   row, heads = pl.program_id(1), range(kernel.heads)
 
@@ -297,7 +325,7 @@ def _forward_body(kernel, biased, first_ref, stop_ref, query_ref, key_ref, value
         sum_Qx1 = sum_Qx1 * shrink_Qx1 + prob_QxC.sum(1, keepdims=True)
         # In the lanes of other heads this is of no use, and left out in the end.
         context_QxL = context_QxL * shrink_Qx1 + _product(
-            prob_QxC.astype(value_CxL.dtype), value_CxL, (1, 0))
+            _kept(kept_ref, h, j, prob_QxC).astype(value_CxL.dtype), value_CxL, (1, 0))
         after.append((new_Qx1, sum_Qx1, context_QxL))
       return tuple(after)
 
@@ -317,8 +345,10 @@ def _forward_body(kernel, biased, first_ref, stop_ref, query_ref, key_ref, value
   jax.lax.fori_loop(0, query_ref.shape[1] // BLOCK, of_queries, 0)
 
 
-def _backward_body(kernel, biased, first_ref, stop_ref, query_ref, key_ref, value_ref, *refs):
+def _backward_body(
+    kernel, biased, dropped, first_ref, stop_ref, query_ref, key_ref, value_ref, *refs):
   tiles_ref, *refs = refs if biased else (None, *refs)
+  kept_ref, *refs = refs if dropped else (None, *refs)
   query_ids_ref, key_ids_ref, context_ref, d_context_ref, lse_ref, *refs = refs
   d_query_ref, d_key_ref, d_value_ref, *refs = refs
   d_tiles_ref, key_sum_ref, value_sum_ref = refs if biased else (None, *refs)
@@ -347,10 +377,12 @@ def _backward_body(kernel, biased, first_ref, stop_ref, query_ref, key_ref, valu
         d_head_QxL = d_contexts[h].astype(dtype)
         score_QxC = _scores(tiles_ref, h, i, j, queries[h], key_CxL, sees_QxC)
         prob_QxC = jnp.exp(score_QxC - lses[h])
-        d_score_QxC = prob_QxC * (_product(d_head_QxL, value_CxL, (1, 1)) - deltas[h])
+        d_prob_QxC = _kept(kept_ref, h, j, _product(d_head_QxL, value_CxL, (1, 1)))
+        d_score_QxC = prob_QxC * (d_prob_QxC - deltas[h])
         if biased:
           d_tiles_ref[h, _tile(tiles_ref, i, j)] += d_score_QxC
-        value_sum_ref[_block(j), :] += _product(prob_QxC.astype(dtype), d_head_QxL, (0, 0))
+        value_sum_ref[_block(j), :] += _product(
+            _kept(kept_ref, h, j, prob_QxC).astype(dtype), d_head_QxL, (0, 0))
         d_score_QxC = d_score_QxC.astype(dtype)
         key_sum_ref[_block(j), :] += _product(d_score_QxC, queries[h], (0, 0))
         d_query_QxL += _only(kernel, h, _product(d_score_QxC, key_CxL, (1, 0)))

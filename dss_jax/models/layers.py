@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from dss_jax.models.config import T5Config
 
@@ -123,6 +124,7 @@ class Mlp(nn.Module):
       # The names of T5X's and Hugging Face's checkpoints: `wi` alone, `wi_0` and `wi_1` gated.
       name = 'wi' if len(cfg.mlp_activations) == 1 else f'wi_{i}'
       branch_BxTxF = Dense(cfg.mlp_dim, ('embed', 'mlp'), init, cfg.dtype, name=name)(x_BxTxD)
+      branch_BxTxF = checkpoint_name(branch_BxTxF, 'mlp')
       branch_BxTxF = _FUNCTIONS[activation](branch_BxTxF)
       hidden_BxTxF = branch_BxTxF if hidden_BxTxF is None else hidden_BxTxF * branch_BxTxF
     dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))

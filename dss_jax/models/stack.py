@@ -3,15 +3,18 @@
 import jax
 from flax import linen as nn
 
+from dss_jax.models import fused_attention
 from dss_jax.models.config import T5Config
 
 LAYERS_AXIS = 'layers'
+KEPT = ('query', 'key', 'value', fused_attention.CONTEXT, 'mlp')
 
 _POLICIES = {
   'full': None,  # Nothing but a layer's input is kept.
   # Products with weights are kept. Attention scores have batch dimensions, are large and cheap
   # to do again, and are not.
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'scores': jax.checkpoint_policies.save_only_these_names(*KEPT),
 }
 
 

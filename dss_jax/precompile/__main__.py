@@ -76,13 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   from dss_jax.precompile import jobs, plan, table, topologies
   valid.number(lambda x: x > 0, 'above 0, of minutes', **{'--timeout': args.timeout})
   valid.whole(1, **{'--max_compiles': args.max_compiles})
-  runs = _runs(args, bindings)
+  runs, said = _look_at_data(_runs(args, bindings))
   cells = _cells(args, runs)
   for topology in {cell.topology.name: cell.topology for cell in cells}.values():
     if not args.known_only and (problem := topologies.missing(topology)):
       raise errors.UserError(f'--topology={topology.name}: {problem}')
-  for line in _look_at_data(runs[0][1]):
-    print(f'warning: {line}', file=sys.stderr)
+  for line in said:
+    print(line, file=sys.stderr)
   settings = plan.Settings(
       search=args.microbatches == 'auto', decode=args.decode, timeout=60 * args.timeout,
       most=args.max_compiles, known_only=args.known_only)
@@ -91,14 +91,25 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _look_at_data(config) -> list[str]:
-  """What training would warn of; UserError for what it refuses. A plan does not need the data."""
-  if not (config.data.records_dir or os.environ.get('DSS_DATA_DIR')):
-    return []
+def _look_at_data(runs):
+  """The runs with rows in numbers, and what training would warn of; UserError for what it refuses.
+
+  All are of one data set. A plan does not need it, but then rows are as long as one example may be.
+  """
+  config = runs[0][1]
+  if config.data.records_dir or os.environ.get('DSS_DATA_DIR'):
+    config, said = _with_data(config)
+  else:
+    config, said = dataclasses.replace(config, data=config.data.unmeasured()), []
+  return [(name, dataclasses.replace(one, data=config.data)) for name, one in runs], said
+
+
+def _with_data(config):
   cli.import_quietly('dss_jax.tasks')
   from dss_jax.train import gin_config, loop
   with gin_config.macros_named():
-    return [gin_config.with_macros(line) for line in loop.look_at_data(config)]
+    config, said = loop.look_at_data(config)
+    return config, [gin_config.with_macros(line) for line in said]
 
 
 def _runs(args: argparse.Namespace, bindings: Sequence[str]):

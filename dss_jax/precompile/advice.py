@@ -36,8 +36,8 @@ def fewest_microbatches(config: config_lib.TrainConfig) -> int:
   """
   numbers = _numbers(config, 1)
   if jax.default_backend() == 'cpu':
-    tokens = config.data.batch_size // numbers[-1] * sum(config.data.feature_lengths.values())
-    return next(k for k in reversed(numbers) if k == 1 or tokens * numbers[-1] / k >= _CPU_TOKENS)
+    tokens = config.data.batch_size * sum(config.data.feature_lengths.values())
+    return next(k for k in reversed(numbers) if k == 1 or tokens / k >= _CPU_TOKENS)
   for k, needed in _attempts(config, numbers):
     if needed and sum(needed.values()) <= _room():
       return k

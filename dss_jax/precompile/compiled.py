@@ -70,7 +70,7 @@ def decode_program(
   """Greedy decoding as `train.evaluation` runs it, at the longest inputs and targets."""
   compute = compute_lib.build(config, sharding)
   params = _abstract(jax.eval_shape(compute.init).params, compute.state_sharding.params)
-  lengths = config.data.feature_lengths
+  lengths = config.data.limits
   rows = decode_rows(config, sharding.shards)
   search = decode.BatchDecoder(compute.model, sharding).searcher(lengths['targets'])
   return Program(search, (params, _tokens((rows, lengths['inputs']), sharding.batch)))

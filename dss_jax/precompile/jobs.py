@@ -37,7 +37,7 @@ _BEGINNING = '{"key": '  # of every line of a journal
 _IRRELEVANT = ('model_dir', 'initial_checkpoint_path', 'log_every', 'checkpoints')
 _IRRELEVANT_DATA = (
     'mixture_or_task', 'vocabulary', 'records_dir', 'label_prefix', 'rationale_prefix',
-    'train_fraction', 'train_fraction_seed', 'seed', 'verify_records')
+    'batch_inputs', 'train_fraction', 'train_fraction_seed', 'seed', 'verify_records')
 
 
 @dataclasses.dataclass(frozen=True)

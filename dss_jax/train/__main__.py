@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   print('loading JAX and TensorFlow', file=sys.stderr, flush=True)
   config, text = _read(args, bindings)
   if args.print_config:
-    print(text)
+    print(text + _measured(config))
     return 0
   cli.import_quietly('dss_jax.train.loop')
   from dss_jax.train import gin_config, loop, processes
@@ -113,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dss_jax.precompile import advice
     if not advice.is_out_of_memory(error):
       raise
-    raise errors.UserError(advice.out_of_memory(config)) from error
+    pinned, _ = loop.prepare_data(config)
+    raise errors.UserError(advice.out_of_memory(pinned)) from error
   if processes.is_main():
     print(_summary(config, result))
   return 0
@@ -126,6 +128,21 @@ def _read(args: argparse.Namespace, bindings: Sequence[str]):
     cli.import_quietly('dss_jax.tasks', *args.modules)
   from dss_jax.train import gin_config
   return gin_config.parse(args.gin_file, bindings), gin_config.resolved()
+
+
+def _measured(config) -> str:
+  """As comments of gin: the numbers that TASK_FEATURE_LENGTHS or BATCH_SIZE = 'auto' come to."""
+  data = config.data
+  if data.is_measured or not (data.records_dir or os.environ.get('DSS_DATA_DIR')):
+    return ''
+  cli.import_quietly('dss_jax.tasks')  # What is described so far, is registered.
+  from dss_jax.train import loop
+  try:
+    pinned, said = loop.prepare_data(config)
+  except errors.UserError as error:
+    return f'\n# The rows are not measured: {error}'
+  return (f'\n# TASK_FEATURE_LENGTHS = {dict(pinned.data.feature_lengths)}, '
+          f'BATCH_SIZE = {pinned.data.batch_size}' + (f': {said}' if said else ''))
 
 
 def _summary(config, result) -> str:

@@ -19,6 +19,7 @@ OPTIMIZERS = ('adamw', 'adamw_transformers4', 'adafactor')
 PARAMETER_NAMES = ('kernel', 'embedding', 'scale', 'rel_embedding')
 
 AUTO = 'auto'
+PAPERS_LENGTHS = {'inputs': 1024, 'targets': 256}
 _FREE = {'free': True}
 
 
@@ -32,9 +33,12 @@ class DataConfig(data_lib.DataSettings):
 
   Attributes:
     mixture_or_task: a registered SeqIO name, e.g. 'dss_cqa' or 'cqa_finetune'.
-    feature_lengths: {'inputs': ..., 'targets': ...} in tokens: where sequences are cut, and
-      the size of a row.
-    batch_size: rows of a global batch; with packing a row holds several examples.
+    feature_lengths: {'inputs': ..., 'targets': ...} in tokens, the size of a row, where an example
+      is cut at the latest; or 'auto': as the data has it, see `data/row_lengths.py`. Then
+      `example_lengths` are the paper's, 1,024 / 256, if nothing else is said.
+    batch_size: rows of a global batch; with packing a row holds several examples. 'auto': so many
+      that they hold `batch_inputs`, about.
+    batch_inputs: of a batch, each with all of its examples, where the rows are found.
     pack: several examples per row. Exact without dropout, whose masks are a row's: only padding
       is saved.
     seed: order of the examples.
@@ -42,8 +46,9 @@ class DataConfig(data_lib.DataSettings):
   """
 
   mixture_or_task: str
-  feature_lengths: Mapping[str, int]
-  batch_size: int
+  feature_lengths: Mapping[str, int] | Any  # or AUTO
+  batch_size: int | Any  # or AUTO
+  batch_inputs: int = 64
   pack: bool = True
   seed: int = 0
   verify_records: bool = _free(True)
@@ -51,14 +56,37 @@ class DataConfig(data_lib.DataSettings):
   def __post_init__(self):
     super().__post_init__()
     valid.text(**valid.fields(self, 'mixture_or_task'))
-    lengths = self.feature_lengths
-    if not isinstance(lengths, Mapping) or set(lengths) != {'inputs', 'targets'}:
-      raise errors.UserError(
-          f"DataConfig.feature_lengths={lengths!r}: give exactly {{'inputs': ..., 'targets': ...}}")
-    valid.whole(1, **valid.fields(self, 'batch_size'), **{
-        f"DataConfig.feature_lengths['{side}']": length for side, length in lengths.items()})
+    if self.feature_lengths != AUTO:
+      valid.lengths(**valid.fields(self, 'feature_lengths'))
+    elif self.example_lengths is None:  # Resolved here, so that run.json says where they are cut.
+      object.__setattr__(self, 'example_lengths', dict(PAPERS_LENGTHS))
+    valid.whole(1, **valid.fields(
+        self, *(['batch_size'] if self.batch_size != AUTO else []), 'batch_inputs'))
     valid.flag(**valid.fields(self, 'pack', 'verify_records'))
     valid.whole(0, **valid.fields(self, 'seed'))
+
+  @property
+  def is_measured(self) -> bool:
+    """Whether the rows are numbers."""
+    return AUTO not in (self.feature_lengths, self.batch_size)
+
+  @property
+  def limits(self) -> Mapping[str, int]:
+    """Where an example is cut when it is alone: evaluated, or asked of the student."""
+    return self.example_lengths or self.feature_lengths
+
+  @property
+  def cut(self) -> Mapping[str, int]:
+    """Where an example is cut in training: no row is longer."""
+    row = self.limits if self.feature_lengths == AUTO else self.feature_lengths
+    return {side: min(row[side], length) for side, length in self.limits.items()}
+
+  def unmeasured(self) -> 'DataConfig':
+    """For a plan without the data: eight rows of one example's limits, or an input's two in two."""
+    return dataclasses.replace(
+        self, feature_lengths=self.limits if self.feature_lengths == AUTO else self.feature_lengths,
+        batch_size=(8 if self.pack else 2 * self.batch_inputs) if self.batch_size == AUTO
+        else self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +208,7 @@ class TrainConfig:
   evaluation: EvalConfig = EvalConfig()
   checkpoints: CheckpointConfig = _free(CheckpointConfig())
   alpha: float = 0.5
-  microbatches: int | str = _free(1)
+  microbatches: int | Any = _free(1)  # or AUTO
   loss_chunk: int = _free(0)
   seed: int = 0
   initial_checkpoint_path: str = ''
@@ -203,7 +231,8 @@ class TrainConfig:
     valid.whole(0, **valid.fields(self, 'loss_chunk', 'seed', 'profile_steps'))
     if self.microbatches != AUTO:
       valid.whole(1, **valid.fields(self, 'microbatches'))
-    if self.microbatches != AUTO and self.data.batch_size % int(self.microbatches):
+    if AUTO not in (self.microbatches, self.data.batch_size) and (
+        self.data.batch_size % int(self.microbatches)):
       raise errors.UserError(
           f'DataConfig.batch_size={self.data.batch_size} cannot be split into '
           f'TrainConfig.microbatches={self.microbatches} equal parts')

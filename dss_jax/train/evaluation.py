@@ -103,7 +103,7 @@ class Evaluator:
     longer than the limit are cut as in training, EOS at the end.
     """
     max_target = self._decode_length([ex for _, ex in examples])
-    limit = self._config.data.feature_lengths['inputs']
+    limit = self._config.data.limits['inputs']
     inputs = [self._cut(ex['encoder_input_tokens'], limit) for _, ex in examples]
     size = self._config.evaluation.batch_size
     batches = self._decoder.search_batches(params, inputs, size, limit, max_target)
@@ -126,12 +126,12 @@ class Evaluator:
                      else ids[limit - 1])
 
   def _decode_length(self, examples: Sequence[dict[str, np.ndarray]]) -> int:
-    """As many tokens as the longest target has (EOS included), at most the targets' length.
+    """As many tokens as the longest target has (EOS included), at most where targets are cut.
 
     An answer that runs on has lost already where only the label itself is right. Where it stands
     behind a rationale, or has a value that its beginning may have too, it may take all tokens.
     """
-    limit = self._config.data.feature_lengths['targets']
+    limit = self._config.data.limits['targets']
     if not all(_is_exact(task) for task in self._seqio.eval_tasks):
       return limit
     longest = max(int(np.sum(ex['decoder_target_tokens'] > 0)) for ex in examples)

@@ -89,9 +89,9 @@ class Run:
   def __init__(
       self, config: config_lib.TrainConfig, closing: contextlib.ExitStack, gin_text: str = ''):
     """Takes up the newest checkpoint, or begins afresh; `closing` closes what is open."""
+    config, self._rows = prepare_data(config)
     self.config = config
     data = config.data
-    configure_data(data)
     if config.evaluation.every:
       evaluation.check_metric(data.mixture_or_task, config.evaluation.metric)
     self._warnings = check_data(config)
@@ -168,6 +168,8 @@ class Run:
   def begin(self) -> None:
     """Says what is to be known; does the evaluation that was cut short, if one was."""
     self._reporter.describe(self.state.params)
+    if self._rows:
+      self._reporter.say(self._rows)
     for warning in self._warnings:
       self._reporter.say(f'warning: {warning}')
     if self.step:
@@ -258,6 +260,15 @@ def _end_trace() -> None:
     jax.profiler.stop_trace()
 
 
+def prepare_data(config: config_lib.TrainConfig) -> tuple[config_lib.TrainConfig, str]:
+  """`configure_data`, and the config with its rows in numbers, see `run_info.pin_rows`."""
+  configure_data(config.data)
+  pinned, said = run_info.pin_rows(config)
+  if pinned.data.example_lengths != config.data.example_lengths:  # Of an older run that goes on.
+    configure_data(pinned.data)
+  return pinned, said
+
+
 def configure_data(data: config_lib.DataConfig) -> None:
   """Tells the SeqIO tasks what a run reads."""
   data_lib.configure(**{field.name: getattr(data, field.name)
@@ -272,15 +283,21 @@ def _with_microbatches(config: config_lib.TrainConfig) -> config_lib.TrainConfig
   return dataclasses.replace(config, microbatches=int(processes.from_main(lambda: str(found))))
 
 
-def look_at_data(config: config_lib.TrainConfig) -> list[str]:
-  """`configure_data` and `check_data` for a plan: data that is not here is a warning."""
+def look_at_data(config: config_lib.TrainConfig) -> tuple[config_lib.TrainConfig, list[str]]:
+  """`prepare_data` and `check_data` for a plan: data that is not here is a warning.
+
+  Returns: the config, and lines to print.
+  """
   configure_data(config.data)
   try:
     pipeline.record_sets(config.data.mixture_or_task, 'train')
     vocabularies.load(config.data.vocabulary, config.model.eos_id)
   except errors.UserError as error:
-    return [f'the records are not looked at: {error}']
-  return check_data(config)
+    return dataclasses.replace(config, data=config.data.unmeasured()), [
+        f'warning: the records are not looked at: {error}']
+  pinned, said = prepare_data(config)
+  warnings = [f'warning: {line}' for line in check_data(pinned)]
+  return pinned, [said, *warnings] if said else warnings
 
 
 def check_data(config: config_lib.TrainConfig) -> list[str]:
@@ -288,8 +305,8 @@ def check_data(config: config_lib.TrainConfig) -> list[str]:
   data = config.data
   name = data.mixture_or_task
   checks.check_vocabulary(name, config.model.vocab_size, config.model.eos_id)
-  checks.check_answers(name, data.feature_lengths['targets'])
+  checks.check_answers(name, data.cut['targets'])
   pipeline.record_sets(name, 'train', verify=data.verify_records)
   measured = checks.measure(name, 'train')
-  return [*checks.check_lengths(measured, data.feature_lengths),
+  return [*checks.check_lengths(measured, data.cut),
           *checks.check_coverage(name, 'train')]

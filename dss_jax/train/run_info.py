@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from dss_jax import errors, files
 from dss_jax.convert import hub
-from dss_jax.data import pipeline, vocabularies
+from dss_jax.data import pipeline, row_lengths, vocabularies
 from dss_jax.train import config as config_lib
 from dss_jax.train import identity, initial, processes
 
@@ -45,6 +45,38 @@ def pin(config: config_lib.TrainConfig) -> config_lib.TrainConfig:
     earlier = _read(config.model_dir)['config'].get('microbatches', 1)
     return dataclasses.replace(pinned, microbatches=earlier)
   return pinned
+
+
+def pin_rows(config: config_lib.TrainConfig) -> tuple[config_lib.TrainConfig, str]:
+  """The config with its rows in numbers, and what was measured, in words; all processes must ask.
+
+  Of a run that goes on, the numbers that it began with: then the words are ''.
+
+  Raises:
+    UserError: there is nothing to measure.
+  """
+  data = config.data
+  if data.is_measured:
+    return config, ''
+
+  def find() -> str:
+    if exists(config.model_dir):
+      began = _read(config.model_dir)['config']['data']
+      return json.dumps([{name: began.get(name) for name in _ROWS}, ''])
+    asked = row_lengths.Asked(data.feature_lengths, data.batch_size, data.batch_inputs, data.pack)
+    rows = row_lengths.measure(data.mixture_or_task, data.limits, asked)
+    return json.dumps([{'feature_lengths': rows.lengths, 'batch_size': rows.batch_size,
+                        'example_lengths': data.example_lengths}, str(rows)])
+
+  found, said = json.loads(processes.from_main(find))
+  if data.feature_lengths != config_lib.AUTO:
+    del found['feature_lengths'], found['example_lengths']
+  if data.batch_size != config_lib.AUTO:
+    del found['batch_size']
+  return dataclasses.replace(config, data=dataclasses.replace(data, **found)), said
+
+
+_ROWS = ('feature_lengths', 'batch_size', 'example_lengths')
 
 
 def describe(

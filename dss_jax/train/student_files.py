@@ -26,7 +26,7 @@ def describe(config: config_lib.TrainConfig) -> student_info.StudentInfo:
   return student_info.StudentInfo(
       model=config.model,
       vocabulary=student_info.BYTES if uses_bytes else student_info.VOCABULARY_FILE,
-      input_length=data.feature_lengths['inputs'], target_length=data.feature_lengths['targets'],
+      input_length=data.limits['inputs'], target_length=data.limits['targets'],
       **_asked(data))
 
 

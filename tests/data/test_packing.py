@@ -56,15 +56,16 @@ def test_every_example_comes_back_once_and_whole(spec, same_input, alone):
 
 @settings(max_examples=100, deadline=None)
 @given(examples_st)
-def test_first_fit_leaves_no_row_that_an_earlier_one_had_room_for(spec):
+def test_no_row_is_closed_while_another_example_would_fit(spec):
   inputs, targets = np.array([s[0] for s in spec]), np.array([s[1] for s in spec])
   rows = packing.assign_rows(inputs, targets, MAX_INPUTS, MAX_TARGETS)
   assert rows.max() + 1 == len(set(rows))  # No gaps.
-  for i, row in enumerate(rows):
-    for earlier in range(row):
-      before = (rows[:i] == earlier)
-      assert (inputs[:i][before].sum() + inputs[i] > MAX_INPUTS
-              or targets[:i][before].sum() + targets[i] > MAX_TARGETS)
+  for row in range(rows.max() + 1):
+    mine, later = rows == row, rows > row
+    free = MAX_INPUTS - inputs[mine].sum(), MAX_TARGETS - targets[mine].sum()
+    assert min(free) >= 0
+    assert not np.any((inputs[later] <= free[0]) & (targets[later] <= free[1]))
+    assert not later.any() or np.argmax(mine) < np.argmax(later)  # The one that waits longest.
 
 
 @settings(max_examples=100, deadline=None)
@@ -92,8 +93,23 @@ def test_a_too_long_example_is_refused():
     packing.assign_rows(np.array([17]), np.array([1]), MAX_INPUTS, MAX_TARGETS)
 
 
-def test_rows_are_well_filled():
+@pytest.mark.parametrize('pairs', [False, True])
+def test_rows_are_well_filled_on_both_sides(pairs):
+  """CommonsenseQA's lengths, a row of about four inputs: each as label and rationale, or alone."""
+  rng = np.random.default_rng(0)
+  inputs = np.repeat(np.clip(26 + rng.gamma(4.6, 4.87, packing.WINDOW // 2), 20, 100), 2)
+  targets = np.stack([2 + rng.poisson(0.6, packing.WINDOW // 2), np.clip(
+      12 + rng.gamma(6.9, 2.53, packing.WINDOW // 2), 6, 80)], axis=1).reshape(-1)
+  inputs, targets = inputs.astype(int), targets.astype(int)
+  same = np.arange(packing.WINDOW) % 2 == 1
+  rows = packing.assign_rows(inputs, targets, 384, 128, same if pairs else None).max() + 1
+  assert inputs.sum() / (rows * 384) > 0.95 and targets.sum() / (rows * 128) > 0.95
+
+
+def test_no_batch_holds_the_long_examples_alone():
   rng = np.random.default_rng(0)
   inputs, targets = rng.integers(20, 90, packing.WINDOW), rng.integers(2, 30, packing.WINDOW)
-  rows = packing.assign_rows(inputs, targets, 1024, 512)
-  assert inputs.sum() / ((rows.max() + 1) * 1024) > 0.95
+  rows = packing.assign_rows(inputs, targets, 512, 160)
+  for lengths in (inputs, targets):
+    means = [lengths[part].mean() for part in np.array_split(np.argsort(rows), 4)]
+    assert max(means) < 1.15 * min(means)

@@ -28,7 +28,7 @@ def config(heads, head_dim, attention, **fields):
   return models.T5Config(num_heads=heads, head_dim=head_dim, attention=attention, **fields)
 
 
-def outputs_and_gradients(settings, arrays, values, mask, weights):
+def outputs_and_gradients(settings, arrays, values, mask, weights, kept=None):
   """Context, and the gradients of query, key, value and biases; `weights` on the contexts."""
   batch, length = arrays[0].shape[:2]
   seen = attend.seen_by(settings, mask, batch, length, arrays[1].shape[1])
@@ -36,7 +36,7 @@ def outputs_and_gradients(settings, arrays, values, mask, weights):
 
   def context(query, key, value, values):
     bias = None if values is None else attend.bias_for(seen, values, length, key.shape[1])
-    return attend.attend(query, key, value, bias, seen)
+    return attend.attend(query, key, value, bias, seen, kept)
 
   @jax.jit
   def both(*args):
@@ -83,8 +83,10 @@ def test_fused_attention_is_the_written_out_one(name):
     mask = masks.encoder_mask(tokens, tokens if examples else None)
     real = tokens > 0 if examples else real
   weights = normal(*query.shape) * real[:, :, None, None]
+  kept = (rng.random((batch, heads, 1, key_length)) < 0.8).astype(np.float32) / 0.8
   expected, found = (
-    outputs_and_gradients(config(heads, head_dim, way), (query, key, value), values, mask, weights)
+    outputs_and_gradients(
+      config(heads, head_dim, way), (query, key, value), values, mask, weights, kept)
     for way in ('xla', 'pallas'))
   np.testing.assert_allclose(found[0], expected[0], atol=1e-5, rtol=1e-5)
   assert len(found[1]) == (3 if values is None else 4)

@@ -8,8 +8,8 @@ from dss_jax import data, errors, sharding
 from dss_jax.data import vocabularies
 from dss_jax.train import config, gin_config
 
-WHOLE_FROM_1 = ('BATCH_SIZE', 'TRAIN_STEPS', 'MICROBATCHES', 'LOG_PERIOD', 'EVAL_BATCH_SIZE',
-                'KEEP_CHECKPOINTS', 'VOCAB_SIZE')
+WHOLE_FROM_1 = ('BATCH_SIZE', 'BATCH_INPUTS', 'TRAIN_STEPS', 'MICROBATCHES', 'LOG_PERIOD',
+                'EVAL_BATCH_SIZE', 'KEEP_CHECKPOINTS', 'VOCAB_SIZE')
 WHOLE_FROM_0 = ('EVAL_PERIOD', 'EVAL_EXAMPLES', 'CHECKPOINT_PERIOD', 'WARMUP_STEPS', 'LOSS_CHUNK',
                 'SEED', 'TRAIN_FRACTION_SEED')
 MESH = ('MESH_DATA', 'MESH_FSDP', 'MESH_MODEL')
@@ -36,6 +36,8 @@ WRONG = (
     + [('OPTIMIZER', value) for value in ('sgd', '[1]')]
     + [('DTYPE', value) for value in ('float16', '[1]')]
     + [('REMAT', value) for value in ('True', '[1]')]
+    + [('EXAMPLE_LENGTHS', value) for value in (
+        '5', 'auto', '[64, 64]', "{'inputs': 64}", "{'inputs': 64, 'targets': 0}")]
     + [('TASK_FEATURE_LENGTHS', value) for value in (
         'None', '5', 'abc', '[64, 64]', '{}', "{'inputs': 64}", "{'inputs': 64, 'targets': 0}",
         "{'inputs': 64, 'targets': 6.5}", "{'inputs': '64', 'targets': 6}",
