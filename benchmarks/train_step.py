@@ -9,7 +9,7 @@
                                                              real lengths (make_tokens.py)
   python benchmarks/train_step.py --tiny                     in a minute, to try the flags
 
-The examples of a repeat are packed together: four steps of 64 fill the trainer's window.
+The examples of a repeat are packed together: sixteen steps of 64 fill the trainer's window.
 Examples are counted once, in DSS too, where each is a label row and a rationale row. Tokens are
 those of inputs and targets that are not padding; operations are those that these tokens need
 (dss_jax/models/flops.py). Needs jax, flax, optax and numpy; --peer also torch and transformers.

@@ -61,26 +61,30 @@ def _fill(sizes: np.ndarray, room: np.ndarray) -> np.ndarray:
   waiting, row = np.arange(len(rows)), 0
   # What a token is worth: more on the side that there is more of, beside its room.
   worth = sizes.sum(1) / room**2
-  spare = _SPARE * sizes.sum(1, keepdims=True) / max(1, len(rows))
+  spare = _SPARE * sizes.sum(1) / max(1, len(rows))
   while len(waiting):
-    sums = np.cumsum(sizes[:, waiting], axis=1)
-    count = max(1, int(np.all(sums <= room[:, None] - spare, axis=0).sum()))
+    sums = np.cumsum(sizes[:, :_NEAR], axis=1)
+    fit = (sums[0] <= room[0] - spare[0]) & (sums[1] <= room[1] - spare[1])
+    count = max(1, int(fit.sum()))
     rows[waiting[:count]] = row
-    free, waiting = room - sums[:, count - 1], waiting[count:]
-    while len(pair := _best_pair(sizes[:, waiting], free, worth)):
+    free, waiting, sizes = room - sums[:, count - 1], waiting[count:], sizes[:, count:]
+    while len(pair := _best_pair(sizes, free, worth)):
       rows[waiting[pair]] = row
-      free = free - sizes[:, waiting[pair]].sum(1)
-      waiting = np.delete(waiting, pair)
+      free = free - sizes[:, pair].sum(1)
+      left = np.ones(len(waiting), bool)
+      left[pair] = False
+      waiting, sizes = waiting[left], sizes[:, left]
     row += 1
   return rows
 
 
 def _best_pair(sizes: np.ndarray, free: np.ndarray, worth: np.ndarray) -> np.ndarray:
   """Which two (or one, or none) of int [2, n] fill what is free, int [2], best; places in n."""
-  fit = np.flatnonzero((sizes <= free[:, None]).all(0))[:_NEAR]
+  fit = np.flatnonzero((sizes[0] <= free[0]) & (sizes[1] <= free[1]))[:_NEAR]
   if len(fit) < 2:
     return fit
-  inputs, targets = np.pad(sizes[:, fit], ((0, 0), (1, 0)))  # The first is nobody.
+  inputs, targets = padded = np.zeros((2, len(fit) + 1), np.int64)  # The first is nobody.
+  padded[:, 1:] = sizes[:, fit]
   each = worth[0] * inputs + worth[1] * targets
   both_fit = inputs[:, None] <= free[0] - inputs
   both_fit &= targets[:, None] <= free[1] - targets

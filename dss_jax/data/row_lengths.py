@@ -103,19 +103,20 @@ def choose(
     inputs: np.ndarray, targets: np.ndarray, same_input: np.ndarray, asked: Asked) -> Rows:
   """The rows for examples of so many tokens, int [n]; `same_input`: see `packing.assign_rows`.
 
-  The longest example fits. First, a batch holds the inputs that are asked for, as nearly as its
-  rows allow; then both sides are FULL, or as many positions of a row as can be.
+  The longest example fits, both sides are FULL, and a batch holds about the inputs that are asked
+  for. Where no row does all of that, positions that hold no token count as much as inputs that are
+  too many or too few.
   """
-  found: list[tuple[tuple, Rows]] = []
+  found: list[tuple[float, Rows]] = []
   for lengths in _candidates(inputs, targets, asked):
     rows = _simulate(inputs, targets, same_input, lengths, asked)
-    full = min(rows.filled.values()) >= FULL
-    tokens = sum(rows.filled[side] * length for side, length in lengths.items())
     off = rows.inputs / asked.batch_inputs - 1
-    rank = int(abs(off) / _NEAR), not full, 0 if full else -tokens / sum(lengths.values())
-    found.append((rank, rows))
-    if rank[:2] == (0, False) or off > 3 * _NEAR and rows.batch_size == asked.least_rows:
-      break  # They come from short to long.
+    if min(rows.filled.values()) >= FULL and abs(off) < _NEAR:
+      return rows  # They come from short to long.
+    tokens = sum(rows.filled[side] * length for side, length in lengths.items())
+    found.append((abs(off) - tokens / sum(lengths.values()), rows))
+    if off > 3 * _NEAR and rows.batch_size == asked.least_rows:
+      break
   return min(found, key=lambda one: one[0])[1]
 
 
