@@ -27,7 +27,7 @@ from dss_jax import cli, errors
 from dss_jax.precompile import compiled, jobs, topologies
 from dss_jax.train import config as config_lib
 
-REMATS = ('none', 'dots', 'full')
+REMATS = ('none', 'scores', 'dots', 'full')
 # Of T5X: example, remat_policy, whose loss. scalable_t5 has 'minimal' by default.
 PEERS = {'t5x': (('t5', 'none', 'T5X'), ('t5', 'none', 'DSS'), ('scalable_t5', 'none', 'T5X'),
                  ('scalable_t5', 'minimal', 'T5X'), ('scalable_t5', 'full', 'T5X')), None: ()}
@@ -115,7 +115,7 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--inputs_length', type=int, default=512, help='tokens (default: 512)')
   parser.add_argument('--targets_length', type=int, default=128, help='tokens (default: 128)')
   parser.add_argument('--microbatches', type=int, default=1, help='parts of a step (default: 1)')
-  parser.add_argument('--remat', default='none,dots,full', help='of REMAT (default: all)')
+  parser.add_argument('--remat', default=','.join(REMATS), help='of REMAT (default: all)')
   parser.add_argument('--loss_chunk', default='0,16', help='of LOSS_CHUNK (default: 0,16)')
   parser.add_argument('--chip', default='v5p:1x1x1', metavar='CHIP',
                       help='one of v4, v5p:1x1x1, v5e, v6e:1x1, or cpu (default: v5p:1x1x1)')

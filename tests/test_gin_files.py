@@ -160,7 +160,7 @@ def test_what_no_file_sets_is_the_fields_default():
       f'DataConfig.feature_lengths={lengths}'])
   data = config_lib.DataConfig(mixture_or_task='x', batch_size=3, feature_lengths=lengths)
   base = models.t5_config('1.1', 'base', dtype='bfloat16', scan_layers=True)
-  assert run == config_lib.TrainConfig('run', data, model=base)
+  assert run == config_lib.TrainConfig('run', data, model=base, microbatches='auto')
 
 
 def test_the_papers_batch_without_packing(tmp_path):

@@ -114,3 +114,16 @@ def select_rows(model: Network, cache: Cache, rows_BxN) -> Cache:
     return take(split, rows_BxN).reshape(leaf.shape)
 
   return cache.replace(self_attention=jax.tree.map(select, cache.self_attention))
+
+
+def select_inputs(model: Network, cache: Cache, inputs_F, rows_F) -> Cache:
+  """A cache of these inputs, int32 [F], and of these rows of theirs, int32 [F*N], alone."""
+  axis = rows_axis(model)
+  def select(tree, indices):
+    return jax.tree.map(lambda x: jnp.take(x, indices, axis, mode='clip'), tree)
+
+  return cache.replace(
+    self_attention=select(cache.self_attention, rows_F),
+    cross_attention=select(cache.cross_attention, inputs_F),
+    cross_mask=cache.cross_mask[inputs_F],
+  )

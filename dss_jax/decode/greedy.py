@@ -10,10 +10,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dss_jax.decode.cache import Cache, decode_step, init_cache
+from dss_jax.decode.cache import Cache, decode_step, init_cache, select_inputs
+from dss_jax.decode.inputs import is_spread
 from dss_jax.models import Network
 
 PAD_ID = 0
+# A CPU's step takes the time of its rows: when a quarter of the inputs is left, of many that may
+# write long texts, the others are dropped. (One more loop to compile: not for labels.)
+_DROPS, _LONG = 4, 32
 _BLOCK = 128  # divides the vocabularies of T5 and umT5
 
 
@@ -38,48 +42,91 @@ def is_empty(encoder_input_tokens):
   return ~jnp.any(encoder_input_tokens != PAD_ID, axis=-1)
 
 
+@struct.dataclass
+class _State:
+  """R rows, N of each input side by side. rows_R: their numbers in the whole batch."""
+
+  cache: Cache
+  tokens_RxL: jax.Array
+  log_probs_R: jax.Array
+  last_R: jax.Array
+  ended_R: jax.Array
+  rows_R: jax.Array
+
+
 def generate(
-    model: Network, params, cache: Cache, ended_B: jax.Array, eos_id: int | None,
-    choose: Callable[[jax.Array, jax.Array], jax.Array]):
+    model: Network, params, cache: Cache, ended_R: jax.Array, eos_id: int | None,
+    choose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]):
   """Chooses a token per row and step until every row has ended.
 
   Args:
     model: the network.
     params: its parameters.
     cache: from `init_cache`.
-    ended_B: bool [B], the cache's rows that stay empty.
+    ended_R: bool [R], the cache's rows that stay empty.
     eos_id: ends a row; None for the config's. It is part of the row's tokens; zeros follow it.
-    choose: (float32 logits [B, V], int32 position) -> int [B], the next tokens.
+    choose: (float32 logits [R, V], int32 position, int32 [R] numbers of the rows) -> int [R], the
+      next tokens.
 
   Returns:
-    int32 tokens [B, L], float32 [B] sums of their log-probabilities (the softmax of the
+    int32 tokens [R, L], float32 [R] sums of their log-probabilities (the softmax of the
     logits, whatever `choose` makes of them), and int32 steps.
   """
-  batch, length = ended_B.shape[0], cache.max_decode_length
+  count, length = ended_R.shape[0], cache.max_decode_length
+  inputs = cache.cross_mask.shape[0]
   eos_id = model.config.eos_id if eos_id is None else eos_id
 
-  def unfinished(state):
-    cache, _, _, _, ended_B = state
-    return (cache.index < length) & ~jnp.all(ended_B)
-
-  def advance(state):
-    cache, tokens_BxL, log_probs_B, last_B, ended_B = state
-    position = cache.index
-    logits_BxV, cache = decode_step(model, params, last_B, cache)
-    next_B = choose(logits_BxV, position).astype(jnp.int32)
-    gained_B = token_log_probs(logits_BxV, next_B)
-    log_probs_B = log_probs_B + jnp.where(ended_B, 0.0, gained_B)
-    next_B = jnp.where(ended_B, PAD_ID, next_B)
-    tokens_BxL = jax.lax.dynamic_update_slice_in_dim(
-      tokens_BxL, next_B[:, None], position, axis=1
+  def advance(state: _State) -> _State:
+    position = state.cache.index
+    logits_RxV, cache = decode_step(model, params, state.last_R, state.cache)
+    next_R = choose(logits_RxV, position, state.rows_R).astype(jnp.int32)
+    gained_R = jnp.where(state.ended_R, 0.0, token_log_probs(logits_RxV, next_R))
+    next_R = jnp.where(state.ended_R, PAD_ID, next_R)
+    tokens_RxL = jax.lax.dynamic_update_slice_in_dim(
+      state.tokens_RxL, next_R[:, None], position, axis=1
     )
-    return cache, tokens_BxL, log_probs_B, next_B, ended_B | (next_B == eos_id)
+    return _State(cache, tokens_RxL, state.log_probs_R + gained_R, next_R,
+                  state.ended_R | (next_R == eos_id), state.rows_R)
 
-  tokens_BxL = jnp.full((batch, length), PAD_ID, jnp.int32)
-  start_B = jnp.full((batch,), model.config.start_id, jnp.int32)
-  state = (cache, tokens_BxL, jnp.zeros((batch,), jnp.float32), start_B, ended_B)
-  cache, tokens_BxL, log_probs_B, _, _ = jax.lax.while_loop(unfinished, advance, state)
-  return tokens_BxL, log_probs_B, cache.index
+  def run(state: _State, left: int) -> _State:
+    """Until all rows of all inputs but `left` have ended."""
+    def unfinished(state):
+      live_B = ~jnp.all(state.ended_R.reshape(state.cache.cross_mask.shape[0], -1), axis=1)
+      return (state.cache.index < length) & (jnp.sum(live_B) > left)
+    return jax.lax.while_loop(unfinished, advance, state)
+
+  def run_all(state: _State) -> _State:
+    return run(state, 0)
+
+  def run_and_drop(state: _State) -> _State:
+    state = run(state, few := inputs // _DROPS)
+    fewer = run(_select_live(model, state, few), 0)
+    rows_F = fewer.rows_R
+    return state.replace(
+      tokens_RxL=state.tokens_RxL.at[rows_F].set(fewer.tokens_RxL),
+      log_probs_R=state.log_probs_R.at[rows_F].set(fewer.log_probs_R),
+      cache=state.cache.replace(index=fewer.cache.index),
+    )
+
+  start_R = jnp.full((count,), model.config.start_id, jnp.int32)
+  tokens_RxL = jnp.full((count, length), PAD_ID, jnp.int32)
+  state = _State(cache, tokens_RxL, jnp.zeros((count,), jnp.float32), start_R, ended_R,
+                 jnp.arange(count))
+  if not isinstance(inputs, int) or inputs < 4 * _DROPS or length < _LONG or is_spread():
+    state = run_all(state)
+  else:
+    state = jax.lax.platform_dependent(state, cpu=run_and_drop, default=run_all)
+  return state.tokens_RxL, state.log_probs_R, state.cache.index
+
+
+def _select_live(model: Network, state: _State, count: int) -> _State:
+  """`count` inputs with their rows, those first that have not ended."""
+  inputs = state.cache.cross_mask.shape[0]
+  ended_BxN = state.ended_R.reshape(inputs, -1)
+  inputs_F = jnp.argsort(jnp.all(ended_BxN, axis=1), stable=True)[:count]
+  rows_F = (inputs_F[:, None] * ended_BxN.shape[1] + jnp.arange(ended_BxN.shape[1])).reshape(-1)
+  rest = [x[rows_F] for x in (state.tokens_RxL, state.log_probs_R, state.last_R, state.ended_R)]
+  return _State(select_inputs(model, state.cache, inputs_F, rows_F), *rest, rows_F)
 
 
 def token_log_probs(logits, tokens):
@@ -130,7 +177,7 @@ def greedy_search(
   cache = init_cache(model, params, encoder_input_tokens, max_decode_length)
   tokens_BxL, log_probs_B, steps = generate(
     model, params, cache, is_empty(encoder_input_tokens), eos_id,
-    lambda logits_BxV, _: likeliest(logits_BxV),
+    lambda logits_BxV, *_: likeliest(logits_BxV),
   )
   return GreedyResult(tokens=tokens_BxL, log_probs=log_probs_B, steps=steps)
 

@@ -24,9 +24,14 @@ def encode(model: Network, params, tokens_BxS):
 
   sizes = tokens_BxS.shape
   static = all(isinstance(size, int) for size in sizes)  # They are not in `jax.export`.
-  if not static or sizes[0] * sizes[1] <= _WIDTH or jax.sharding.get_abstract_mesh().size > 1:
+  if not static or sizes[0] * sizes[1] <= _WIDTH or is_spread():
     return plain(params, tokens_BxS)
   return jax.lax.platform_dependent(params, tokens_BxS, cpu=packed, default=plain)
+
+
+def is_spread() -> bool:
+  """Whether rows may lie on several devices: they are best left where they are."""
+  return jax.sharding.get_abstract_mesh().size > 1
 
 
 def _encode_packed(model: Network, params, tokens_BxS):

@@ -95,11 +95,11 @@ def sample(
   )
   keys_R = keys_BxN.reshape(-1)  # R = B*N
 
-  def choose(logits_RxV, position):
+  def choose(logits_RxV, position, rows_R):
     draw = jax.vmap(lambda logits_V, key: draw_token(
       logits_V, jax.random.fold_in(key, position), sampling
     ))
-    return draw(logits_RxV, keys_R)
+    return draw(logits_RxV, keys_R[rows_R])
 
   cache = init_cache(model, params, encoder_input_tokens, max_decode_length, num_samples)
   empty_R = jnp.repeat(is_empty(encoder_input_tokens), num_samples)

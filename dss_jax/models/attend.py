@@ -55,9 +55,9 @@ def seen_by(config: Config, mask: Mask, batch: int, query_length: int, key_lengt
   Returns:
     A bool array (`xla`), Ids or Matrix.
   """
-  asked, platform = config.attention, _platform()
+  asked, on_tpu = config.attention, platform() == 'tpu'
   if asked == 'auto':  # On GPUs nothing was run yet.
-    asked = 'pallas' if platform == 'tpu' else 'xla'
+    asked = 'pallas' if on_tpu and _mesh_is_known() else 'xla'
   if asked == 'cudnn':
     return Matrix(mask.matrix(query_length))
   if asked == 'xla' or not _fits(config, batch, query_length, key_length):
@@ -69,7 +69,7 @@ def seen_by(config: Config, mask: Mask, batch: int, query_length: int, key_lengt
   if mask.keys is not None:
     keys = jnp.where(mask.keys, keys, fused_attention.NO_KEY)
   return Ids(queries, keys, fused_attention.Kernel(
-      config.head_dim, mask.causal, interpret=platform != 'tpu'))
+      config.head_dim, mask.causal, interpret=not on_tpu))
 
 
 def bias_for(seen, values_HxD, query_length: int, key_length: int):
@@ -147,7 +147,7 @@ def _pallas(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, tiles, seen: Ids, kept_Bx
   call = functools.partial(fused_attention.attend, kernel=seen.kernel)
   args = (*map(_joined, (query_BxTxHxK, key_BxSxHxK, value_BxSxHxK)), tiles, kept_BxHxS,
           seen.queries, seen.keys)
-  if not jax.sharding.get_abstract_mesh().empty:  # XLA cannot divide a kernel by itself.
+  if not jax.sharding.get_abstract_mesh().empty:
     rows, ids, heads, kept = (nn.logical_to_mesh_axes(axes) for axes in (
         _JOINED, _JOINED[:2], ('heads',), ('batch', 'heads', 'length')))
     call = jax.shard_map(call, in_specs=(rows, rows, rows, heads, kept, ids, ids),
@@ -170,12 +170,15 @@ def _shares(axis: str) -> int:
   return int(np.prod([mesh.shape[name] for name in names], dtype=int))
 
 
-def _platform() -> str:
-  """Of the mesh, which may be elsewhere; without one, this process's if it has one device."""
+def platform() -> str:
+  """That of the mesh, which may be elsewhere, or else of this process."""
   mesh = jax.sharding.get_abstract_mesh()
-  if not mesh.empty:
-    return mesh.abstract_device.platform
-  return jax.default_backend() if jax.device_count() == 1 else 'unknown'
+  return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
+
+
+def _mesh_is_known() -> bool:
+  """Whether the mesh is known, or there is one device: XLA cannot divide a kernel by itself."""
+  return not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1
 
 
 def _joined(x_BxTxHxK):

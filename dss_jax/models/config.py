@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu')
 DTYPES = ('float32', 'bfloat16')
-REMAT = ('none', 'scores', 'dots', 'full')
+REMAT = ('auto', 'none', 'scores', 'dots', 'full')
 ATTENTION = ('auto', 'xla', 'pallas', 'cudnn')
 _SAME_NUMBERS = {'free': True}  # It may change within a run; see train/config.py.
 _POSITIVE = (
@@ -41,8 +41,9 @@ class Config:
       which nothing attends to.
     scan_layers: one compiled layer run by `nn.scan` over stacked parameters, instead of
       unrolled layers. Compiles much faster; same numbers.
-    remat: what the backward pass recomputes: 'none', 'full' (all of a layer), or 'dots'
-      (everything but the matrix products with weights).
+    remat: what the backward pass recomputes: 'none'; 'scores' (nothing is kept but queries, keys,
+      values, contexts and the products inside the MLP); 'dots' (everything but the products with
+      weights); 'full' (all of a layer); or 'auto': 'none' on a CPU and 'scores' elsewhere.
     attention: what computes it over whole sequences: 'xla', 'pallas' (a kernel that writes no
       matrix of scores; a TPU's), 'cudnn' (a GPU's; bfloat16, even lengths), or 'auto': 'pallas' on
       a TPU and 'xla' elsewhere, since nothing was run on a GPU. Same numbers; see `attend.py`.
@@ -68,7 +69,7 @@ class Config:
   start_id: int = 0
   pad_id: int = 0
   scan_layers: bool = False
-  remat: str = dataclasses.field(default='none', metadata=_SAME_NUMBERS)
+  remat: str = dataclasses.field(default='auto', metadata=_SAME_NUMBERS)
   attention: str = dataclasses.field(default='auto', metadata=_SAME_NUMBERS)
   one_hot_embedding: bool = dataclasses.field(default=False, metadata=_SAME_NUMBERS)
 

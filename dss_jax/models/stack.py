@@ -3,18 +3,19 @@
 import jax
 from flax import linen as nn
 
-from dss_jax.models import fused_attention
+from dss_jax.models import attend, fused_attention
 from dss_jax.models.config import T5Config
 
 LAYERS_AXIS = 'layers'
-KEPT = ('query', 'key', 'value', fused_attention.CONTEXT, 'mlp')
+_KEPT = ('query', 'key', 'value', fused_attention.CONTEXT, 'mlp')
 
 _POLICIES = {
   'full': None,  # Nothing but a layer's input is kept.
   # Products with weights are kept. Attention scores have batch dimensions, are large and cheap
   # to do again, and are not.
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'scores': jax.checkpoint_policies.save_only_these_names(*KEPT),
+  # Nothing that has as many numbers as there are scores.
+  'scores': jax.checkpoint_policies.save_only_these_names(*_KEPT),
 }
 
 
@@ -32,9 +33,12 @@ def make_stack(layer_cls, config: T5Config, num_layers: int, *, static_argnums, 
     One scanned module (parameters `layers/...` with a leading axis 'layers') if
     config.scan_layers, otherwise a list (parameters `layers_0/...`, `layers_1/...`).
   """
-  if config.remat != 'none':
+  remat = config.remat
+  if remat == 'auto':
+    remat = 'none' if attend.platform() == 'cpu' else 'scores'
+  if remat != 'none':
     layer_cls = nn.remat(
-      layer_cls, policy=_POLICIES[config.remat], static_argnums=static_argnums,
+      layer_cls, policy=_POLICIES[remat], static_argnums=static_argnums,
       # Inside a scan XLA cannot merge the two computations anyway, and the guard costs time.
       prevent_cse=not config.scan_layers,
     )

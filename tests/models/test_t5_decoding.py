@@ -129,3 +129,40 @@ def test_the_likeliest_token_is_the_first_of_the_best(vocab):
   found = jax.jit(greedy.likeliest)(logits)
   assert found.dtype == jnp.int32
   np.testing.assert_array_equal(found, jnp.argmax(logits, axis=-1))
+
+
+@pytest.mark.parametrize('scanned', [False, True])
+@pytest.mark.parametrize('samples', [0, 3])
+def test_inputs_that_have_ended_are_dropped(
+    tiny, random_params, monkeypatch, scanned, samples):
+  """The loop over fewer rows writes what the loop over all would have."""
+  model = models.Transformer(tiny('1.1', scan_layers=scanned, num_decoder_layers=2))
+  params = random_params(tiny('1.1', num_decoder_layers=2), seed=3)
+  params = models.stack_layers(params) if scanned else params
+  rng = np.random.default_rng(2)
+  inputs = np.where(np.arange(10) < rng.integers(0, 11, (18, 1)), rng.integers(2, 48, (18, 10)), 0)
+  keys = jax.random.split(jax.random.key(0), 18)
+  decoded = []
+
+  def search(eos_id, drops):
+    monkeypatch.setattr(greedy, '_LONG', 32 if drops else 1000)
+    sizes = []
+    monkeypatch.setattr(greedy, 'decode_step', lambda model, params, tokens, cache: (
+      sizes.append(len(tokens)), decode.decode_step(model, params, tokens, cache))[1])
+    run = (lambda x: decode.sample(model, params, x, 32, keys, decode.Sampling(samples), eos_id)
+           ) if samples else lambda x: decode.greedy_search(model, params, x, 32, eos_id)
+    found = jax.jit(run)(inputs.astype(np.int32))
+    decoded.append(set(sizes))
+    return found
+
+  free = np.asarray(search(-1, False).tokens).reshape(-1, 32)
+  counts = [(free == token).any(axis=1).sum() for token in range(48)]
+  eos_id = int(np.argsort(counts)[-2])  # Ends many rows, and not all.
+  expected, found = search(eos_id, False), search(eos_id, True)
+  rows = 18 * max(samples, 1)
+  assert decoded[-2:] == [{rows}, {rows, 4 * max(samples, 1)}]
+  lengths = (np.asarray(expected.tokens).reshape(-1, 32) > 0).sum(axis=1)
+  assert len(set(lengths.tolist())) > 3
+  np.testing.assert_array_equal(found.tokens, expected.tokens)
+  np.testing.assert_allclose(found.log_probs, expected.log_probs, rtol=1e-5)
+  assert int(found.steps) == int(expected.steps)
