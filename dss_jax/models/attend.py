@@ -23,7 +23,7 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
 from dss_jax.models import fused_attention
-from dss_jax.models.config import Config
+from dss_jax.models.config import T5Config
 from dss_jax.models.masks import MASKED_SCORE, Mask
 
 _JOINED = ('batch', 'length', 'joined_kv')
@@ -45,12 +45,13 @@ class Matrix:
   matrix: jax.Array
 
 
-def seen_by(config: Config, mask: Mask, batch: int, query_length: int, key_length: int) -> Any:
+def seen_by(config: T5Config, mask: Mask, batch: int, query_length: int, key_length: int) -> Any:
   """What queries see, in the form of the implementation that config.attention picks.
 
   'pallas' is 'xla' where the kernel cannot: for rows of more than 2,048 positions (in bfloat16),
-  heads whose width does not divide 128, a batch or heads that do not divide among the mesh, and
-  lengths that are not known yet.
+  heads whose width does not divide 128, distances above 128 that have a bucket of their own, a
+  batch or heads that do not divide among the mesh, and lengths that are not known yet. 'cudnn' is
+  'xla' off GPUs, in float32 and for odd lengths.
 
   Returns:
     A bool array (`xla`), Ids or Matrix.
@@ -58,9 +59,9 @@ def seen_by(config: Config, mask: Mask, batch: int, query_length: int, key_lengt
   asked, on_tpu = config.attention, platform() == 'tpu'
   if asked == 'auto':  # On GPUs nothing was run yet.
     asked = 'pallas' if on_tpu and _mesh_is_known() else 'xla'
-  if asked == 'cudnn':
+  if asked == 'cudnn' and _suits_cudnn(config, query_length, key_length):
     return Matrix(mask.matrix(query_length))
-  if asked == 'xla' or not _fits(config, batch, query_length, key_length):
+  if asked != 'pallas' or not _fits(config, batch, query_length, key_length):
     return mask.matrix(query_length)
   queries = (jnp.ones((batch, query_length), jnp.int32) if mask.query_segments is None
              else _or(mask.query_segments, fused_attention.NO_QUERY))
@@ -155,11 +156,17 @@ def _pallas(query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, tiles, seen: Ids, kept_Bx
   return call(*args).reshape(query_BxTxHxK.shape)
 
 
-def _fits(config: Config, batch: int, query_length: int, key_length: int) -> bool:
+def _fits(config: T5Config, batch: int, query_length: int, key_length: int) -> bool:
   if not all(isinstance(size, int) for size in (batch, query_length, key_length)):
     return False
-  return (batch % _shares('batch') == 0 and config.num_heads % _shares('heads') == 0
+  return (config.relpos_max_distance <= fused_attention.BLOCK
+          and batch % _shares('batch') == 0 and config.num_heads % _shares('heads') == 0
           and fused_attention.fits(query_length, key_length, config.head_dim, config.dtype))
+
+
+def _suits_cudnn(config: T5Config, query_length: int, key_length: int) -> bool:
+  return (platform() in ('gpu', 'cuda') and config.dtype == jnp.bfloat16
+          and query_length % 2 == key_length % 2 == 0)
 
 
 def _shares(axis: str) -> int:
@@ -172,8 +179,8 @@ def _shares(axis: str) -> int:
 
 def platform() -> str:
   """That of the mesh, which may be elsewhere, or else of this process."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
 
 
 def _mesh_is_known() -> bool:

@@ -154,3 +154,24 @@ def test_what_the_kernel_cannot_do_is_written_out(tiny):
     settings = dataclasses.replace(settings, attention='pallas')
     assert attend.seen_by(settings, mask, 2, length, length).dtype == bool
   assert attend.seen_by(tiny('1.1'), mask, 2, 8, 8).dtype == bool  # 'auto' on a CPU.
+
+
+def test_cudnn_is_called_forward_and_backward(monkeypatch):
+  """Lowered for a GPU that is not there; nothing runs. Off GPUs it is written out."""
+  version = 'jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version'
+  monkeypatch.setattr(version, lambda: 91000)
+  settings = config(2, 64, 'cudnn', dtype='bfloat16')
+  ids, mask = jnp.ones((2, 128), jnp.int32), masks.encoder_mask
+  assert attend.seen_by(settings, mask(ids, ids), 2, 128, 128).dtype == bool
+  monkeypatch.setattr(attend, 'platform', lambda: 'gpu')
+
+  def loss(query, values, ids, kept):
+    seen = attend.seen_by(settings, mask(ids, ids), 2, 128, 128)
+    assert isinstance(seen, attend.Matrix)
+    bias = attend.bias_for(seen, values, 128, 128)
+    return attend.attend(query, query, query, bias, seen, kept).sum()
+
+  query, kept = jnp.ones((2, 128, 2, 64), jnp.bfloat16), jnp.ones((2, 2, 1, 128))
+  step = jax.jit(jax.grad(loss, (0, 1))).trace(query, jnp.ones((2, 257)), ids, kept)
+  text = step.lower(lowering_platforms=('cuda',)).as_text()
+  assert '__cudnn$fmhaScaleBiasSoftmaxBackward' in text and text.count('custom_call @__cudnn') == 2
