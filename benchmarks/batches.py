@@ -104,7 +104,7 @@ def row_lengths(
 
   The cheapest of a few, by the arithmetic of all rows that these examples take: inputs of 256
   to 512 (or of several times the longest), and targets in the ratio of the mean token counts,
-  so that both sides of a row fill up together, or a little more.
+  so that both sides of a row fill up together, or a little less or more.
 
   Raises:
     UserError: an example is longer than a given length.
@@ -115,11 +115,11 @@ def row_lengths(
   candidates = []
   choices = [inputs_length] if inputs_length else [max(n, 2 * longest) for n in (256, 384, 512)]
   for inputs in choices:
-    for slack in [1.0] if targets_length else [1.0, 1.06, 1.12, 1.18]:
+    for slack in [1.0] if targets_length else [0.96, 1.0, 1.06, 1.12, 1.18]:
       wanted = max(inputs * ratio * slack, targets.max())
       lengths = inputs, targets_length or round_up(wanted, 8)
       _check_fit(lengths, sources, targets)
-      candidates.append((_packed_cost(config, sources, targets, lengths), lengths))
+      candidates.append((_packed_cost(config, rows, lengths), lengths))
   return min(candidates)[1]
 
 
@@ -129,12 +129,13 @@ def _check_fit(lengths, sources, targets) -> None:
       raise errors.UserError(f'--{name}_length={length}: the longest of the data is {side.max()}')
 
 
-def _packed_cost(config, sources, targets, lengths) -> float:
+def _packed_cost(config, rows: Rows, lengths: tuple[int, int]) -> float:
   """Operations on the packed rows, padding included."""
-  count = sum(
-      int(packing.assign_rows(sources[first:first + packing.WINDOW],
-                              targets[first:first + packing.WINDOW], *lengths).max()) + 1
-      for first in range(0, len(sources), packing.WINDOW))
+  examples = *rows.lengths(), _same_input(rows)
+  windows = ([column[first:first + packing.WINDOW] for column in examples]
+             for first in range(0, len(rows.inputs), packing.WINDOW))
+  count = sum(1 + int(packing.assign_rows(sources, targets, *lengths, same).max())
+              for sources, targets, same in windows)
   return flops.training_flops(config, [lengths[0]] * count, [lengths[1]] * count)
 
 

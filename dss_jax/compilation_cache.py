@@ -10,6 +10,7 @@ import pathlib
 import platform
 import stat
 import sys
+from typing import Any
 
 import jax
 from jax.experimental import compilation_cache
@@ -26,7 +27,8 @@ def use() -> None:
   programs that were written longest ago go where it grows past 4 GiB. `JAX_COMPILATION_CACHE_DIR`
   is another folder; `JAX_ENABLE_COMPILATION_CACHE=0` switches it off.
   """
-  if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+  config: Any = jax.config
+  if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
     return
   folder = _folder()
   try:
@@ -42,8 +44,8 @@ def use() -> None:
   if new:
     print(f'compiled programs are kept in {folder}, for the next start '
           '(JAX_COMPILATION_CACHE_DIR=DIR moves them)', file=sys.stderr)
-  jax.config.update('jax_compilation_cache_dir', str(folder))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', _LEAST_SECONDS)
+  config.update('jax_compilation_cache_dir', str(folder))
+  config.update('jax_persistent_cache_min_compile_time_secs', _LEAST_SECONDS)
   # JAX asks once, at the first compilation, whether there is one.
   compilation_cache.compilation_cache.reset_cache()
 

@@ -36,8 +36,9 @@ class Throughput:
   def add(self, batch: Mapping[str, np.ndarray]) -> None:
     """A global batch, features of `data.DssFeatureConverter`."""
     sources, targets = example_lengths(batch)
-    self._counted += (np.count_nonzero(targets), sources.sum() + targets.sum(),
-                      flops.training_flops(self._config, sources, targets))
+    self._counted += np.array([
+        np.count_nonzero(targets), sources.sum() + targets.sum(),
+        flops.training_flops(self._config, sources, targets)])
 
   def rates(self, seconds: float) -> dict[str, float]:
     """Of what was added since the last `reset`.
