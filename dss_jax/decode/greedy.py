@@ -98,7 +98,7 @@ def generate(
   def run_all(state: _State) -> _State:
     return run(state, 0)
 
-  def run_and_drop(state: _State) -> _State:
+  def run_and_drop(state):
     state = run(state, few := inputs // _DROPS)
     fewer = run(_select_live(model, state, few), 0)
     rows_F = fewer.rows_R
@@ -119,7 +119,7 @@ def generate(
   return state.tokens_RxL, state.log_probs_R, state.cache.index
 
 
-def _select_live(model: Network, state: _State, count: int) -> _State:
+def _select_live(model, state, count):
   """`count` inputs with their rows, those first that have not ended."""
   inputs = state.cache.cross_mask.shape[0]
   ended_BxN = state.ended_R.reshape(inputs, -1)
