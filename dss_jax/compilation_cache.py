@@ -16,7 +16,7 @@ import jax
 from jax.experimental import compilation_cache
 
 _MOST_BYTES = 4 * 2**30
-_LEAST_SECONDS = 0.2  # of compiling; what takes less is not worth a file
+_LEAST_SECONDS = 0.05  # of compiling; what takes less is not worth a file
 
 
 def use() -> None:

@@ -30,6 +30,11 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
     super().__init__(pack=pack, **{'apply_length_check': False, **kwargs})
     self._window = window
 
+  @tf.autograph.experimental.do_not_convert
+  def __call__(self, ds: tf.data.Dataset, *args, **kwargs) -> tf.data.Dataset:
+    """See SeqIO's."""
+    return super().__call__(ds, *args, **kwargs)
+
   def _pack_or_pad(
       self, ds: tf.data.Dataset, packed_lengths: Mapping[str, int]
   ) -> tf.data.Dataset:

@@ -76,6 +76,7 @@ class DssMixture(seqio.Mixture):
         stop_on_empty_dataset=False).unbatch()
 
 
+@tf.autograph.experimental.do_not_convert
 def _side_by_side(
     tasks: Sequence[tf.data.Dataset], features: Sequence[str], inputs: int) -> tf.data.Dataset:
   """Marked rows of tasks that are in step -> the examples of `inputs` inputs at a time.

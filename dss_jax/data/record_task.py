@@ -30,10 +30,12 @@ class RecordTask(seqio.Task):
     super().__init__(*args, **kwargs)
     self.objective = objective
 
+  @tf.autograph.experimental.do_not_convert
   def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
     """See `seqio.Task`; num_epochs=None repeats for ever."""
     return prep.kept(self.get_marked(*args, **kwargs))
 
+  @tf.autograph.experimental.do_not_convert  # It would rewrite SeqIO and us, for seconds.
   def get_marked(
       self,
       sequence_length: Any = None,
@@ -58,7 +60,7 @@ class RecordTask(seqio.Task):
     if num_epochs is not None:
       epochs = epochs.take(num_epochs)
 
-    @tf.autograph.experimental.do_not_convert  # AutoGraph would rewrite SeqIO, for seconds.
+    @tf.autograph.experimental.do_not_convert
     def epoch_rows(epoch: tf.Tensor) -> tf.data.Dataset:
       return one(seed=_seed_of(first, epoch), num_epochs=1)
     return epochs.flat_map(epoch_rows).prefetch(tf.data.AUTOTUNE)
