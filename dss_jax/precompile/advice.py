@@ -18,7 +18,7 @@ NONE_FITS = ('None of these fits. With the same result, --gin.REMAT=full, --gin.
              'smaller model, in another MODEL_DIR.')
 _NO_LIMIT = 2**62  # bytes
 _MOST = 5  # compilations; each takes about as long as the one that failed
-_CPU_TOKENS = 2048  # of a microbatch: what it needs at once stays in the caches
+_CPU_TOKENS = 1600  # of a microbatch: what it needs at once stays in the caches
 
 
 def is_out_of_memory(error: Exception) -> bool:
