@@ -165,7 +165,7 @@ def test_a_worker_that_is_killed_fails_its_run_alone_and_sigterm_saves(flags, tm
   wait_for(lambda: len(list(out.rglob('checkpoints'))) == 2, process)  # The next one begins.
   time.sleep(3)
   process.send_signal(signal.SIGTERM)
-  said, _ = process.communicate(timeout=600)
+  said, _ = process.communicate(timeout=60)
   assert process.returncode == 75, said
   assert 'its process ended with SIGKILL' in said and 'stopping: the runs save' in said
   assert len(json.loads((out / 'failed.json').read_text())) == 1
