@@ -50,7 +50,7 @@ def quick_compilation():
   jax.config.update('jax_disable_most_optimizations', before)
 
 
-def run(script, *arguments, blocked=False, timeout=300):
+def run(script, *arguments, blocked=False, timeout=600):
   environment = {**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
   environment.pop('XLA_FLAGS', None)  # One device, as a user has.
   command = [sys.executable, *(['-c', BLOCKED] if blocked else []),

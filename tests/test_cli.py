@@ -19,7 +19,7 @@ IN_ASCII = TEXT.encode('ascii', 'backslashreplace').decode()
 def dss(*words, cwd=None, env=None, stdout=subprocess.PIPE):
   return subprocess.run([sys.executable, '-m', 'dss_jax.cli', *words], cwd=cwd, stdout=stdout,
                         stderr=subprocess.PIPE, text=True, encoding='utf-8', check=False,
-                        timeout=120, env={**os.environ, **(env or {})})
+                        timeout=600, env={**os.environ, **(env or {})})
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_closed_pipe(code, stderr):
   if not stderr:
     os.close(read)
   done = subprocess.run([sys.executable, '-c', textwrap.dedent(program)], stdout=write,
-                        stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+                        stderr=subprocess.PIPE, text=True, check=False, timeout=600)
   os.close(write)
   assert done.returncode == (1 if stderr else 141) and stderr in done.stderr
   assert bool(done.stderr) == bool(stderr)

@@ -138,7 +138,7 @@ def test_every_other_command_runs(folder, teacher, hub):
   assert (folder / 'for_transformers' / 'model.safetensors').exists()
   api = next(block for block in blocks('python') if 'dss_jax.load' in block)
   done = subprocess.run([sys.executable, '-c', api], cwd=folder, text=True, capture_output=True,
-                        timeout=300)
+                        timeout=600)
   assert done.returncode == 0, done.stderr
 
 

@@ -57,7 +57,7 @@ def program(name, folder, files, bindings, devices=1, flags=(), **environment):
            *(f'--gin.{key}={_literal(value)}' for key, value in given.items() if value is not None),
            *flags]
   done = subprocess.run(
-      words, cwd=REPO, capture_output=True, text=True, check=False, timeout=300,
+      words, cwd=REPO, capture_output=True, text=True, check=False, timeout=600,
       env={**os.environ, 'JAX_PLATFORMS': 'cpu', **environment,
            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'})
   assert done.returncode == 0, done.stderr[-3000:]
@@ -288,7 +288,7 @@ def test_every_file_for_t5x_parses(tmp_path):
       ([run.removeprefix('gin/') for run in runs],
        [str(gin_files.configs_dir()), str(PROGRAMS.parent)])):
     done = subprocess.run([sys.executable, '-c', script, json.dumps([roots, runs_here])],
-                          cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+                          cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.split() for line in done.stdout.splitlines()]
     assert len(lines) == 60

@@ -260,7 +260,7 @@ def test_peak_memory_is_that_of_some_tensors_not_of_the_model(tmp_path, capsys):
     output = tmp_path / 'out'
     printed = subprocess.run(
         [sys.executable, '-c', MEASURE, str(tmp_path / source), str(output), f'--to={to}', *flags],
-        check=True, capture_output=True, text=True, timeout=300).stdout
+        check=True, capture_output=True, text=True, timeout=600).stdout
     peak = int(printed.split('peak ')[1])
     bound = 1.2 * largest + model * (0.5 if flags == ['--dtype=bfloat16'] else 1)
     with capsys.disabled():

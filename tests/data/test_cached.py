@@ -48,7 +48,7 @@ def folder(toy_records, toy_vocabulary, tmp_path_factory):
       [str(program), f'--tasks={",".join(TASKS)}', f'--output_cache_dir={folder}',
        '--module_import=my_data', '--min_shards=2'],
       cwd=folder, env={'PYTHONPATH': str(folder), 'PATH': '/usr/bin:/bin', 'HOME': str(folder)},
-      capture_output=True, text=True, check=False, timeout=300)
+      capture_output=True, text=True, check=False, timeout=600)
   assert done.returncode == 0, done.stderr[-3000:]
   return folder
 

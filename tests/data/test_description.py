@@ -25,7 +25,7 @@ def _run(tmp_path, code):
       'from dss_jax import data\n'
       "data.register('tickets', labels=('bug', 'billing'))\n")
   done = subprocess.run([sys.executable, '-c', textwrap.dedent(code) + _SHOW_MEMORY], text=True,
-                        cwd=tmp_path, capture_output=True, check=False, timeout=120)
+                        cwd=tmp_path, capture_output=True, check=False, timeout=600)
   assert done.returncode == 0, done.stderr
   print(done.stdout)  # The peak of its memory.
 

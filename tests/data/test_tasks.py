@@ -43,7 +43,7 @@ socket.socket = refuse
 import dss_jax.tasks
 assert seqio.get_mixture_or_task('dss_anli').tasks
 """
-  subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path, timeout=120)
+  subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path, timeout=600)
 
 
 def test_a_dss_batch_holds_each_input_as_label_and_as_rationale(toy_data):

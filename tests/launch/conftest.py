@@ -68,7 +68,7 @@ class Cloud:
 
   def run(self, script, *flags, check=None):
     done = subprocess.run(['bash', str(self.checkout / 'launch' / script), *flags], text=True,
-                          capture_output=True, timeout=60, env=self.environment)
+                          capture_output=True, timeout=600, env=self.environment)
     assert check is None or done.returncode == check, f'{done.stdout}\n{done.stderr}'
     return done
 

@@ -14,7 +14,7 @@ ODD = """--gin.TASK_FEATURE_LENGTHS={'inputs': 64, "targets": $HOME*}"""
 
 def launch(*flags, script='train.sh'):
   return subprocess.run(['bash', str(REPO / 'launch' / script), *flags], text=True,
-                        capture_output=True, timeout=60)
+                        capture_output=True, timeout=600)
 
 
 @pytest.mark.parametrize(('accelerator', 'package'), [('cpu', '.'), ('tpu', '.[tpu]')])

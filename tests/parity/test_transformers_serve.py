@@ -99,7 +99,7 @@ def _job(folder, base_url, model, *flags):
        f'--model={model}', '--dataset=cqa', '--split=test', f'--inputs={folder}/in.jsonl',
        f'--records_dir={folder}/records', '--max_tokens=16', '--in_flight=2', '--allow_unparsed',
        *flags],
-      capture_output=True, text=True, check=False, timeout=300)
+      capture_output=True, text=True, check=False, timeout=600)
   assert done.returncode == 0, done.stderr
   return done.stdout
 
@@ -129,7 +129,7 @@ def test_an_address_without_v1_is_one_message(tmp_path, base_url):
       [sys.executable, '-m', 'dss_jax.teacher', '--client=openai', f'--base_url={address}',
        '--model=m', '--dataset=cqa', '--split=test', f'--inputs={tmp_path}/in.jsonl',
        f'--records_dir={tmp_path}/records'],
-      capture_output=True, text=True, check=False, timeout=120)
+      capture_output=True, text=True, check=False, timeout=600)
   assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
   assert f'404: no model \'m\', or a wrong --base_url={address}' in done.stderr
   assert not (tmp_path / 'records/manifest.json').exists()

@@ -97,7 +97,7 @@ def test_killed_three_times_gives_the_file_of_an_uninterrupted_run(student_folde
   environment = {**os.environ, 'XLA_FLAGS': ''}  # One device: rows of a batch are not split.
   rows.write_text(rows.read_text() * 3)
   whole, killed = rows.parent / 'whole', rows.parent / 'killed'
-  subprocess.run([*command, f'--output={whole}'], check=True, timeout=300, env=environment)
+  subprocess.run([*command, f'--output={whole}'], check=True, timeout=600, env=environment)
   parts = rows.parent / 'killed.parts'
   for _ in range(3):
     job = subprocess.Popen([*command, f'--output={killed}'], env=environment)
@@ -107,7 +107,7 @@ def test_killed_three_times_gives_the_file_of_an_uninterrupted_run(student_folde
     assert job.poll() is None, 'finished before it was killed'
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
-  subprocess.run([*command, f'--output={killed}'], check=True, timeout=300, env=environment)
+  subprocess.run([*command, f'--output={killed}'], check=True, timeout=600, env=environment)
   assert killed.read_bytes() == whole.read_bytes()
   assert not parts.exists()
 
@@ -134,7 +134,7 @@ def test_the_portable_export_answers_the_same_with_jax_alone(student_folders, tm
   for texts in (['the ball is left', 'a', 'right</s>left'], ['where is it? ' * 4]):
     printed = subprocess.run(
         [sys.executable, '-c', WITHOUT_DSS_JAX, str(output), json.dumps(texts)], check=True,
-        capture_output=True, text=True, timeout=120).stdout
+        capture_output=True, text=True, timeout=600).stdout
     found, expected = json.loads(printed), student.predict(texts)
     assert [label for label, _ in found] == [p.label for p in expected]
     np.testing.assert_allclose(

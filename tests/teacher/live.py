@@ -50,7 +50,7 @@ def environment(**more):
   return {**os.environ, 'OPENAI_API_KEY': KEY, **more}
 
 
-def run(teacher, folder, *flags, timeout=120, **more):
+def run(teacher, folder, *flags, timeout=600, **more):
   """The finished process; asserts that the key is nowhere."""
   done = subprocess.run(command(teacher, folder, *flags), capture_output=True, text=True,
                         check=False, timeout=timeout, env=environment(**more))

@@ -26,7 +26,7 @@ CLOUD = ('--project=p', '--region=r', '--bucket=gs://b/')
 
 def launch(*flags, **more):
   return subprocess.run(['bash', str(REPO / 'launch/teacher_dataflow.sh'), *flags], text=True,
-                        capture_output=True, timeout=60, env={**os.environ, **more})
+                        capture_output=True, timeout=600, env={**os.environ, **more})
 
 
 def test_a_dry_run_prints_the_commands_and_does_nothing():

@@ -30,7 +30,7 @@ def test_disk_full(tmp_path):
     begun = time.monotonic()
     done = subprocess.run([sys.executable, '-c', textwrap.dedent(script), *words],
                           capture_output=True, text=True, check=False, env=live.environment(),
-                          timeout=60)
+                          timeout=600)
     seconds = time.monotonic() - begun
     requests = teacher.requests
   assert done.returncode == 2 and 'Traceback' not in done.stderr
@@ -103,7 +103,7 @@ def test_disk_full_while_writing_records(tmp_path):
     done = subprocess.run(
         [sys.executable, '-c', textwrap.dedent(script),
          *live.command(teacher, tmp_path, '--num_shards=1', '--holdout=none')[3:]],
-        capture_output=True, text=True, check=False, env=live.environment(), timeout=60)
+        capture_output=True, text=True, check=False, env=live.environment(), timeout=600)
     seconds = time.monotonic() - begun
     requests = teacher.requests
   assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr

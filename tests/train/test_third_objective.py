@@ -76,6 +76,6 @@ def test_another_row_is_another_run(train, capsys):
 def test_the_command_prints_its_loss(toy_records, toy_vocabulary, tmp_path):
   command = programs.words(tmp_path / 'run', toy_records, toy_vocabulary, TRAIN_STEPS=1,
                            EVAL_PERIOD=1, DSS_OBJECTIVES=ROW)
-  done = subprocess.run(command, cwd=programs.REPO, capture_output=True, text=True, timeout=300,
+  done = subprocess.run(command, cwd=programs.REPO, capture_output=True, text=True, timeout=600,
                         check=True)
   assert 'answer_loss ' in done.stdout + done.stderr
