@@ -41,9 +41,9 @@ class Config:
       which nothing attends to.
     scan_layers: one compiled layer run by `nn.scan` over stacked parameters, instead of
       unrolled layers. Compiles much faster; same numbers.
-    remat: what the backward pass recomputes: 'none'; 'scores' (nothing is kept but queries, keys,
-      values, contexts and the products inside the MLP); 'dots' (everything but the products with
-      weights); 'full' (all of a layer); or 'auto': 'none' on a CPU and 'scores' elsewhere.
+    remat: what the backward pass recomputes: 'none'; 'scores', or 'auto' (nothing is kept but
+      queries, keys, values, contexts and the products inside the MLP: less memory, and on a CPU
+      faster as well); 'dots' (everything but the products with weights); 'full' (all of a layer).
     attention: what computes it over whole sequences: 'xla', 'pallas' (a kernel that writes no
       matrix of scores; a TPU's), 'cudnn' (a GPU's; bfloat16, even lengths), or 'auto': 'pallas' on
       a TPU and 'xla' elsewhere, since nothing was run on a GPU. Same numbers; see `attend.py`.

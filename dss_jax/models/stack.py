@@ -3,7 +3,7 @@
 import jax
 from flax import linen as nn
 
-from dss_jax.models import attend, fused_attention
+from dss_jax.models import fused_attention
 from dss_jax.models.config import T5Config
 
 LAYERS_AXIS = 'layers'
@@ -33,9 +33,7 @@ def make_stack(layer_cls, config: T5Config, num_layers: int, *, static_argnums, 
     One scanned module (parameters `layers/...` with a leading axis 'layers') if
     config.scan_layers, otherwise a list (parameters `layers_0/...`, `layers_1/...`).
   """
-  remat = config.remat
-  if remat == 'auto':
-    remat = 'none' if attend.platform() == 'cpu' else 'scores'
+  remat = 'scores' if config.remat == 'auto' else config.remat
   if remat != 'none':
     layer_cls = nn.remat(
       layer_cls, policy=_POLICIES[remat], static_argnums=static_argnums,
