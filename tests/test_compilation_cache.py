@@ -15,7 +15,7 @@ jnp.ones(3).sum()  # JAX has decided about its cache before it is asked for.
 compilation_cache.use()
 @jax.jit
 def program(x):
-  for i in range(120):
+  for i in range(40):
     x = jnp.tanh(x @ x) + jnp.sin(x) * i
   return x
 program(jnp.ones((64, 64))).block_until_ready()

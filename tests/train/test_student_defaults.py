@@ -128,6 +128,7 @@ def test_another_tokenizer_is_refused(unigram, tmp_path, change, why):
     tokenizer_json.to_sentencepiece(path)
 
 
+@pytest.mark.slow
 def test_a_run_needs_the_name_alone_and_goes_on_without_its_checkpoint(
     made, unigram, toy_records, tmp_path, capsys):
   folder = made()

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 import ragged
 from flax import linen as nn
 
@@ -25,6 +26,7 @@ MODEL = models.Transformer(CONFIG)
 BIAS = ('layers', 'relpos_bias', 'rel_embedding')
 
 
+@pytest.mark.slow
 def test_a_mesh_computes_what_one_device_does():
   params = nn.unbox(models.init_params(MODEL, jax.random.key(0)))
   batch = ragged.packed_batch(ragged.examples(count=60), rows=16)
