@@ -13,7 +13,6 @@ compared with where torch and transformers can be imported. Needs jax, flax, opt
 """
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -89,18 +88,12 @@ def main() -> int:
   return int(not all('figures' in found.get('parts', {}).get(name, {}) for name in args.parts))
 
 
-def _is_there(package: str) -> bool:
-  with contextlib.suppress(ImportError):
-    return importlib.util.find_spec(package) is not None
-  return False
-
-
 def _run(part: Part, tiny: bool, timeout: float) -> dict[str, Any]:
   """{'figures': what the script's --json holds, 'seconds'}, or {'failed': its last line}."""
   script, *given = part.command
   if '--dtype' not in ' '.join(given) and part.beside_pytorch:
     given.append('--dtype=bfloat16')
-  if part.beside_pytorch and all(map(_is_there, ('torch', 'transformers'))):
+  if part.beside_pytorch and all(map(importlib.util.find_spec, ('torch', 'transformers'))):
     given.append('--peer=transformers')
   else:
     given = [flag for flag in given if flag != '--torch_compile']

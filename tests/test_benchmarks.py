@@ -30,11 +30,8 @@ TINY = {'vocab_size': 64, 'emb_dim': 16, 'num_heads': 2, 'head_dim': 5, 'mlp_dim
         'num_encoder_layers': 2, 'num_decoder_layers': 3}
 BLOCKED = """
 import runpy, sys
-class Refuse:
-  def find_spec(self, name, path=None, target=None):
-    if name.split('.')[0] in {'tensorflow', 'seqio', 'gin', 't5x', 'clu', 'torch', 'transformers'}:
-      raise ImportError(f'{name} is not to be imported')
-sys.meta_path.insert(0, Refuse())
+for name in ('tensorflow', 'seqio', 'gin', 't5x', 'clu', 'torch', 'transformers'):
+  sys.modules[name] = None  # As if it were not there.
 sys.argv = sys.argv[1:]
 sys.path[0] = sys.argv[0].rpartition('/')[0]
 runpy.run_path(sys.argv[0], run_name='__main__')
