@@ -73,7 +73,6 @@ def generate(
     logits, whatever `choose` makes of them), and int32 steps.
   """
   count, length = ended_R.shape[0], cache.max_decode_length
-  inputs = cache.cross_mask.shape[0]
   eos_id = model.config.eos_id if eos_id is None else eos_id
 
   def advance(state: _State) -> _State:
@@ -88,6 +87,18 @@ def generate(
     return _State(cache, tokens_RxL, state.log_probs_R + gained_R, next_R,
                   state.ended_R | (next_R == eos_id), state.rows_R)
 
+  start_R = jnp.full((count,), model.config.start_id, jnp.int32)
+  tokens_RxL = jnp.full((count, length), PAD_ID, jnp.int32)
+  state = _State(cache, tokens_RxL, jnp.zeros((count,), jnp.float32), start_R, ended_R,
+                 jnp.arange(count))
+  state = _run_to_end(model, advance, state)
+  return state.tokens_RxL, state.log_probs_R, state.cache.index
+
+
+def _run_to_end(model: Network, advance: Callable[[_State], _State], state: _State) -> _State:
+  """Advances until every row has ended or is full; a CPU drops inputs on the way."""
+  inputs, length = state.cache.cross_mask.shape[0], state.cache.max_decode_length
+
   def run(state: _State, left: int) -> _State:
     """Until all rows of all inputs but `left` have ended."""
     def unfinished(state):
@@ -98,9 +109,9 @@ def generate(
   def run_all(state: _State) -> _State:
     return run(state, 0)
 
-  def run_and_drop(state):
+  def run_and_drop(state: _State) -> _State:
     state = run(state, few := inputs // _DROPS)
-    fewer = run(_select_live(model, state, few), 0)
+    fewer = run_all(_select_live(model, state, few))
     rows_F = fewer.rows_R
     return state.replace(
       tokens_RxL=state.tokens_RxL.at[rows_F].set(fewer.tokens_RxL),
@@ -108,15 +119,9 @@ def generate(
       cache=state.cache.replace(index=fewer.cache.index),
     )
 
-  start_R = jnp.full((count,), model.config.start_id, jnp.int32)
-  tokens_RxL = jnp.full((count, length), PAD_ID, jnp.int32)
-  state = _State(cache, tokens_RxL, jnp.zeros((count,), jnp.float32), start_R, ended_R,
-                 jnp.arange(count))
   if not isinstance(inputs, int) or inputs < 4 * _DROPS or length < _LONG or is_spread():
-    state = run_all(state)
-  else:
-    state = jax.lax.platform_dependent(state, cpu=run_and_drop, default=run_all)
-  return state.tokens_RxL, state.log_probs_R, state.cache.index
+    return run_all(state)
+  return jax.lax.platform_dependent(state, cpu=run_and_drop, default=run_all)
 
 
 def _select_live(model, state, count):
