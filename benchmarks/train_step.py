@@ -45,8 +45,9 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--microbatches', type=int, default=1, metavar='K',
                       help='parts that a step of ours is computed in: less memory, and on a CPU '
                            'faster, since less is zeroed and moved (default: 1)')
-  parser.add_argument('--remat', default='none', choices=['none', 'scores', 'dots', 'full'],
-                      help='what the backward pass computes again')
+  parser.add_argument('--remat', default='auto',
+                      choices=['auto', 'none', 'scores', 'dots', 'full'],
+                      help="what the backward pass computes again (default: the trainer's)")
   parser.add_argument('--torch_compile', action='store_true',
                       help='with --peer: also what torch.compile makes of it; the faster counts')
   args = parser.parse_args()
