@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -37,9 +38,11 @@ def trainer(records, vocabulary, **defaults):
 
 
 def start(command, devices=1, **options):
+  """Compiled as this process compiles: states are compared to the bit."""
+  flags = re.sub('(device_count)=[0-9]+', rf'\\1={devices}', os.environ['XLA_FLAGS'])
   return subprocess.Popen(
       command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPO, **options,
-      env={**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'})
+      env={**os.environ, 'XLA_FLAGS': flags})
 
 
 REPO = pathlib.Path(__file__).parents[2]
