@@ -39,7 +39,7 @@ def trainer(records, vocabulary, **defaults):
 
 def start(command, devices=1, **options):
   """Compiled as this process compiles: states are compared to the bit."""
-  flags = re.sub('(device_count)=[0-9]+', rf'\\1={devices}', os.environ['XLA_FLAGS'])
+  flags = re.sub('device_count=[0-9]+', f'device_count={devices}', os.environ['XLA_FLAGS'])
   return subprocess.Popen(
       command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPO, **options,
       env={**os.environ, 'XLA_FLAGS': flags})
