@@ -193,6 +193,7 @@ def test_a_wrong_setting_is_named():
   assert done.returncode == 2 and "did you mean 'dss-packed'" in done.stderr
 
 
+@pytest.mark.slow
 def test_train_step_runs_without_tensorflow(tmp_path):
   done = run('train_step.py', '--tiny', '--batch_size=8', '--steps=2', '--repeats=2',
              '--microbatches=2', '--settings=dss-packed,standard-padded', '--threads=1',

@@ -366,6 +366,7 @@ def test_a_few_refusals_hardly_slow_the_others(tmp_path):
   assert some < 3 * without + 1
 
 
+@pytest.mark.slow
 def test_a_servers_rate_is_found(tmp_path):
   """It takes 20 requests a second, and refuses the others at once."""
   begun = []

@@ -48,6 +48,7 @@ def test_other_devices_take_the_fewest_parts_that_fit(command, monkeypatch):
     advice.fewest_microbatches(config)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_number(command, monkeypatch, tmp_path):
   asked = []
   def once(config):

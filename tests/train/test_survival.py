@@ -253,6 +253,7 @@ def test_told_to_stop_while_it_evaluates(run, copied, monkeypatch, tmp_path, cap
 
 # --- Guards ---------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_names_its_step_and_records(run, tmp_path):
   with pytest.raises(errors.UserError, match=(
       r'step 2: .* is nan.* records toy-1-\d+, .*The last checkpoint, of step 1, is from')):

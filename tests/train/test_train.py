@@ -83,6 +83,7 @@ def test_rates_are_of_the_steps_alone(finished):
   assert not any('train/percent_of_peak' in line for line in lines.values())  # Of a CPU, unknown.
 
 
+@pytest.mark.slow
 def test_steps_are_traced_and_a_run_that_ends_before_leaves_its_trace(
     toy_records, toy_vocabulary, tmp_path, capsys):
   assert train_main.main(arguments(
