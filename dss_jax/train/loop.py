@@ -25,6 +25,7 @@ from dss_jax.train import (
   initial,
   preemption,
   processes,
+  ranking_choice,
   reporting,
   run_info,
   student_files,
@@ -227,7 +228,11 @@ class Run:
         self.state.params, self._compute.state_sharding.params)
     best = self._checkpoints.restore_best(abstract)
     best_step, params, validation = best or (None, self.state.params, {})
+    tested = tf.io.gfile.exists(os.path.join(self.config.model_dir, run_info.TEST_FILE))
     test = self._test(best_step or self.config.steps, params)
+    if not tested:
+      ranking_choice.choose(
+          self.config, self._compute.model, params, self._sharding, self._reporter.say)
     return Result(self.config.steps, best_step, dict(validation), test, seconds)
 
   def _test(self, step: int, params: Any) -> dict[str, float]:

@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import dss_jax
-from dss_jax import cli, errors, records, student_info
+from dss_jax import cli, errors, ranking, records, student_info
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import formats
 from dss_jax.train import __main__ as train_main
@@ -128,6 +128,15 @@ def test_predictions_are_those_of_the_trainers_test(finished, toy_records):
   right = sum(p.label == row.label for p, row in zip(predictions, rows))
   test = json.loads((finished / 'test_metrics.json').read_text())
   assert test['metrics']['accuracy'] == pytest.approx(100 * right / len(rows))
+
+
+def test_how_labels_are_ranked_is_chosen_on_validation(finished, toy_records):
+  student = dss_jax.load(str(finished))
+  rows = list(records.read_records(str(toy_records), 'toy', 'validation'))
+  found = student.calibrate([row.input for row in rows], [row.label for row in rows])
+  assert student.info.ranking in ranking.WAYS
+  assert found[student.info.ranking].loss == pytest.approx(
+      min(one.loss for one in found.values()), rel=1e-4)
 
 
 def test_run_json_is_complete(finished, toy_records):
