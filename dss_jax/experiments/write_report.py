@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import files, page
-from dss_jax.experiments import curves, differences, examples, figures, grid, statistics
+from dss_jax.experiments import (
+  class_table,
+  curves,
+  differences,
+  examples,
+  figures,
+  grid,
+  statistics,
+)
 from dss_jax.experiments.differences import Difference
 from dss_jax.experiments.results import Found, Row
 from dss_jax.experiments.statistics import Group, Saving, Summary
@@ -50,12 +58,16 @@ def write(out: str, found: Found, title: str) -> Written:
   tables = {
       'accuracies': (_ACCURACY_HEADER, _accuracies(summaries), 5),
       'differences': (differences.HEADER, differences.lines(compared), 4),
+      'labels': (class_table.HEADER, class_table.lines(out, rows, described), 6),
       'cost': (_COST_HEADER, _cost(rows), 3),
   }
   notes = {'accuracies': [_NOTE_ACCURACIES], 'differences': [differences.note(len(compared))],
-           'cost': _teacher_notes(described)}
+           'labels': [class_table.NOTE], 'cost': _teacher_notes(described)}
   html_tables = {name: page.paragraphs(notes[name]) + page.table(*table)
                  for name, table in tables.items()}
+  html_tables['labels'] = (  # Not there without a closed set.
+      f'<section id="labels"><h2>Labels</h2>{html_tables["labels"]}</section>'
+      if tables['labels'][1] else '')
   files.write(os.path.join(out, 'report.html'), page.build(
       title=title, subtitle=f'{len(rows)} runs of {len(rows) + len(found.missing)}',
       findings=findings, problems=problems, figures=drawn, tables=html_tables,
@@ -180,6 +192,8 @@ def _markdown(
   for one in drawn:
     parts += [f'![{one.title}]({FIGURES}/{one.name}.png)', one.caption]
   for name, (header, rows, _) in tables.items():
+    if name == 'labels' and not rows:
+      continue
     parts += [f'## {name.capitalize()}', *notes[name], '\n'.join(
         f'| {" | ".join(line)} |' for line in (header, ['---'] * len(header), *rows))]
   return '\n\n'.join(parts) + '\n'

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import cli, datasets, errors, fields, metrics, ranking, student_info
+from dss_jax import classes, cli, datasets, errors, fields, metrics, ranking, student_info
 from dss_jax.predict import options as options_lib
 from dss_jax.predict import stream
 
@@ -222,24 +222,28 @@ def output_row(
 
 
 def _score(path: str, info: student_info.StudentInfo) -> str:
-  """Accuracy over the rows that have a gold label, as a line; '' if none has.
+  """Accuracy over the rows that have a gold label; '' if none has.
 
-  Of ranked rows also how far their probabilities are from it.
+  Of ranked rows also how far their probabilities are from it, of a closed set each label's F1.
   """
-  right, sure = [], []
+  gold, answered, sure = [], [], []
   for row, _ in stream.read_rows(path):
     if 'label' in row:
       if not info.metric:
         return (f'no accuracy: the student learnt {", ".join(info.datasets)}, which are scored in '
                 'different ways; name one with --dataset\n')
-      score = metrics.BY_NAME[info.metric]([row['label']], [row['predicted_label']])
-      right.append(score['accuracy'] > 0)
+      gold.append(row['label'])
+      answered.append(row['predicted_label'])
       sure += [row['probability']] * ('scores' in row)
-  if not right:
+  if not gold:
     return ''
-  error = ranking.calibration_error(sure, right) if sure else 0.0
-  return f'accuracy {100 * sum(right) / len(right):.2f} % of {len(right):,} rows with a label' + (
-      f'; expected calibration error {error:.2f} %' if sure else '') + '\n'
+  score = metrics.BY_NAME[info.metric]
+  right = [score([g], [a])['accuracy'] > 0 for g, a in zip(gold, answered)]
+  line = f'accuracy {100 * sum(right) / len(right):.2f} % of {len(right):,} rows with a label'
+  if sure:
+    line += f'; expected calibration error {ranking.calibration_error(sure, right):.2f} %'
+  found = classes.report(gold, answered, info.closed_set()) if info.metric == 'text' else None
+  return '\n'.join([line, *(found.lines() if found else ())]) + '\n'
 
 
 if __name__ == '__main__':

@@ -44,6 +44,7 @@ class Result:
     step: the last one.
     best_step, validation: of the parameters that were tested; None and {} without validation.
     test: metrics, or {}.
+    classes: of each task with a closed label set, lines about its labels on test.
     seconds: of training, over all starts.
   """
 
@@ -52,6 +53,7 @@ class Result:
   validation: dict[str, float]
   test: dict[str, float]
   seconds: float
+  classes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 def train(config: config_lib.TrainConfig, gin_text: str = '') -> Result:
@@ -228,23 +230,27 @@ class Run:
         self.state.params, self._compute.state_sharding.params)
     best = self._checkpoints.restore_best(abstract)
     best_step, params, validation = best or (None, self.state.params, {})
-    tested = tf.io.gfile.exists(os.path.join(self.config.model_dir, run_info.TEST_FILE))
-    test = self._test(best_step or self.config.steps, params)
+    path = os.path.join(self.config.model_dir, run_info.TEST_FILE)
+    tested = tf.io.gfile.exists(path)
+    test = self._test(path, best_step or self.config.steps, params)
     if not tested:
       ranking_choice.choose(
           self.config, self._compute.model, params, self._sharding, self._reporter.say)
-    return Result(self.config.steps, best_step, dict(validation), test, seconds)
+    return Result(self.config.steps, best_step, dict(validation), test, seconds,
+                  evaluation.read_classes(path) if test else {})
 
-  def _test(self, step: int, params: Any) -> dict[str, float]:
-    path = os.path.join(self.config.model_dir, run_info.TEST_FILE)
+  def _test(self, path: str, step: int, params: Any) -> dict[str, float]:
     if tf.io.gfile.exists(path):
       with tf.io.gfile.GFile(path) as f:
         return json.loads(f.read())['metrics']
     if not self.config.evaluation.test_at_end or not self._has('test'):
       return {}
-    metrics = self._make_evaluator('test').scores(params, step)
+    evaluator = self._make_evaluator('test')
+    metrics = evaluator.scores(params, step)
     if processes.is_main():
-      files.write(path, json.dumps({'step': step, 'metrics': metrics}, indent=2) + '\n')
+      found = {name: one.as_json() for name, one in evaluator.classes(step).items()}
+      files.write(path, json.dumps({'step': step, 'metrics': metrics} | (
+          {'classes': found} if found else {}), indent=2) + '\n')
     return metrics
 
   def _has(self, split: str) -> bool:

@@ -101,6 +101,20 @@ def test_beside_every_table_and_figure_stands_what_it_covers(folder):
   assert len(cells_of(folder, 'Differences')) == 48
 
 
+def test_every_label_of_a_closed_set_has_its_line(tmp_path):
+  cells = made_up.toy(methods=('dss', 'finetune'), fractions=(0.5, 1.0), seeds=(0, 1))
+  made_up.sweep(tmp_path, cells, accuracy=accuracy)
+  assert report.main([str(tmp_path)]) == 0
+  lines = cells_of(tmp_path, 'Labels')
+  assert len(lines) == 2 * (2 + 2)
+  gold = [row['label'] for row in made_up.rows('toy', 60)]
+  left, right, macro, weighted = lines[:4]
+  assert left[4] == 'left' and left[6] == str(2 * gold.count('left'))
+  assert macro[4] == 'macro' and float(macro[-1]) == pytest.approx(
+      (float(left[-1]) + float(right[-1])) / 2, abs=0.1)
+  assert weighted[4] == 'weighted' and 80 < float(weighted[-1]) < 100
+
+
 def test_a_difference_is_found_by_its_corrected_p(tmp_path):
   cells = made_up.toy(methods=('dss', 'finetune'), fractions=(0.5, 1.0), seeds=range(5))
   made_up.sweep(tmp_path, cells, examples=300,

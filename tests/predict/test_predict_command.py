@@ -46,7 +46,9 @@ def test_rows_in_order_as_the_api_answers(student_folders, rows, capsys):
     assert row['rationale'] == prediction.rationale
     assert [s['label'] for s in row['samples']] == [s.label for s in prediction.samples]
     assert row['label'] == 'left'
-  assert 'accuracy 0.00 % of 40 rows with a label' in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert 'accuracy 0.00 % of 40 rows with a label' in said
+  assert said.splitlines()[-2].split() == ['left', '0', '0', '40']  # None is a label.
 
 
 def test_ranking_with_labels_from_flag_row_and_student(student_folders, rows, capsys):

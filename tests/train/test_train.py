@@ -66,6 +66,10 @@ def test_a_run_leaves_what_the_readme_says(finished):
   assert scores[best] == max(scores.values())
   test = json.loads((finished / 'test_metrics.json').read_text())
   assert test['step'] == best and 0 <= test['metrics']['accuracy'] <= 100
+  found = test['classes']['dss_toy_label']
+  assert found['labels'] == ['left', 'right'] and sum(found['support']) == 16
+  assert np.trace(np.array(found['confusion'])[:, :2]) / 0.16 == pytest.approx(
+      test['metrics']['accuracy'])
 
 
 def test_rates_are_of_the_steps_alone(finished):
@@ -172,7 +176,9 @@ def test_resuming_gives_the_uninterrupted_run(finished, toy_records, toy_vocabul
 def test_a_finished_run_only_reports(finished, toy_records, toy_vocabulary, capsys):
   before = (finished / 'metrics.jsonl').read_bytes()
   assert train_main.main(arguments(finished, toy_records, toy_vocabulary)) == 0
-  assert 'done: 6 steps of dss_toy' in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert 'done: 6 steps of dss_toy' in said
+  assert 'dss_toy_label on test:' in said and 'weighted F1' in said
   assert (finished / 'metrics.jsonl').read_bytes() == before
 
 
