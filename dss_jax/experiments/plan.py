@@ -58,7 +58,7 @@ class Run:
         'inputs': round(self.cell.fraction * _train_rows(self.config)),
         'steps': result['step'],
         **{name: result[name] for name in (
-            'parameters', 'best_step', 'seconds', 'test', 'validation')},
+            'parameters', 'best_step', 'seconds', 'compiling', 'test', 'validation')},
         'model_dir': os.path.join(results.RUNS, self.cell.key), 'settings': self.settings}
 
 

@@ -46,6 +46,7 @@ class Result:
     test: metrics, or {}.
     classes: of each task with a closed label set, lines about its labels on test.
     seconds: of training, over all starts.
+    compiling: of them, XLA's compilation.
   """
 
   step: int
@@ -53,6 +54,7 @@ class Result:
   validation: dict[str, float]
   test: dict[str, float]
   seconds: float
+  compiling: float = 0.0
   classes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
@@ -117,6 +119,7 @@ class Run:
     start = self._start()
     self.step, self.state, self._evaluated = start.step, start.state, start.clock.evaluated
     self._began = time.monotonic() - start.clock.seconds
+    self._compiled = throughput.compile_seconds() - start.clock.compiling
     self._warnings += start.problems
     self._reporter = reporting.Reporter(
         config.model_dir, start=self.step, steps=config.steps, every=config.log_every,
@@ -211,7 +214,9 @@ class Run:
     """Starts to write a checkpoint, of numbers only."""
     self._finite.check()
     self._reporter.flush()
-    clock = checkpoints_lib.RunTime(time.monotonic() - self._began, self._evaluated)
+    clock = checkpoints_lib.RunTime(
+        time.monotonic() - self._began, self._evaluated,
+        throughput.compile_seconds() - self._compiled)
     self._checkpoints.save(self.step, self.state, self._iterator, clock)
 
   def save_now(self) -> None:
@@ -224,6 +229,7 @@ class Run:
   def finish(self) -> Result:
     """Test, once, with the parameters that validation chose (the last ones without it)."""
     seconds = time.monotonic() - self._began
+    compiling = throughput.compile_seconds() - self._compiled
     self._reporter.close()
     self._checkpoints.wait()
     abstract = checkpoints_lib.abstract(
@@ -236,7 +242,7 @@ class Run:
     if not tested:
       ranking_choice.choose(
           self.config, self._compute.model, params, self._sharding, self._reporter.say)
-    return Result(self.config.steps, best_step, dict(validation), test, seconds,
+    return Result(self.config.steps, best_step, dict(validation), test, seconds, compiling,
                   evaluation.read_classes(path) if test else {})
 
   def _test(self, path: str, step: int, params: Any) -> dict[str, float]:
