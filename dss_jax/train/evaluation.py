@@ -52,7 +52,7 @@ class Evaluator:
     self._seqio = seqio.Evaluator(
         config.data.mixture_or_task, feature_converter.DssFeatureConverter(pack=False), split,
         sequence_length=None, num_examples=limit, async_compute_metrics=False,
-        logger_cls=[seqio.JSONLogger] if log_dir and processes.is_main() else [],
+        logger_cls=[TextLogger] if log_dir and processes.is_main() else [],
         log_dir=log_dir or None)
     for task in self._seqio.eval_tasks:
       if self._seqio.cached_task_datasets[task.name].cardinality() == 0:
@@ -163,6 +163,35 @@ def read_classes(path: str) -> dict[str, list[str]]:
     found = json.loads(f.read()).get('classes', {})
   return {task: classes.Report(tuple(one['labels']), np.array(one['confusion'])).lines()
           for task, one in found.items()}
+
+
+class TextLogger(seqio.JSONLogger):
+  """Writes <task>-<step>.jsonl, a row's texts a line, and <task>-metrics.jsonl.
+
+  {"input": {"id": "7", "text": "[label] Where do birds live?"}, "target": "nest",
+   "output": "nest", "prediction": "nest"}
+  """
+
+  def __init__(self, output_dir: str):
+    super().__init__(output_dir, write_n_results=0)
+
+  def __call__(self, task_name, step, metrics, dataset, inferences, targets):
+    super().__call__(task_name, step, metrics, dataset, inferences, targets)
+    features = seqio.get_mixture_or_task(task_name).output_features
+    found = {name: list(inferences[name]) for name in ('output', 'prediction')
+             if name in inferences}
+    path = os.path.join(self.output_dir, f'{task_name}-{step or 0:06d}.jsonl')
+    with tf.io.gfile.GFile(path, 'w') as f:
+      for i, (row, target) in enumerate(zip(dataset.as_numpy_iterator(), targets, strict=True)):
+        texts = {name: values[i] for name, values in found.items()}
+        f.write(json.dumps({'input': _as_texts(row, features), 'target': target, **texts},
+                           cls=seqio.TensorAndNumpyEncoder) + '\n')
+
+
+def _as_texts(row: Mapping[str, Any], features: Mapping[str, seqio.Feature]) -> dict[str, str]:
+  found = {'id': row['id'].decode()} if 'id' in row else {}
+  ids = np.asarray(row['inputs'])
+  return found | {'text': features['inputs'].vocabulary.decode(ids[ids > 0].tolist())}
 
 
 def combine(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

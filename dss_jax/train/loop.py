@@ -22,6 +22,7 @@ from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import (
   evaluation,
+  identity,
   initial,
   preemption,
   processes,
@@ -95,6 +96,7 @@ class Run:
       self, config: config_lib.TrainConfig, closing: contextlib.ExitStack, gin_text: str = ''):
     """Takes up the newest checkpoint, or begins afresh; `closing` closes what is open."""
     config, self._rows = prepare_data(config)
+    self._gin_text = gin_text
     self.config = config
     data = config.data
     if config.evaluation.every:
@@ -173,7 +175,9 @@ class Run:
 
   def begin(self) -> None:
     """Says what is to be known; does the evaluation that was cut short, if one was."""
-    self._reporter.describe(self.state.params)
+    self._reporter.describe(
+        self.state.params, identity.of(self.config), self._gin_text or json.dumps(
+            config_lib.as_dict(self.config), indent=2))
     if self._rows:
       self._reporter.say(self._rows)
     for warning in self._warnings:
@@ -230,7 +234,7 @@ class Run:
     """Test, once, with the parameters that validation chose (the last ones without it)."""
     seconds = time.monotonic() - self._began
     compiling = throughput.compile_seconds() - self._compiled
-    self._reporter.close()
+    self._reporter.close_bar()
     self._checkpoints.wait()
     abstract = checkpoints_lib.abstract(
         self.state.params, self._compute.state_sharding.params)
@@ -240,8 +244,10 @@ class Run:
     tested = tf.io.gfile.exists(path)
     test = self._test(path, best_step or self.config.steps, params)
     if not tested:
+      self._reporter.tested(best_step or self.config.steps, test)
       ranking_choice.choose(
           self.config, self._compute.model, params, self._sharding, self._reporter.say)
+    self._reporter.close()
     return Result(self.config.steps, best_step, dict(validation), test, seconds, compiling,
                   evaluation.read_classes(path) if test else {})
 

@@ -1,6 +1,7 @@
 """The trainer end to end on the toy records: a run, its resumption, and what it refuses."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -72,6 +73,33 @@ def test_a_run_leaves_what_the_readme_says(finished):
       test['metrics']['accuracy'])
 
 
+def test_tensorboard_has_test_settings_config_and_rates(finished):
+  from tensorboard.backend.event_processing import event_accumulator
+  board = event_accumulator.EventAccumulator(
+      str(finished / 'tensorboard'), {'scalars': 0, 'tensors': 0})
+  board.Reload()
+  tags = board.Tags()
+  found = {tag.removesuffix('/text_summary') for tag in (*tags['scalars'], *tags['tensors'])}
+  assert {'test/accuracy', 'train/tokens_per_second', 'config', 'parameters'} <= found
+  config = next(tag for tag in tags['tensors'] if tag.startswith('config'))
+  text = board.Tensors(config)[0].tensor_proto.string_val[0].decode()
+  assert "MIXTURE_OR_TASK_NAME = 'dss_toy'" in text
+  hparams = board.SummaryMetadata('_hparams_/session_start_info').plugin_data.content
+  assert b'optimizer.learning_rate' in hparams
+
+
+def test_where_stderr_is_no_terminal_each_log_period_is_a_line(
+    toy_records, toy_vocabulary, tmp_path, capfd):
+  assert train_main.main(arguments(
+      tmp_path / 'run', toy_records, toy_vocabulary, TRAIN_STEPS=4, EVAL_PERIOD=0,
+      LOG_PERIOD=2)) == 0
+  lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith('step ')]
+  assert [line.split(',')[0] for line in lines] == ['step 2 of 4', 'step 4 of 4']
+  for line in lines:
+    assert re.search(r', loss [\d.]+, .* tokens/s, \d\d:\d\d elapsed, \d\d:\d\d left$', line)
+  assert lines[-1].endswith('00:00 left')
+
+
 def test_rates_are_of_the_steps_alone(finished):
   """The first step, which compiles, and the steps after which something else took time count
   nothing; examples are those of the batches."""
@@ -103,6 +131,9 @@ def test_predictions_are_kept_as_text(finished):
   assert len(rows) == 16
   assert {row['target'] for row in rows} <= {'left', 'right'}
   assert all(isinstance(row['prediction'], str) for row in rows)
+  assert {tuple(row) for row in rows} == {('input', 'target', 'output', 'prediction')}
+  assert all(row['input']['text'].startswith('[label] ') and row['input']['id'].startswith('toy-')
+             and set(row['input']) == {'id', 'text'} for row in rows)
 
 
 def test_what_prediction_needs_lies_in_the_run_and_goes_along(
