@@ -84,12 +84,15 @@ def table(
 class TaskSums(NamedTuple):
   """Sums over the tokens of each task; every field is float32 [K], in the table's order.
 
-  They add up over microbatches and batches; divide only at the end.
+  They add up over microbatches and batches; divide only at the end. `words` are the tokens without
+  EOS, and `correct` how many of these are the likeliest: EOS is nearly always right, and of a label
+  of one token half of what there is.
   """
 
   cross_entropy: jax.Array
   correct: jax.Array
   tokens: jax.Array
+  words: jax.Array
 
   def __add__(self, other):
     return TaskSums(*(a + b for a, b in zip(self, other, strict=True)))
@@ -137,6 +140,7 @@ def weighted_loss(
     objective_BxT: jax.Array,
     counts: jax.Array,
     objectives: Objectives,
+    eos_id: int = 1,
 ) -> tuple[jax.Array, TaskSums]:
   """This (micro)batch's part of the loss, and its sums; differentiate the first.
 
@@ -146,14 +150,17 @@ def weighted_loss(
     objective_BxT: LABEL, RATIONALE, a further row or PADDING.
     counts: |L|, |R|, ... of the global batch, float32 [K].
     objectives: the table.
+    eos_id: the token that `TaskSums.words` leave out.
   """
   cross_entropy_BxT = token_cross_entropy(logits_BxTxV, targets_BxT)
   loss = jnp.sum(cross_entropy_BxT * token_weights(objective_BxT, counts, objectives))
-  correct_BxT = jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT
+  word_BxT = targets_BxT != eos_id
+  correct_BxT = (jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT) & word_BxT
   sums = TaskSums(
       cross_entropy=_per_task(objective_BxT, cross_entropy_BxT, objectives),
       correct=_per_task(objective_BxT, correct_BxT, objectives),
-      tokens=count_tokens(objective_BxT, objectives))
+      tokens=count_tokens(objective_BxT, objectives),
+      words=_per_task(objective_BxT, word_BxT, objectives))
   return loss, jax.tree.map(jax.lax.stop_gradient, sums)
 
 
@@ -165,6 +172,7 @@ def weighted_loss_in_chunks(
     counts: jax.Array,
     objectives: Objectives,
     chunk: int,
+    eos_id: int = 1,
 ) -> tuple[jax.Array, TaskSums]:
   """`weighted_loss` without the logits of all positions at once.
 
@@ -176,7 +184,7 @@ def weighted_loss_in_chunks(
   Args:
     logits_of: the head, [B, chunk, D] -> [B, chunk, V]; what it closes over gets its gradient.
     hidden_BxTxD: what the head reads.
-    targets_BxT, objective_BxT, counts, objectives: see `weighted_loss`.
+    targets_BxT, objective_BxT, counts, objectives, eos_id: see `weighted_loss`.
     chunk: positions, at least 1; T need not be a multiple.
   """
   length = targets_BxT.shape[1]
@@ -191,7 +199,7 @@ def weighted_loss_in_chunks(
   def add(total, part):
     hidden_BxCxD, targets_BxC, objective_BxC = part
     found = weighted_loss(
-        logits_of(hidden_BxCxD), targets_BxC, objective_BxC, counts, objectives)
+        logits_of(hidden_BxCxD), targets_BxC, objective_BxC, counts, objectives, eos_id)
     return jax.tree.map(jnp.add, total, found), None
 
   total, _ = jax.lax.scan(add, (jnp.zeros(()), no_sums(objectives)), tuple(map(split, (
@@ -203,11 +211,11 @@ def summarize(sums: TaskSums, objectives: Objectives) -> dict[str, jax.Array]:
   """Metrics of a batch or a whole split, from its summed `TaskSums`.
 
   Returns: `loss` (the formula above), `label_loss` and `rationale_loss` (nats per token),
-    `label_token_accuracy`, `rationale_token_accuracy` (percent), `label_tokens`,
+    `label_token_accuracy`, `rationale_token_accuracy` (percent, without EOS), `label_tokens`,
     `rationale_tokens`, and so of each row; 0 for a task without tokens.
   """
   means = sums.cross_entropy / jnp.maximum(sums.tokens, 1.0)
-  accuracy = 100.0 * sums.correct / jnp.maximum(sums.tokens, 1.0)
+  accuracy = 100.0 * sums.correct / jnp.maximum(sums.words, 1.0)
   found = {'loss': sum((row.weight * means[k] for k, row in enumerate(objectives)),
                        start=jnp.zeros(()))}
   for measure, values in (('loss', means), ('token_accuracy', accuracy), ('tokens', sums.tokens)):

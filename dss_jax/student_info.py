@@ -35,6 +35,8 @@ class StudentInfo:
     answer_phrase: if the label stands behind a rationale in one target, the words between them.
     labels: the closed label set, if there is one.
     metric: 'text' or 'equation', how a label is compared with the gold one.
+    ranking: how labels are compared by their scores, a name of `ranking.WAYS`, as validation
+      chose it; '' if it did not.
     input_length, target_length: tokens, EOS included; longer inputs are cut.
     datasets: of a student of several, name -> its fields of ASKED; {} of a single one. Fields in
       which they differ are '' or () above.
@@ -49,6 +51,7 @@ class StudentInfo:
   answer_phrase: str = ''
   labels: tuple[str, ...] = ()
   metric: str = 'text'
+  ranking: str = ''
   input_length: int = 1024
   target_length: int = 256
   datasets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -86,8 +89,9 @@ class StudentInfo:
   def as_json(self) -> str:
     fields = dataclasses.asdict(self)
     fields['model']['dtype'] = np.dtype(self.model.dtype).name
-    if not self.prefixes:  # As before there were any: earlier versions read it.
-      del fields['prefixes']
+    for name in ('prefixes', 'ranking'):  # As before there were any: earlier versions read it.
+      if not fields[name]:
+        del fields[name]
     if (family := families.name(self.model)) != families.T5:
       fields['model']['family'] = family
     return json.dumps(fields, indent=2, sort_keys=True) + '\n'

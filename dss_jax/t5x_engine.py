@@ -143,7 +143,7 @@ def _task_metrics(
   found: dict[str, clu.metrics.Metric] = {}
   for i, row in enumerate(objectives):
     found[f'{row.name}/loss'] = _Mean(sums.cross_entropy[i], sums.tokens[i])
-    found[f'{row.name}/token_accuracy'] = _Mean(sums.correct[i], sums.tokens[i])
+    found[f'{row.name}/token_accuracy'] = _Mean(sums.correct[i], sums.words[i])
     found[f'{row.name}/tokens'] = metrics.AveragePerStep(total=sums.tokens[i])
   return found
 

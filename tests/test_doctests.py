@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ('equations', 'errors', 'metrics', 'precompile.compiled', 'records.sets',
+MODULES = ('equations', 'errors', 'metrics', 'precompile.compiled', 'ranking', 'records.sets',
            'train.throughput')
 
 

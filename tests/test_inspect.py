@@ -1,6 +1,7 @@
 """`dss inspect` shows a row as record, text, tokens and packed; `dss vocab` says how to use it."""
 
 import html
+import re
 
 import pytest
 
@@ -51,6 +52,30 @@ def test_a_page_about_the_records_names_their_flaws(flawed_records, tmp_path, ca
     assert line in said and html.escape(line) in page
   assert 'accuracy 50.00 %' in page and '<script' not in page and page.count('<svg') == 2
   assert '<td class=number>50.0 %</td>' in page
+
+
+def test_leftovers_in_rationales_are_counted(tmp_path, capsys):
+  def row(i, rationale, status='ok', label='left'):
+    return records.RationaleRecord(
+        id=f'r{i}', input=f'Where {i}?', label=label, teacher_label=label, rationale=rationale,
+        split='train', parse_status=status)
+  records.write_records(str(tmp_path), 'toy', 'train', [
+      row(0, '<think>Hm.</think> It turns left.'), row(1, 'It **leftward** turns.'),
+      row(2, 'It turns left, <|channel|>'), row(3, 'Plain leftovers.'),
+      row(4, '', 'ambiguous_label')])
+  records.write_records(str(tmp_path), 'other', 'test', [row(9, '')])  # Gold labels alone.
+  path = tmp_path / 'page.html'
+  assert inspect.main([f'--html={path}', f'--records_dir={tmp_path}', '--vocabulary=bytes']) == 0
+  said, page = capsys.readouterr().out, path.read_text()
+  assert ("toy-train: 2 of 4 rationales hold a thinking model's marks, such as that of r0, r2"
+          ) in said
+  assert 'toy-train: 1 of 4 rationales hold Markdown or tags, such as that of r1' in said
+  cells = re.findall(r'<td[^>]*>([^<]*)</td>', page.split('<h2>Rationales</h2>')[1])
+  assert cells[:6] == ['toy-train', '4', '50.00 %', '25.00 %', '50.00 %', '20.00 %']
+  assert cells[6] != 'other-test'
+  other = next(svg for svg in re.findall(r'<svg.*?</svg>', page, re.DOTALL)
+               if 'rationale' not in svg)  # No panel for what is not there.
+  assert other.count('id="axes_') == 2 and 'None.' not in page
 
 
 def test_a_page_needs_records(tmp_path):

@@ -145,3 +145,19 @@ def test_bfloat16_logits_are_summed_in_float32():
   exact, _ = objective.weighted_loss(
       logits.astype(jnp.float32), *arrays[1:], objective.count_tokens(arrays[2], LABELS), LABELS)
   np.testing.assert_allclose(loss, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize('chunk', [0, 2])
+def test_token_accuracy_is_of_what_was_written_not_that_it_ended(chunk):
+  """Labels 'a' and 'b': EOS is right both times, a word once; of one pair EOS has another id."""
+  targets, tasks = np.array([[3, 1, 0], [4, 1, 0]]), np.array([[1, 1, 0], [1, 1, 0]])
+  logits = np.eye(VOCAB, dtype=np.float32)[[[3, 1, 0], [3, 1, 0]]]
+  counts = objective.count_tokens(tasks, LABELS)
+  for eos_id, accuracy in ((1, 50.0), (4, 100.0)):
+    if chunk:
+      _, sums = objective.weighted_loss_in_chunks(
+          lambda hidden: hidden, jnp.asarray(logits), targets, tasks, counts, LABELS, chunk, eos_id)
+    else:
+      _, sums = objective.weighted_loss(logits, targets, tasks, counts, LABELS, eos_id)
+    summary = objective.summarize(sums, LABELS)
+    assert summary['label_token_accuracy'] == accuracy and summary['label_tokens'] == 4

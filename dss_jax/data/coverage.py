@@ -20,16 +20,24 @@ class Coverage:
     texts: how many were looked at.
     unknown: how many of them hold an unknown piece.
     pieces: the commonest of these, as they stand in the texts: ('{', '}').
+    lacking, counted: unknown pieces, and pieces in all.
   """
 
   texts: int
   unknown: int
   pieces: tuple[str, ...]
+  lacking: int = 0
+  counted: int = 0
 
   @property
   def share(self) -> float:
     """Of texts with an unknown piece, in [0, 1]."""
     return self.unknown / self.texts if self.texts else 0.0
+
+  @property
+  def piece_share(self) -> float:
+    """Of unknown pieces, in [0, 1]."""
+    return self.lacking / self.counted if self.counted else 0.0
 
   def __str__(self) -> str:
     """'12 of 400 (3 %) hold what the vocabulary lacks, such as '{', '}''."""
@@ -41,15 +49,21 @@ def coverage(texts: Sequence[str], vocabulary: seqio.Vocabulary) -> Coverage:
   """Counts texts with unknown pieces; a vocabulary of bytes knows all."""
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
     return Coverage(len(texts), 0, ())
-  unknown, found = 0, collections.Counter[str]()
+  unknown = lacked = counted = 0
+  found = collections.Counter[str]()
   parts = [text.split(preprocessors.EOS_MARKER) for text in texts]
   for some in parts:
-    lacking = [piece.surface[:SHOWN_LENGTH] for part in some
-               for piece in vocabulary.tokenizer.encode(part, out_type='immutable_proto').pieces
-               if piece.id == vocabulary.unk_id]
+    lacking = []
+    for part in some:
+      proto = vocabulary.tokenizer.encode(part, out_type='immutable_proto')  # Holds its pieces.
+      counted += len(proto.pieces)
+      lacking += [piece.surface[:SHOWN_LENGTH] for piece in proto.pieces
+                  if piece.id == vocabulary.unk_id]
+    lacked += len(lacking)
     unknown += bool(lacking)
     found.update(dict.fromkeys(lacking, 1))
-  return Coverage(len(texts), unknown, tuple(piece for piece, _ in found.most_common(SHOWN)))
+  return Coverage(len(texts), unknown, tuple(piece for piece, _ in found.most_common(SHOWN)),
+                  lacked, counted)
 
 
 def check_open_labels(

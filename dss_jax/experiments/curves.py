@@ -67,7 +67,8 @@ def _draw(
         color, _ = figures.style_of(row.method)
         method = figures.name_of(row.method, row.labels)
         axes.plot([step for step, _ in points], [value for _, value in points], color=color,
-                  lw=1.2, alpha=0.7, ls='--' if row.labels == 'teacher' else '-',
+                  lw=1.2, alpha=0.7, marker='o' if len(points) == 1 else None,
+                  ls='--' if row.labels == 'teacher' else '-',
                   label=None if method in labelled else method)
         labelled.add(method)
       axes.set(xlabel='step', title=label)

@@ -14,24 +14,34 @@ HEADER = ('data', 'model', 'first', 'second', 'of the data', 'difference', '95 %
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """Of two groups that differ in the method alone; `corrected`: p times what Holm's rule says."""
+  """Of two groups that differ in the method alone.
+
+  Attributes:
+    comparison: with an interval of its own.
+    corrected: p times what Holm's rule says.
+    wide: with an interval corrected for all comparisons of the table (Bonferroni).
+  """
 
   first: Group
   second: Group
   comparison: Comparison
   corrected: float
+  wide: Comparison
 
 
-def compare_all(
+Correct = Mapping[Group, Mapping[int, Mapping[str, bool]]]
+
+
+def read_all(
     out: str, rows: Sequence[Row], described: Mapping[str, Mapping[str, Any]],
-    problems: list[str]) -> list[Difference]:
-  """DSS against every other method in its place; the control against fine-tuning.
+    problems: list[str]) -> Correct:
+  """Group -> seed -> test id -> right or wrong.
 
   Args:
     out: folder of the sweep.
     rows: all results.
     described: dataset -> what the sweep noted of it.
-    problems: gets what is left out.
+    problems: gets results that their predictions contradict.
   """
   right: dict[Group, dict[int, dict[str, bool]]] = {}
   for row in rows:
@@ -42,9 +52,17 @@ def compare_all(
     if accuracy is not None and row.accuracy is not None and abs(accuracy - row.accuracy) > 0.05:
       problems.append(f'{row.key}: {accuracy:.1f} % of its {len(found):,} predictions are right, '
                       f'its result says {row.accuracy:.1f} %: differences use the predictions')
+  return right
+
+
+def compare_all(right: Correct, problems: list[str]) -> list[Difference]:
+  """DSS against every other method in its place; the control against fine-tuning.
+
+  `problems` gets what is left out.
+  """
   pairs = [(first, second) for first in sorted(right, key=statistics.order)
            for second in sorted(right, key=statistics.order) if _comparable(first, second)]
-  compared = [(*pair, statistics.compare(*(right[group] for group in pair))) for pair in pairs]
+  compared = [(one, two, statistics.compare(right[one], right[two])) for one, two in pairs]
   made = [(first, second, one) for first, second, one in compared if one]
   if len(made) < len(pairs):
     problems.append(f'{len(pairs) - len(made)} of {len(pairs)} differences are not in the table: '
@@ -55,7 +73,9 @@ def compare_all(
       problems.append(f'{_place(first)}: {name_of(first)} and {name_of(second)} are compared on '
                       f'{one.examples:,} of {most:,} test rows, those that all their runs have')
   corrected = significance.holm([one.p for _, _, one in made])
-  return [Difference(*one, p) for one, p in zip(made, corrected, strict=True)]
+  wide = [statistics.compare(right[first], right[second], len(made)) for first, second, _ in made]
+  return [Difference(*one, p, other) for one, p, other in zip(made, corrected, wide, strict=True)
+          if other]
 
 
 def _comparable(first: Group, second: Group) -> bool:
@@ -89,12 +109,18 @@ def lines(found: Sequence[Difference]) -> list[list[str]]:
 
 
 def findings(found: Sequence[Difference]) -> list[str]:
-  """What is significant after the correction, of methods that more than one seed was trained of."""
+  """What is significant after the correction, of methods that more than one seed was trained of.
+
+  And the largest difference, whichever side it favours.
+  """
   of_methods = [one for one in found if one.comparison.seeds > 1]
   if not found:
     return []
+  largest = 'The largest difference at one share of the data: ' + sentence(max(
+      found, key=lambda one: abs(one.comparison.difference)), len(found))
   if not of_methods:
-    return ['One seed each: the differences below tell of these students, not of the methods.']
+    return ['One seed each: the differences below tell of these students, not of the methods.',
+            largest]
   level, count = significance.LEVEL, len(found)
   held: dict[tuple[str, str, str, str], list[str]] = {}
   for one in of_methods:
@@ -104,9 +130,25 @@ def findings(found: Sequence[Difference]) -> list[str]:
              'better' if better else 'worse')
       held.setdefault(key, []).append(f'{100 * one.first.fraction:g} %')
   rule = f'p < {level:g} after the correction for {count} comparison{"s" * (count > 1)}'
-  return [f'{place}: {first} is {verdict} than {second} with {", ".join(fractions)} of the data '
-          f'({rule}).' for (place, first, second, verdict), fractions in held.items()] or [
-              f'No difference between two methods at one share of the data has {rule}.']
+  said = [f'{place}: {first} is {verdict} than {second} with {", ".join(fractions)} of the data '
+          f'({rule}).' for (place, first, second, verdict), fractions in held.items()]
+  return [*(said or [f'No difference between two methods at one share of the data has {rule}.']),
+          largest]
+
+
+def sentence(one: Difference, count: int) -> str:
+  """'toy, base: A with 25 % of the data minus B with 25 %: +1.2 points, interval ...'."""
+  of = f'{100 * one.first.fraction:g} % of the data'
+  return (f'{_place(one.first)}: {name_of(one.first)} minus {name_of(one.second)}, both with {of}: '
+          f'{interval(one.wide, count)}.')
+
+
+def interval(one: Comparison, count: int) -> str:
+  """'+1.2 points (95 % interval -0.5 to +2.9, corrected for 6 comparisons; 3 seeds, 200 rows)'."""
+  corrected = f', corrected for {count} comparisons' if count > 1 else ''
+  return (f'{_points(one.difference)} points (95 % interval {_points(one.low)} to '
+          f'{_points(one.high)}{corrected}; {one.seeds} seed{"s" * (one.seeds > 1)}, '
+          f'{one.examples:,} test rows)')
 
 
 def name_of(group: Group) -> str:

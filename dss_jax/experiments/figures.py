@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use('Agg')
 from matplotlib import pyplot
@@ -25,7 +26,7 @@ _STYLES = {'dss': ('#0072b2', 'o'), 'finetune': ('#d55e00', 's'), 'distill': ('#
            'rationale_then_label': ('#cc79a7', 'D'), 'dss_shuffled': ('#009e73', 'v')}
 _INK = '#010203'  # Becomes the page's own text colour.
 _BARS = ('Means over seeds, every seed as a pale dot. Bars are one standard deviation over seeds '
-         '(n - 1) to each side, no intervals; a single seed has none.')
+         '(n - 1) to each side, within 0 and 100 %, no intervals; a single seed has none.')
 
 
 def name_of(method: str, labels: str) -> str:
@@ -124,7 +125,7 @@ def _draw(
       color, marker = style_of(method)
       axes.errorbar(
           shifted, [s.mean for _, s in curve],
-          [math.nan if s.spread is None else s.spread for _, s in curve],
+          np.transpose([bar(s) for _, s in curve]),
           color=color, marker=marker, lw=2, capsize=3, label=name_of(method, labels),
           ls='--' if labels == 'teacher' and method != 'distill' else '-')
       for x, (_, summary) in zip(shifted, curve, strict=True):
@@ -138,10 +139,17 @@ def _draw(
     else:
       axes.set_xticks(sorted({x_of(group) for group in chosen}))
     axes.set(xlabel=x_label, ylabel='test accuracy (%), mean ± s.d. of seeds',
-             ylim=(None, min(axes.get_ylim()[1], 102)))
+             ylim=(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102)))
     axes.spines[['top', 'right']].set_visible(False)
     figure.legend(loc='outside lower center', ncol=2, frameon=False, fontsize=9)
     return save(figure, folder, name, title, caption)
+
+
+def bar(summary: Summary) -> tuple[float, float]:
+  """How far a standard deviation reaches below and above the mean, within 0 and 100 %."""
+  if summary.spread is None:
+    return math.nan, math.nan
+  return min(summary.spread, summary.mean), min(summary.spread, 100 - summary.mean)
 
 
 def _shifted(xs: Sequence[float], places: float, log: bool) -> list[float]:

@@ -58,7 +58,7 @@ class Run:
         'inputs': round(self.cell.fraction * _train_rows(self.config)),
         'steps': result['step'],
         **{name: result[name] for name in (
-            'parameters', 'best_step', 'seconds', 'test', 'validation')},
+            'parameters', 'best_step', 'seconds', 'compiling', 'test', 'validation')},
         'model_dir': os.path.join(results.RUNS, self.cell.key), 'settings': self.settings}
 
 
@@ -102,7 +102,8 @@ def _describe_dataset(name: str, config: config_lib.TrainConfig, path: str) -> N
       for row in rows))
   files.write(f'{path}.json', json.dumps({
       'train': sum(one.num_records for one in sets), 'test': len(rows),
-      'metric': dataset.metric, 'teacher': teacher_scores(dataset, rows),
+      'metric': dataset.metric, 'labels': list(dataset.labels or ()),
+      'teacher': teacher_scores(dataset, rows),
       'teachers': {one.name: one.entry.get('teacher', {}) for one in sets},
   }, indent=2) + '\n')
 

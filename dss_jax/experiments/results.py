@@ -54,6 +54,7 @@ class Row:
     inputs: training rows that the fraction left.
     steps, best_step: trained, and chosen by validation.
     seconds: of training, over all starts.
+    compiling: of them compilation; None in results of before it was measured.
     test, validation: all metrics.
     model_dir: of the run, relative to the sweep's folder.
     settings: what defined the run, by dotted name: 'initial_checkpoint_path' and more.
@@ -73,10 +74,16 @@ class Row:
   steps: int | None = None
   best_step: int | None = None
   seconds: float | None = None
+  compiling: float | None = None
   test: Mapping[str, float] = dataclasses.field(default_factory=dict)
   validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
   model_dir: str = ''
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def seconds_of_steps(self) -> float | None:
+    """Without compilation, as far as that is known."""
+    return None if self.seconds is None else max(0.0, self.seconds - (self.compiling or 0.0))
 
   @property
   def pretrained(self) -> bool | None:

@@ -84,10 +84,10 @@ def variance(differences: np.ndarray) -> Variance:
   return Variance(float(by_seed), max(float(by_row - by_rest), 1e-18), seeds - 1, rows - 1)
 
 
-def mean_test(differences: np.ndarray) -> tuple[float, float]:
+def mean_test(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
   """p of the mean of `differences` [seeds, rows] of -1, 0 or 1, and the interval's half width.
 
-  The interval has LEVEL outside, and 0 is outside where p is less than that. Where few rows
+  The interval has `level` outside, and 0 is outside where p is less than that. Where few rows
   differ, nothing is surer than their number allows: p is at least that of as many tosses of a
   coin that all fall alike, and the interval at least what N rows without any difference leave open.
   """
@@ -98,7 +98,10 @@ def mean_test(differences: np.ndarray) -> tuple[float, float]:
   coins = abs(mean) * half / found.half_width(
       0.5**(max(differing, 2) - 1) if differing < 20 else 0.0)
   wide = max(half, float(1 - (LEVEL / 2)**(1 / rows)), coins)
-  return found.p(mean * half / wide), wide
+  p = found.p(mean * half / wide)
+  if level == LEVEL:
+    return p, wide
+  return p, max(found.half_width(level) * wide / half, float(1 - (level / 2)**(1 / rows)))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

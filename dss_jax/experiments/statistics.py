@@ -72,7 +72,7 @@ class Comparison:
 
   Attributes:
     difference: of the means over the seeds that both have, on the examples that both have.
-    low, high: 95 % interval; without 0 where p is below 0.05.
+    low, high: 95 % interval; without 0 where p is below 0.05 / `among`.
     p: two-sided, of this comparison alone.
     seeds, examples: how many.
   """
@@ -116,12 +116,13 @@ def all_predictions(out: str, row: Row) -> list[dict[str, Any]]:
 
 
 def compare(
-    first: Mapping[int, Mapping[str, bool]], second: Mapping[int, Mapping[str, bool]]
-) -> Comparison | None:
+    first: Mapping[int, Mapping[str, bool]], second: Mapping[int, Mapping[str, bool]],
+    among: int = 1) -> Comparison | None:
   """Paired by seed and by test example; seeds of a number may share as much or little as they do.
 
   Args:
     first, second: correctness by id, by seed.
+    among: so many comparisons, all of whose intervals are to hold at once (Bonferroni).
 
   Returns: None where no seed has predictions of both, or fewer than two examples.
   """
@@ -133,7 +134,7 @@ def compare(
     return None
   differences = np.array([[float(first[seed][one]) - float(second[seed][one]) for one in ids]
                           for seed in seeds])
-  p, half_width = significance.mean_test(differences)
+  p, half_width = significance.mean_test(differences, significance.LEVEL / among)
   mean = 100.0 * float(differences.mean())
   return Comparison(mean, max(-100.0, mean - 100.0 * half_width),
                     min(100.0, mean + 100.0 * half_width), p, len(seeds), len(ids))
@@ -147,6 +148,8 @@ class Saving:
     fraction: the smallest at which its mean is no less than that of fine-tuning, None if none is;
       a mean over `shared` seeds, those that both have.
     target: mean accuracy of fine-tuning at its largest fraction, `of`.
+    itself: the smallest fraction at which fine-tuning's own mean is no less than at `of`.
+    largest: the method's own.
     seeds: seed that both have -> the smallest fraction at which that seed's run reaches the same
       seed's fine-tuning, None if none does.
   """
@@ -161,6 +164,11 @@ class Saving:
   of: float
   seeds: Mapping[int, float | None]
   shared: int
+  itself: float = 1.0
+  largest: float = 1.0
+
+  def group(self, fraction: float) -> Group:
+    return Group(self.dataset, self.model, self.method, self.labels, fraction, self.alpha)
 
 
 def savings(summaries: Mapping[Group, Summary]) -> list[Saving]:
@@ -181,7 +189,8 @@ def savings(summaries: Mapping[Group, Summary]) -> list[Saving]:
         if means:
           found.append(Saving(
               dataset, model, method, labels, alpha, fraction, full.mean, max(standard),
-              _by_seed(curve, full), 0 if fraction is None else means[fraction][2]))
+              _by_seed(curve, full), 0 if fraction is None else means[fraction][2],
+              min(f for f, one in standard.items() if one.mean >= full.mean), max(means)))
   return found
 
 

@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import files, page
-from dss_jax.experiments import curves, differences, examples, figures, grid, statistics
+from dss_jax.experiments import (
+  class_table,
+  curves,
+  differences,
+  examples,
+  figures,
+  grid,
+  less_data,
+  statistics,
+)
 from dss_jax.experiments.differences import Difference
 from dss_jax.experiments.results import Found, Row
-from dss_jax.experiments.statistics import Group, Saving, Summary
+from dss_jax.experiments.statistics import Group, Summary
 
 FIGURES = 'figures'
 _ACCURACY_HEADER = ('data', 'model', 'method', 'of the data', 'alpha', 'mean ± s.d. (seeds)',
@@ -45,17 +54,23 @@ def write(out: str, found: Found, title: str) -> Written:
   drawn = figures.draw_all(summaries, rows, teachers, folder) + curves.draw_all(rows, out, folder)
   commonest = {name: examples.commonest_answer(out, name, facts.get('metric', 'text'))
                for name, facts in described.items()}
-  compared = differences.compare_all(out, rows, described, problems)
-  findings = _findings(summaries, teachers, commonest, rows, compared)
+  right = differences.read_all(out, rows, described, problems)
+  compared = differences.compare_all(right, problems)
+  findings = _findings(summaries, teachers, commonest, rows, right, compared)
   tables = {
       'accuracies': (_ACCURACY_HEADER, _accuracies(summaries), 5),
       'differences': (differences.HEADER, differences.lines(compared), 4),
+      'labels': (class_table.HEADER, class_table.lines(out, rows, described), 6),
       'cost': (_COST_HEADER, _cost(rows), 3),
   }
   notes = {'accuracies': [_NOTE_ACCURACIES], 'differences': [differences.note(len(compared))],
-           'cost': _teacher_notes(described)}
+           'labels': [class_table.NOTE],
+           'cost': [_seconds_note(rows), *_teacher_notes(described)]}
   html_tables = {name: page.paragraphs(notes[name]) + page.table(*table)
                  for name, table in tables.items()}
+  html_tables['labels'] = (  # Not there without a closed set.
+      f'<section id="labels"><h2>Labels</h2>{html_tables["labels"]}</section>'
+      if tables['labels'][1] else '')
   files.write(os.path.join(out, 'report.html'), page.build(
       title=title, subtitle=f'{len(rows)} runs of {len(rows) + len(found.missing)}',
       findings=findings, problems=problems, figures=drawn, tables=html_tables,
@@ -73,11 +88,8 @@ _NOTE_ACCURACIES = (
 def _findings(
     summaries: Mapping[Group, Summary], teachers: Mapping[str, float],
     commonest: Mapping[str, tuple[str, float] | None], rows: Sequence[Row],
-    compared: Sequence[Difference]) -> list[str]:
-  found = list(dict.fromkeys(
-      _saving(one, commonest[one.dataset]) for one in statistics.savings(summaries)))
-  if any(' matches ' in one for one in found):
-    found.append('"Matches" compares means; whether methods differ is tested under Differences.')
+    right: differences.Correct, compared: Sequence[Difference]) -> list[str]:
+  found = less_data.findings(summaries, right, commonest)
   found += differences.findings(compared)
   found += [f'{name}: the teacher has {accuracy:.1f} % on test, by the same metric.'
             for name, accuracy in teachers.items()]
@@ -87,22 +99,6 @@ def _findings(
       f'{dataset}, {grid.short(model)}: these students began with random weights, not with '
       'pretrained ones. Compare them with each other, not with published accuracies.'
       for dataset, model in random]
-
-
-def _saving(one: Saving, commonest: tuple[str, float] | None) -> str:
-  who = figures.name_of(one.method, one.labels) + (
-      f' (alpha {one.alpha:g})' if one.alpha is not None else '')
-  full = f'fine-tuning with {100 * one.of:g} % of the data ({one.target:.1f} %)'
-  where = f'{one.dataset}, {grid.short(one.model)}'
-  if commonest and one.target <= commonest[1]:
-    return (f'{where}: {full} is no better than always answering {commonest[0]!r} '
-            f'({commonest[1]:.1f} %), so there is nothing to match.')
-  reached = [f'{100 * f:g} %' if f is not None else 'never' for f in one.seeds.values()]
-  by_seed = f' Seed by seed, against the same seed: {", ".join(reached)}.'
-  if one.fraction is None:
-    return f'{where}: {who} does not reach {full}, whatever its share of the data.{by_seed}'
-  return (f'{where}: {who} matches {full} with {100 * one.fraction:g} % of the data, in the mean '
-          f'over {one.shared} {"seeds" if one.shared > 1 else "seed"}.{by_seed}')
 
 
 def _accuracies(summaries: Mapping[Group, Summary]) -> list[list[str]]:
@@ -119,7 +115,7 @@ def _cost(rows: Sequence[Row]) -> list[list[str]]:
         (row.dataset, row.model, row.method, row.labels, row.fraction), []).append(row)
   return [[dataset, grid.short(model), figures.name_of(method, labels), f'{100 * fraction:g} %',
            str(len(some)), *(_mean(getattr(row, name) for row in some)
-                             for name in ('parameters', 'inputs', 'steps', 'seconds'))]
+                             for name in ('parameters', 'inputs', 'steps', 'seconds_of_steps'))]
           for (dataset, model, method, labels, fraction), some in sorted(groups.items())]
 
 
@@ -133,6 +129,16 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _mean(values: Any) -> str:
   known = [value for value in values if isinstance(value, int | float)]
   return f'{sum(known) / len(known):,.0f}' if known else '-'
+
+
+def _seconds_note(rows: Sequence[Row]) -> str:
+  without = sum(row.compiling is not None for row in rows)
+  said = 'Seconds are of training and validation'
+  if without == len(rows):
+    return f'{said}, without compilation.'
+  return f'{said}; compilation is in them' + (
+      f' for {len(rows) - without} of {len(rows)} runs, whose results do not tell how long it took.'
+      if without else ', for the results do not tell how long it took.')
 
 
 def _teacher_notes(described: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -180,6 +186,8 @@ def _markdown(
   for one in drawn:
     parts += [f'![{one.title}]({FIGURES}/{one.name}.png)', one.caption]
   for name, (header, rows, _) in tables.items():
+    if name == 'labels' and not rows:
+      continue
     parts += [f'## {name.capitalize()}', *notes[name], '\n'.join(
         f'| {" | ".join(line)} |' for line in (header, ['---'] * len(header), *rows))]
   return '\n\n'.join(parts) + '\n'

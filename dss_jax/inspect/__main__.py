@@ -2,7 +2,8 @@
 
 For each row: the record, the text of each task, its tokens, and where packing puts it; then
 the packed row decoded back. With --html, one page about every record set of the folder: lengths
-and what would be cut, labels, failures, duplicates, train inputs in test, the teacher's accuracy.
+and what would be cut, labels, failures, duplicates, train inputs in test, the teacher's accuracy;
+what rationales hold of thoughts, Markdown and the label itself.
 """
 
 import argparse

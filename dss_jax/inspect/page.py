@@ -44,16 +44,22 @@ def write(path: str, records_dir: str, lengths: Mapping[str, int], vocabulary: s
     found[name] = summary_lib.summarize(name, rows, _dataset(dataset), count, cover)
   problems = list(itertools.chain(
       _failures(found.values()), _duplicates(found.values()), _leaks(found), _cuts(found, lengths),
-      _unknown(found.values()), _unreadable(found.values(), lengths['targets'])))
+      _unknown(found.values()), _left_over(found.values()),
+      _unreadable(found.values(), lengths['targets'])))
   files.write(path, page.build_plain(
       title=f'Records in {records_dir}', subtitle=f'tokens of {vocabulary or "T5"}',
-      sections={
+      sections=_filled({
           'Sets': _sets(found.values()), 'To look at': _list(problems),
           'What would be cut': _cut_table(found.values(), lengths),
           'What the vocabulary lacks': _coverage_table(found.values()),
           'Lengths': _histograms(found.values(), lengths),
-          'Labels': ''.join(_labels(one) for one in found.values())}))
+          'Rationales': _rationales(found.values()),
+          'Labels': ''.join(_labels(one) for one in found.values() if one.labels)})))
   return problems
+
+
+def _filled(sections: Mapping[str, str]) -> dict[str, str]:
+  return {heading: body for heading, body in sections.items() if body}
 
 
 def _dataset(name: str) -> datasets.Dataset | None:
@@ -82,6 +88,28 @@ def _unknown(found) -> list[str]:
           for one in found for field, counted in one.coverage.items() if counted.unknown]
 
 
+def _left_over(found) -> list[str]:
+  return [f'{one.name}: {len(ids):,} of {one.leftovers.rationales:,} rationales hold {what}, such '
+          f'as that of {", ".join(ids[:3])}; the student would learn to write it'
+          for one in found for what, ids in (
+              ("a thinking model's marks", one.leftovers.thoughts),
+              ('Markdown or tags', one.leftovers.markup)) if ids]
+
+
+def _rationales(found) -> str:
+  def share(part: int, whole: int) -> str:
+    return f'{100 * part / whole:.2f} %' if whole else '-'
+  rows = [[one.name, f'{left.rationales:,}', share(len(left.thoughts), left.rationales),
+           share(len(left.markup), left.rationales), share(left.repeats, left.rationales),
+           share(one.status.get('ambiguous_label', 0), one.rows)]
+          for one in found if (left := one.leftovers).rationales]
+  return rows and page.table(
+      ('set', 'sampled', 'with marks of thoughts', 'with Markdown or tags',
+       'hold the label verbatim', 'of all rows: several labels, or letter against text'), rows) + (
+           '<p class="muted">In the last column are answers that name several labels, or a letter '
+           'and the text of another: their rows have no rationale.</p>') or ''
+
+
 def _unreadable(found, targets_length: int) -> list[str]:
   """What training would refuse or warn of: labels and phrases that the vocabulary cannot write."""
   from dss_jax.data import preprocessors, settings, vocabularies
@@ -106,9 +134,11 @@ def _unreadable(found, targets_length: int) -> list[str]:
 
 def _coverage_table(found) -> str:
   rows = [[one.name, field, f'{counted.texts:,}', f'{counted.unknown:,}',
-           f'{100 * counted.share:.2f} %', ' '.join(counted.pieces) or '-']
+           f'{100 * counted.share:.2f} %', f'{100 * counted.piece_share:.3f} %',
+           ' '.join(counted.pieces) or '-']
           for one in found for field, counted in one.coverage.items() if counted.texts]
-  return page.table(('set', 'field', 'sampled', 'with unknown pieces', 'share', 'such as'), rows, 2)
+  return rows and page.table(('set', 'field', 'sampled', 'with unknown pieces', 'share',
+                              'unknown of all pieces', 'such as'), rows, 2) or ''
 
 
 def _failures(found) -> list[str]:
@@ -171,28 +201,29 @@ def _cut_table(found, lengths: Mapping[str, int]) -> str:
                      f'{high:.0f}', f'{counts.max():,}',
                      ', '.join(f'{limit:,}: {100 * one.cut(field, limit):.1f} %'
                                for limit in limits)])
-  return page.table(('set', 'field', 'sampled', 'mean', 'median', '95 %', 'longest',
-                     'longer than ... tokens'), rows, 2)
+  return rows and page.table(('set', 'field', 'sampled', 'mean', 'median', '95 %', 'longest',
+                              'longer than ... tokens'), rows, 2) or ''
 
 
 def _histograms(found, lengths: Mapping[str, int]) -> str:
-  return '<div class="figures">' + ''.join(
-      _histogram(one, lengths) for one in found if one.sampled) + '</div>'
+  drawn = [_histogram(one, lengths) for one in found if any(map(len, one.lengths.values()))]
+  return f'<div class="figures">{"".join(drawn)}</div>' if drawn else ''
 
 
 def _histogram(one: Summary, lengths: Mapping[str, int]) -> str:
   from matplotlib import pyplot, ticker
   with figures.style(one.name):
-    figure, panels = pyplot.subplots(1, 3, figsize=(8.4, 2.4), layout='constrained')
-    for axes, field in zip(panels, summary_lib.FIELDS, strict=True):
+    shown = [field for field in summary_lib.FIELDS if len(one.lengths[field])]
+    figure, panels = pyplot.subplots(
+        1, len(shown), figsize=(2.8 * len(shown), 2.4), layout='constrained', squeeze=False)
+    for axes, field in zip(panels[0], shown, strict=True):
       counts, limit = one.lengths[field], _limit(field, lengths)
-      if len(counts):
-        width = -(-(int(np.ptp(counts)) + 1) // 40)  # Whole tokens, so that no bar has more.
-        axes.hist(counts, np.arange(counts.min(), counts.max() + width + 1, width) - 0.5,
-                  color='#0072b2')
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-        if counts.max() > limit:
-          axes.axvline(limit, color='#d55e00', lw=1.5)
+      width = -(-(int(np.ptp(counts)) + 1) // 40)  # Whole tokens, so that no bar has more.
+      axes.hist(counts, np.arange(counts.min(), counts.max() + width + 1, width) - 0.5,
+                color='#0072b2')
+      axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+      if counts.max() > limit:
+        axes.axvline(limit, color='#d55e00', lw=1.5)
       axes.set(title=field, xlabel='tokens', yticks=[])
       axes.spines[['top', 'right', 'left']].set_visible(False)
     svg = io.StringIO()
@@ -201,7 +232,7 @@ def _histogram(one: Summary, lengths: Mapping[str, int]) -> str:
   cut = any(one.cut(field, _limit(field, lengths)) for field in summary_lib.FIELDS)
   return page.figure(one.name, f'Tokens with EOS of {one.sampled:,} rows; '
                      + ('cut at the line.' if cut else 'none is cut.'),
-                     figures.for_page(svg.getvalue()), wide=True)
+                     figures.for_page(svg.getvalue()), wide=len(shown) > 1)
 
 
 def _labels(one: Summary) -> str:
@@ -217,5 +248,6 @@ def _labels(one: Summary) -> str:
 def _list(lines: Sequence[str]) -> str:
   if not lines:
     return ('<p>Nothing: all rows parsed, no input is there twice or in two splits, none is cut, '
-            'and the vocabulary lacks nothing.</p>')
+            'the vocabulary lacks nothing, and no rationale holds marks of thoughts or '
+            'Markdown.</p>')
   return '<ul>' + ''.join(f'<li>{html.escape(line)}</li>' for line in lines) + '</ul>'

@@ -9,6 +9,7 @@ import numpy as np
 
 from dss_jax import datasets, metrics, records
 from dss_jax.data import coverage as coverage_lib
+from dss_jax.inspect import leftovers as leftovers_lib
 
 FIELDS = ('input', 'label', 'rationale')  # those whose tokens are counted
 
@@ -27,6 +28,7 @@ class Summary:
       answer is wrong; {} without either.
     lengths: of FIELDS, int [n] tokens with EOS, of rows that have the field.
     coverage: of FIELDS, what the vocabulary lacks of the same rows.
+    leftovers: in the rationales of the same rows.
     sampled: rows whose tokens were counted.
     inputs: fingerprint of an input, case and spaces aside -> id of the first row with it.
     duplicates: (id, id of an earlier row with the same input) of the first few, and
@@ -42,6 +44,7 @@ class Summary:
   teacher: Mapping[str, float]
   lengths: Mapping[str, np.ndarray]
   coverage: Mapping[str, coverage_lib.Coverage]
+  leftovers: leftovers_lib.Leftovers
   sampled: int
   inputs: Mapping[bytes, str]
   duplicates: Sequence[tuple[str, str]]
@@ -99,7 +102,7 @@ def summarize(
       _teacher(dataset, scored), {field: np.array(count_tokens(found), np.int64)
                                   for field, found in texts.items()},
       {field: cover(found) for field, found in texts.items()},
-      len(kept.rows), inputs, duplicates, num_duplicates)
+      leftovers_lib.count(kept.rows, dataset), len(kept.rows), inputs, duplicates, num_duplicates)
 
 
 def fingerprint(text: str) -> bytes:

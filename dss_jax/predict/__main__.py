@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import cli, datasets, errors, fields, metrics, student_info
+from dss_jax import classes, cli, datasets, errors, fields, metrics, ranking, student_info
 from dss_jax.predict import options as options_lib
 from dss_jax.predict import stream
 
@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
   add('--rank', action='store_true', help='score every allowed label, no decoding')
   add('--labels', metavar='A,B,C',
       help="the labels of --rank for rows that have none (default: the student's)")
+  add('--rank_by', choices=ranking.WAYS,
+      help='sum of log probabilities, mean per token, or sum less that under an empty input '
+           '(default: what training chose on validation, else mean)')
+  add('--calibration', metavar='FILE',
+      help='rows like the input with known labels: the --rank_by with the least loss on them')
   add('--beams', type=int, default=1, help='beam search over so many (default: 1, greedy)')
   add('--length_penalty', type=float, default=1.0, help='of the beam search (default: 1.0)')
   add('--samples', type=int, default=0, metavar='N', help='also draw N answers')
@@ -86,13 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _predict(args: argparse.Namespace) -> int:
   names = [field.name for field in dataclasses.fields(options_lib.Options)]
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
-  if args.labels and not args.rank:
-    raise errors.UserError('--labels are what --rank scores: give --rank too, or leave them out')
-  if not epath.Path(args.input).exists():
-    raise errors.UserError(f'--input={args.input} does not exist')
-  read = _reader(args)
+  _check(args)
+  read = _reader(args, args.input)
   student = _load(args)
   common = _labels(args.labels) if args.labels else student.info.labels
+  if args.rank:
+    options = _ranking(args, options, student, common)
   began = time.perf_counter()
 
   def predict(rows: Sequence[stream.Row], first: int) -> list[dict[str, Any]]:
@@ -102,11 +106,45 @@ def _predict(args: argparse.Namespace) -> int:
                                   **dataclasses.asdict(options))
     return [output_row(e, p) for e, p in zip(examples, predictions)]
 
-  count = stream.run(args.input, args.output, predict, settings=_settings(args, student),
+  count = stream.run(args.input, args.output, predict, settings=_settings(args, student, options),
                      window=WINDOW_BATCHES * options.batch_size)
   print(f'{args.output}: {count:,} rows in {time.perf_counter() - began:.1f} s by {student.path}')
   print(_score(args.output, student.info), end='')
   return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+  if args.labels and not args.rank:
+    raise errors.UserError('--labels are what --rank scores: give --rank too, or leave them out')
+  for name in ('rank_by', 'calibration'):
+    if getattr(args, name) and not args.rank:
+      raise errors.UserError(f'--{name} is how --rank compares labels: give --rank too')
+  if args.rank_by and args.calibration:
+    raise errors.UserError('--rank_by names what --calibration chooses: give one of the two')
+  for name in ('input', 'calibration'):
+    if (path := getattr(args, name)) and not epath.Path(path).exists():
+      raise errors.UserError(f'--{name}={path} does not exist')
+
+
+def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Options:
+  """The options with a `rank_by`; prints where it is from."""
+  if args.calibration:
+    read = _reader(args, args.calibration)
+    rows = [read(row, i) for i, (row, _) in enumerate(stream.read_rows(args.calibration))]
+    found = student.calibrate(
+        [e.input for e in rows], [e.label for e in rows],
+        labels=[e.choices or common for e in rows], **{
+            name: value for name, value in dataclasses.asdict(options).items()
+            if name.startswith('max_') or name == 'batch_size'})
+    way = ranking.best(found)
+    print(*ranking.table(found), sep='\n')
+    print(f'ranking by {way}, which has the least loss of {len(rows):,} rows of {args.calibration}')
+  else:
+    way = args.rank_by or student.info.ranking or ranking.DEFAULT
+    print(f'ranking by {way}' + (
+        '' if args.rank_by else ', chosen on validation' if student.info.ranking else
+        ': not chosen on validation; --calibration=FILE does, on rows with known labels'))
+  return dataclasses.replace(options, rank_by=way)
 
 
 def _labels(text: str) -> tuple[str, ...]:
@@ -130,15 +168,16 @@ def _load(args):
                       mesh=config.MeshConfig(model=args.mesh_model), **changes)
 
 
-def _settings(args, student) -> dict[str, Any]:
+def _settings(args, student, options: options_lib.Options) -> dict[str, Any]:
   """What the output depends on."""
   ignored = ('output', 'modules', 'mesh_model')
   return {name: value for name, value in vars(args).items() if name not in ignored} | {
-      'parameters': student.path, 'input_bytes': epath.Path(args.input).stat().length}
+      'rank_by': options.rank_by, 'parameters': student.path,
+      'input_bytes': epath.Path(args.input).stat().length}
 
 
-def _reader(args) -> Callable[[stream.Row, int], datasets.Example]:
-  """(row, its number) -> Example."""
+def _reader(args, path: str) -> Callable[[stream.Row, int], datasets.Example]:
+  """(row of the file `path`, its number) -> Example."""
   if args.dataset or args.modules:
     cli.import_quietly('dss_jax.tasks', *args.modules)
   read_row = datasets.get(args.dataset).read_row if args.dataset else read_input_row
@@ -148,10 +187,10 @@ def _reader(args) -> Callable[[stream.Row, int], datasets.Example]:
       return datasets.as_example(read_row(row, number))
     except KeyError as error:
       raise errors.UserError(
-          f'--input={args.input}, row {number + 1}: no field {error} (it has: {", ".join(row)}); '
+          f'{path}, row {number + 1}: no field {error} (it has: {", ".join(row)}); '
           'give rows with `input`, or name the dataset they are of with --dataset') from error
     except (errors.UserError, TypeError, ValueError, IndexError, AttributeError) as error:
-      raise errors.UserError(f'--input={args.input}, row {number + 1}: {error}') from error
+      raise errors.UserError(f'{path}, row {number + 1}: {error}') from error
   return read
 
 
@@ -183,17 +222,28 @@ def output_row(
 
 
 def _score(path: str, info: student_info.StudentInfo) -> str:
-  """Accuracy over the rows that have a gold label, as a line; '' if none has."""
-  right = count = 0
+  """Accuracy over the rows that have a gold label; '' if none has.
+
+  Of ranked rows also how far their probabilities are from it, of a closed set each label's F1.
+  """
+  gold, answered, sure = [], [], []
   for row, _ in stream.read_rows(path):
     if 'label' in row:
       if not info.metric:
         return (f'no accuracy: the student learnt {", ".join(info.datasets)}, which are scored in '
                 'different ways; name one with --dataset\n')
-      score = metrics.BY_NAME[info.metric]([row['label']], [row['predicted_label']])
-      count += 1
-      right += score['accuracy'] > 0
-  return f'accuracy {100 * right / count:.2f} % of {count:,} rows with a label\n' if count else ''
+      gold.append(row['label'])
+      answered.append(row['predicted_label'])
+      sure += [row['probability']] * ('scores' in row)
+  if not gold:
+    return ''
+  score = metrics.BY_NAME[info.metric]
+  right = [score([g], [a])['accuracy'] > 0 for g, a in zip(gold, answered)]
+  line = f'accuracy {100 * sum(right) / len(right):.2f} % of {len(right):,} rows with a label'
+  if sure:
+    line += f'; expected calibration error {ranking.calibration_error(sure, right):.2f} %'
+  found = classes.report(gold, answered, info.closed_set()) if info.metric == 'text' else None
+  return '\n'.join([line, *(found.lines() if found else ())]) + '\n'
 
 
 if __name__ == '__main__':

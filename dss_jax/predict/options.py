@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from dss_jax import valid
+from dss_jax import ranking, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Options:
     temperature, top_k, top_p: of the samples; top_k=0 and top_p=1.0 cut nothing off.
     seed: of the samples. A row's samples depend on it and on the row's number alone.
     rank: score each of the allowed labels instead of decoding.
+    rank_by: how they are compared, a name of `ranking.WAYS`; None for what training chose on
+      validation, or 'mean' if that is not known.
     batch_size: rows at a time.
     max_input_length, max_target_length: tokens; None for the student's own.
   """
@@ -33,6 +35,7 @@ class Options:
   top_p: float = 1.0
   seed: int = 0
   rank: bool = False
+  rank_by: str | None = None
   batch_size: int = 64
   max_input_length: int | None = None
   max_target_length: int | None = None
@@ -44,6 +47,8 @@ class Options:
                  temperature=self.temperature)
     valid.number(lambda x: 0 < x <= 1, 'in (0, 1]', top_p=self.top_p)
     valid.number(lambda x: True, 'that is finite', length_penalty=self.length_penalty)
+    if self.rank_by is not None:
+      ranking.check(self.rank_by)
     for name, least in (('max_input_length', 2), ('max_target_length', 1)):
       if (length := getattr(self, name)) is not None:
         valid.whole(least, **{name: length})

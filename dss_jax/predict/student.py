@@ -15,7 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from dss_jax import answers, compilation_cache, decode, errors, families, models, student_info
+from dss_jax import (
+  answers,
+  compilation_cache,
+  decode,
+  errors,
+  families,
+  models,
+  ranking,
+  student_info,
+)
 from dss_jax import sharding as sharding_lib
 from dss_jax import tokenizer as tokenizer_lib
 from dss_jax.convert import formats
@@ -143,6 +152,26 @@ class Student:
                      for prediction, samples in zip(predictions, drawn)]
     return predictions
 
+  def calibrate(
+      self, inputs: Sequence[str], gold: Sequence[str], *,
+      labels: Sequence[str] | Sequence[Sequence[str]] = (), **options: Any,
+  ) -> dict[str, ranking.Calibration]:
+    """How well each way of ranking does on rows whose label is known; `ranking.best` chooses.
+
+    Args:
+      inputs, labels, options: see `predict`.
+      gold: the label of each input, one of those allowed for it.
+    """
+    chosen = Options(**options, rank=True)
+    self._check(chosen)
+    allowed = self._allowed(labels, len(inputs))
+    if lost := [i for i, (label, names) in enumerate(zip(gold, allowed)) if label not in names]:
+      raise errors.UserError(f'calibration: row {lost[0] + 1} has label {gold[lost[0]]!r}, none of '
+                             f'{", ".join(allowed[lost[0]])}')
+    prompts = self._prompts(self.info.label_prefix, inputs, chosen)
+    scores = self._scores(prompts, allowed, 0, chosen, alone=True)
+    return ranking.calibrate(scores, [names.index(g) for names, g in zip(allowed, gold)])
+
   def encode(self, text: str) -> list[int]:
     """Token ids of a text, EOS included; nothing is put before it and nothing cut."""
     return [*self.tokenizer.encode(text), self.tokenizer.eos_id]
@@ -249,11 +278,23 @@ class Student:
   def _rank(
       self, prompts: decode.Prompts, allowed: Sequence[tuple[str, ...]], first_row: int,
       options: Options) -> list[Prediction]:
+    way = options.rank_by or self.info.ranking or ranking.DEFAULT
+    scores = self._scores(prompts, allowed, first_row, options, alone=way == 'pmi')
+    return [_ranked(names, row.log_shares(way)) for names, row in zip(allowed, scores)]
+
+  def _scores(
+      self, prompts: decode.Prompts, allowed: Sequence[tuple[str, ...]], first_row: int,
+      options: Options, alone: bool) -> list[ranking.Scores]:
     targets = [self._candidates(names, first_row + row, options)
                for row, names in enumerate(allowed)]
-    scores = self._decoder.score(
-        self.params, prompts, targets, options.batch_size, self._input_length(options))
-    return [_ranked(names, row) for names, row in zip(allowed, scores)]
+    def score(prompts, targets):
+      return self._decoder.score(
+          self.params, prompts, targets, options.batch_size, self._input_length(options))
+    bare = list(dict.fromkeys(targets if alone else ()))  # A closed set is scored once.
+    empty = self._prompts(self.info.label_prefix, [''] * len(bare), options)
+    scores = dict(zip(bare, score(empty, bare), strict=True))
+    return [ranking.Scores(found, scores.get(ids, [0.0] * len(ids)), [len(one) for one in ids])
+            for found, ids in zip(score(prompts, targets), targets, strict=True)]
 
   def _candidates(
       self, names: Sequence[str], row: int, options: Options) -> tuple[tuple[int, ...], ...]:
@@ -280,9 +321,8 @@ class Student:
     return options.max_target_length or self.info.target_length
 
 
-def _ranked(names: Sequence[str], log_probs: Sequence[float]) -> Prediction:
-  weights = np.exp(np.asarray(log_probs, np.float64) - max(log_probs))
-  shares = weights / weights.sum()
+def _ranked(names: Sequence[str], log_shares: np.ndarray) -> Prediction:
+  shares = np.exp(log_shares)
   best = int(np.argmax(shares))
   scores = {name: float(share) for name, share in zip(names, shares)}
   return Prediction(names[best], float(shares[best]), scores=scores)

@@ -153,6 +153,8 @@ def _summary(config, result) -> str:
                  f'{reporting.as_text(result.validation)}')
   if result.test:
     lines.append(f'test: {reporting.as_text(result.test)}')
+  for task, found in result.classes.items():
+    lines += [f'{task} on test:', *(f'  {line}' for line in found)]
   return '\n'.join(lines)
 
 

@@ -67,11 +67,13 @@ class RunTime:
 
   Attributes:
     seconds: spent on training so far, over all starts.
+    compiling: of them.
     evaluated: whether the evaluation that was due at this step is done.
   """
 
   seconds: float = 0.0
   evaluated: bool = True
+  compiling: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

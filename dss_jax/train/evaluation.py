@@ -1,6 +1,8 @@
 """Evaluation: greedy decoding scored by `seqio.Evaluator`, and teacher-forced losses."""
 
 import functools
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import seqio
+import tensorflow as tf
 import tqdm
 
-from dss_jax import decode, errors, models, objective
+from dss_jax import classes, decode, errors, models, objective
 from dss_jax import metrics as metrics_lib
 from dss_jax import sharding as sharding_lib
 from dss_jax.data import checks, feature_converter, pipeline, preprocessors, record_task
@@ -45,10 +48,11 @@ class Evaluator:
     self._split = split
     self._sharding = sharding
     limit = config.evaluation.num_examples or None
+    self._log_dir = log_dir
     self._seqio = seqio.Evaluator(
         config.data.mixture_or_task, feature_converter.DssFeatureConverter(pack=False), split,
         sequence_length=None, num_examples=limit, async_compute_metrics=False,
-        logger_cls=[seqio.JSONLogger] if log_dir and processes.is_main() else [],
+        logger_cls=[TextLogger] if log_dir and processes.is_main() else [],
         log_dir=log_dir or None)
     for task in self._seqio.eval_tasks:
       if self._seqio.cached_task_datasets[task.name].cardinality() == 0:
@@ -74,6 +78,19 @@ class Evaluator:
         compute_metrics=True, step=step,
         predict_fn=lambda examples: self.predict(params, list(examples.as_numpy_iterator())))
     return combine(with_text.result())
+
+  def classes(self, step: int) -> dict[str, classes.Report]:
+    """Of each task with a closed label set, from what `scores` wrote at this step."""
+    found = {}
+    for task in self._seqio.eval_tasks:
+      labels = (isinstance(task.source, source_lib.RecordsSource)
+                and task.source.dataset.metric == 'text' and task.source.dataset.labels)
+      path = os.path.join(self._log_dir, f'{task.name}-{step:06d}.jsonl')
+      if labels and self._log_dir and tf.io.gfile.exists(path):
+        with tf.io.gfile.GFile(path) as f:
+          if one := classes.of_lines(map(json.loads, f), labels):
+            found[task.name] = one
+    return found
 
   def losses(self, params: Any) -> dict[str, float]:
     """Objective and per-task losses over the split, exact: sums first, division last."""
@@ -136,6 +153,45 @@ class Evaluator:
       return limit
     longest = max(int(np.sum(ex['decoder_target_tokens'] > 0)) for ex in examples)
     return min(_round_up(longest, 8), limit)
+
+
+def read_classes(path: str) -> dict[str, list[str]]:
+  """Lines for a terminal, by task, from test_metrics.json; {} of one without any."""
+  if not tf.io.gfile.exists(path):  # The first process's, where files are not shared.
+    return {}
+  with tf.io.gfile.GFile(path) as f:
+    found = json.loads(f.read()).get('classes', {})
+  return {task: classes.Report(tuple(one['labels']), np.array(one['confusion'])).lines()
+          for task, one in found.items()}
+
+
+class TextLogger(seqio.JSONLogger):
+  """Writes <task>-<step>.jsonl, a row's texts a line, and <task>-metrics.jsonl.
+
+  {"input": {"id": "7", "text": "[label] Where do birds live?"}, "target": "nest",
+   "output": "nest", "prediction": "nest"}
+  """
+
+  def __init__(self, output_dir: str):
+    super().__init__(output_dir, write_n_results=0)
+
+  def __call__(self, task_name, step, metrics, dataset, inferences, targets):
+    super().__call__(task_name, step, metrics, dataset, inferences, targets)
+    features = seqio.get_mixture_or_task(task_name).output_features
+    found = {name: list(inferences[name]) for name in ('output', 'prediction')
+             if name in inferences}
+    path = os.path.join(self.output_dir, f'{task_name}-{step or 0:06d}.jsonl')
+    with tf.io.gfile.GFile(path, 'w') as f:
+      for i, (row, target) in enumerate(zip(dataset.as_numpy_iterator(), targets, strict=True)):
+        texts = {name: values[i] for name, values in found.items()}
+        f.write(json.dumps({'input': _as_texts(row, features), 'target': target, **texts},
+                           cls=seqio.TensorAndNumpyEncoder) + '\n')
+
+
+def _as_texts(row: Mapping[str, Any], features: Mapping[str, seqio.Feature]) -> dict[str, str]:
+  found = {'id': row['id'].decode()} if 'id' in row else {}
+  ids = np.asarray(row['inputs'])
+  return found | {'text': features['inputs'].vocabulary.decode(ids[ids > 0].tolist())}
 
 
 def combine(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -22,9 +22,11 @@ from dss_jax.train import compute as compute_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import (
   evaluation,
+  identity,
   initial,
   preemption,
   processes,
+  ranking_choice,
   reporting,
   run_info,
   student_files,
@@ -43,7 +45,9 @@ class Result:
     step: the last one.
     best_step, validation: of the parameters that were tested; None and {} without validation.
     test: metrics, or {}.
+    classes: of each task with a closed label set, lines about its labels on test.
     seconds: of training, over all starts.
+    compiling: of them, XLA's compilation.
   """
 
   step: int
@@ -51,6 +55,8 @@ class Result:
   validation: dict[str, float]
   test: dict[str, float]
   seconds: float
+  compiling: float = 0.0
+  classes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 def train(config: config_lib.TrainConfig, gin_text: str = '') -> Result:
@@ -90,6 +96,7 @@ class Run:
       self, config: config_lib.TrainConfig, closing: contextlib.ExitStack, gin_text: str = ''):
     """Takes up the newest checkpoint, or begins afresh; `closing` closes what is open."""
     config, self._rows = prepare_data(config)
+    self._gin_text = gin_text
     self.config = config
     data = config.data
     if config.evaluation.every:
@@ -114,6 +121,7 @@ class Run:
     start = self._start()
     self.step, self.state, self._evaluated = start.step, start.state, start.clock.evaluated
     self._began = time.monotonic() - start.clock.seconds
+    self._compiled = throughput.compile_seconds() - start.clock.compiling
     self._warnings += start.problems
     self._reporter = reporting.Reporter(
         config.model_dir, start=self.step, steps=config.steps, every=config.log_every,
@@ -167,7 +175,9 @@ class Run:
 
   def begin(self) -> None:
     """Says what is to be known; does the evaluation that was cut short, if one was."""
-    self._reporter.describe(self.state.params)
+    self._reporter.describe(
+        self.state.params, identity.of(self.config), self._gin_text or json.dumps(
+            config_lib.as_dict(self.config), indent=2))
     if self._rows:
       self._reporter.say(self._rows)
     for warning in self._warnings:
@@ -208,7 +218,9 @@ class Run:
     """Starts to write a checkpoint, of numbers only."""
     self._finite.check()
     self._reporter.flush()
-    clock = checkpoints_lib.RunTime(time.monotonic() - self._began, self._evaluated)
+    clock = checkpoints_lib.RunTime(
+        time.monotonic() - self._began, self._evaluated,
+        throughput.compile_seconds() - self._compiled)
     self._checkpoints.save(self.step, self.state, self._iterator, clock)
 
   def save_now(self) -> None:
@@ -221,25 +233,36 @@ class Run:
   def finish(self) -> Result:
     """Test, once, with the parameters that validation chose (the last ones without it)."""
     seconds = time.monotonic() - self._began
-    self._reporter.close()
+    compiling = throughput.compile_seconds() - self._compiled
+    self._reporter.close_bar()
     self._checkpoints.wait()
     abstract = checkpoints_lib.abstract(
         self.state.params, self._compute.state_sharding.params)
     best = self._checkpoints.restore_best(abstract)
     best_step, params, validation = best or (None, self.state.params, {})
-    test = self._test(best_step or self.config.steps, params)
-    return Result(self.config.steps, best_step, dict(validation), test, seconds)
-
-  def _test(self, step: int, params: Any) -> dict[str, float]:
     path = os.path.join(self.config.model_dir, run_info.TEST_FILE)
+    tested = tf.io.gfile.exists(path)
+    test = self._test(path, best_step or self.config.steps, params)
+    if not tested:
+      self._reporter.tested(best_step or self.config.steps, test)
+      ranking_choice.choose(
+          self.config, self._compute.model, params, self._sharding, self._reporter.say)
+    self._reporter.close()
+    return Result(self.config.steps, best_step, dict(validation), test, seconds, compiling,
+                  evaluation.read_classes(path) if test else {})
+
+  def _test(self, path: str, step: int, params: Any) -> dict[str, float]:
     if tf.io.gfile.exists(path):
       with tf.io.gfile.GFile(path) as f:
         return json.loads(f.read())['metrics']
     if not self.config.evaluation.test_at_end or not self._has('test'):
       return {}
-    metrics = self._make_evaluator('test').scores(params, step)
+    evaluator = self._make_evaluator('test')
+    metrics = evaluator.scores(params, step)
     if processes.is_main():
-      files.write(path, json.dumps({'step': step, 'metrics': metrics}, indent=2) + '\n')
+      found = {name: one.as_json() for name, one in evaluator.classes(step).items()}
+      files.write(path, json.dumps({'step': step, 'metrics': metrics} | (
+          {'classes': found} if found else {}), indent=2) + '\n')
     return metrics
 
   def _has(self, split: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -97,17 +98,29 @@ class Reporter:
     self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
     self._since = (time.monotonic(), start)
     self._is_main = processes.is_main()
+    self._steps, self._started = steps, time.monotonic()
+    self._is_plain = self._is_main and not sys.stderr.isatty()
     self._bar = tqdm.tqdm(total=steps, initial=start, unit='step', desc='train', mininterval=1.0,
-                          disable=not self._is_main, dynamic_ncols=True)
+                          disable=self._is_plain or not self._is_main, dynamic_ncols=True)
     if self._is_main:
-      self._writer = metric_writers.MultiWriter([
-          metric_writers.SummaryWriter(os.path.join(model_dir, 'tensorboard')),
-          JsonLinesWriter(model_dir, start)])
+      self._board: metric_writers.MetricWriter = metric_writers.SummaryWriter(
+          os.path.join(model_dir, 'tensorboard'))
+      self._writer = metric_writers.MultiWriter([self._board, JsonLinesWriter(model_dir, start)])
     else:
-      self._writer = metric_writers.MultiWriter([])
+      self._board = self._writer = metric_writers.MultiWriter([])
 
-  def describe(self, params: Any) -> None:
-    """Says how large the network is; its table of parameters goes to TensorBoard."""
+  def describe(self, params: Any, settings: Mapping[str, Any], config_text: str) -> None:
+    """Says how large the network is; its parameters and the settings go to TensorBoard.
+
+    Args:
+      params: of the network.
+      settings: what defines the run, by dotted name.
+      config_text: all settings, as text.
+    """
+    self._board.write_hparams({
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in settings.items()})
+    self._board.write_texts(0, {'config': _as_code(config_text)})
     parts = {name: parameter_overview.count_parameters(part) for name, part in params.items()}
     listed = ', '.join(f'{name} {count / 1e6:.1f}M' for name, count in parts.items())
     self.say(f'{sum(parts.values()) / 1e6:.1f}M parameters ({listed}) on '
@@ -144,6 +157,16 @@ class Reporter:
              *(f'{values[name]:,.{digits}f} {what}' for name, digits, what in _RATES
                if name in values)]
     self._bar.set_postfix_str(', '.join(shown), refresh=False)
+    if self._is_plain:
+      print(', '.join([f'step {step:,} of {self._steps:,}', *shown, self._times(step)]),
+            file=sys.stderr, flush=True)
+
+  def _times(self, step: int) -> str:
+    """'1:20 elapsed, 3:10 left', of this start."""
+    elapsed = time.monotonic() - self._started
+    left = elapsed / (step - self._first + 1) * (self._steps - step)
+    return (f'{tqdm.tqdm.format_interval(elapsed)} elapsed, '
+            f'{tqdm.tqdm.format_interval(left)} left')
 
   def evaluated(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes an evaluation and shows it above the progress bar."""
@@ -152,6 +175,17 @@ class Reporter:
     self._writer.flush()
     self.say(f'step {step} {split}: {as_text(metrics)}')
     self._count_from(step)
+
+  def tested(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes test's metrics to TensorBoard; test_metrics.json has them, too."""
+    self._board.write_scalars(step, {f'test/{key}': value for key, value in metrics.items()})
+    self._board.flush()
+
+  def close_bar(self) -> None:
+    """No more steps."""
+    self._flush_pending()
+    self._writer.flush()
+    self._bar.close()
 
   def _count_from(self, step: int) -> None:
     self._since = (time.monotonic(), step)

@@ -54,8 +54,9 @@ def batch_loss(
 
   rest = (batch['decoder_target_tokens'], batch['decoder_objective'], counts, objectives)
   if loss_chunk:
-    return objective.weighted_loss_in_chunks(logits_of, hidden_BxTxD, *rest, loss_chunk)
-  return objective.weighted_loss(logits_of(hidden_BxTxD), *rest)
+    return objective.weighted_loss_in_chunks(
+        logits_of, hidden_BxTxD, *rest, loss_chunk, model.config.eos_id)
+  return objective.weighted_loss(logits_of(hidden_BxTxD), *rest, model.config.eos_id)
 
 
 def gradients(

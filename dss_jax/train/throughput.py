@@ -1,5 +1,6 @@
 """How fast a run is: examples, tokens and useful arithmetic a second."""
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -53,6 +54,21 @@ class Throughput:
 
   def reset(self) -> None:
     self._counted[:] = 0
+
+
+def compile_seconds() -> float:
+  """How long XLA compiled in this process, since the first call."""
+  return sum(_compilations())
+
+
+@functools.cache
+def _compilations() -> list[float]:
+  found: list[float] = []
+  def add(event: str, duration_secs: float, **unused_kwargs: Any) -> None:
+    if event == '/jax/core/compile/backend_compile_duration':
+      found.append(duration_secs)
+  jax.monitoring.register_event_duration_secs_listener(add)
+  return found
 
 
 def example_lengths(batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:

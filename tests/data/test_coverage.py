@@ -32,6 +32,7 @@ def test_texts_with_unknown_pieces_are_counted(vocabulary):
   found = coverage.coverage(['plain', 'a {b}', 'premise</s>{x}', '\u043d\u0435\u0442'], vocabulary)
   assert (found.texts, found.unknown, found.share) == (4, 3, 0.75)
   assert found.pieces == ("{", "}", "\u043d\u0435\u0442")
+  assert found.lacking == 5 < found.counted and found.piece_share == 5 / found.counted
   assert str(found).startswith('3 of 4 (75 %) hold what the vocabulary lacks, such as ')
   assert coverage.coverage(['\u043d\u0435\u0442'], seqio.ByteVocabulary()).unknown == 0
 

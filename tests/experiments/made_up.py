@@ -33,7 +33,7 @@ def describe(folder, dataset, examples):
   right = sum(row['label'] == row['teacher_label'] for row in made)
   (folder / 'datasets' / f'{dataset}.json').write_text(json.dumps({
       'train': 400, 'test': examples, 'metric': 'text',
-      'teacher': {'accuracy': 100 * right / examples},
+      'labels': LABELS, 'teacher': {'accuracy': 100 * right / examples},
       'teachers': {f'{dataset}-train': {'model': 'palm-540b', 'usage': {
           'prompt_tokens': 1_200_000, 'completion_tokens': 54_321}}}}))
 

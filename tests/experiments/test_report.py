@@ -58,11 +58,16 @@ def test_every_figure_is_drawn_in_three_forms(folder):
 def test_the_findings_are_those_of_the_results(folder):
   found = results.read(str(folder))
   text = (folder / 'report.md').read_text()
-  full = [row.accuracy for row in found.rows.values()
-          if (row.method, row.model, row.fraction) == ('finetune', 'base', 1.0)]
-  assert (f'toy, base: Distilling Step-by-Step (alpha 0.5) matches fine-tuning with 100 % of the '
-          f'data ({sum(full) / 2:.1f} %) with 25 % of the data, in the mean over 2 seeds. Seed by '
-          'seed, against the same seed: 25 %, 25 %.') in text
+  def mean(method, fraction, alpha):
+    some = [row.accuracy for row in found.rows.values() if (
+        row.method, row.model, row.fraction, row.alpha) == (method, 'base', fraction, alpha)]
+    return sum(some) / len(some)
+  difference = mean('dss', 0.25, 0.5) - mean('finetune', 1.0, None)
+  line, = (line for line in text.splitlines() if line.startswith(
+      'toy, base: Distilling Step-by-Step, alpha 0.5 with 25 % of the data minus fine-tuning with '
+      f'100 % of the data: {difference:+.1f} points (95 % interval '))
+  assert 'corrected for 24 comparisons; 2 seeds, 300 test rows)' in line
+  assert line.endswith('seed by seed: 25 %, 25 %.')
   teacher = json.loads((folder / 'datasets' / 'toy.json').read_text())['teacher']['accuracy']
   assert f'the teacher has {teacher:.1f} % on test' in text
   assert 'toy-train by palm-540b; 1,200,000 prompt tokens, 54,321 completion tokens.' in text
@@ -101,6 +106,20 @@ def test_beside_every_table_and_figure_stands_what_it_covers(folder):
   assert len(cells_of(folder, 'Differences')) == 48
 
 
+def test_every_label_of_a_closed_set_has_its_line(tmp_path):
+  cells = made_up.toy(methods=('dss', 'finetune'), fractions=(0.5, 1.0), seeds=(0, 1))
+  made_up.sweep(tmp_path, cells, accuracy=accuracy)
+  assert report.main([str(tmp_path)]) == 0
+  lines = cells_of(tmp_path, 'Labels')
+  assert len(lines) == 2 * (2 + 2)
+  gold = [row['label'] for row in made_up.rows('toy', 60)]
+  left, right, macro, weighted = lines[:4]
+  assert left[4] == 'left' and left[6] == str(2 * gold.count('left'))
+  assert macro[4] == 'macro' and float(macro[-1]) == pytest.approx(
+      (float(left[-1]) + float(right[-1])) / 2, abs=0.1)
+  assert weighted[4] == 'weighted' and 80 < float(weighted[-1]) < 100
+
+
 def test_a_difference_is_found_by_its_corrected_p(tmp_path):
   cells = made_up.toy(methods=('dss', 'finetune'), fractions=(0.5, 1.0), seeds=range(5))
   made_up.sweep(tmp_path, cells, examples=300,
@@ -110,6 +129,60 @@ def test_a_difference_is_found_by_its_corrected_p(tmp_path):
   assert ('toy, recipe: Distilling Step-by-Step, alpha 0.5 is better than standard fine-tuning '
           'with 100 % of the data (p < 0.05 after the correction for 2 comparisons).') in text
   assert text.count('after the correction for') == 1
+  assert 'The largest difference at one share of the data: toy, recipe: Distilling' in text
+
+
+def test_no_saving_is_claimed_where_fine_tuning_itself_needs_no_more(tmp_path):
+  cells = made_up.toy(methods=('dss', 'finetune'), seeds=range(3))
+  made_up.sweep(tmp_path, cells, examples=300, accuracy=lambda cell: {
+      ('finetune', 0.25): 0.9, ('dss', 0.25): 0.8}.get((cell.method, cell.fraction), 0.6))
+  assert report.main([str(tmp_path)]) == 0
+  text = (tmp_path / 'report.md').read_text()
+  assert ('No data are saved by it: fine-tuning itself has no less with 25 % than with 100 %.'
+          ) in text
+  assert 'matches' not in text and 'with less data' not in text
+
+
+def test_the_largest_difference_is_told_where_the_other_method_is_better(tmp_path):
+  cells = made_up.toy(methods=('dss', 'finetune'), fractions=(0.5, 1.0), seeds=range(3))
+  made_up.sweep(tmp_path, cells, examples=300, accuracy=lambda cell: {
+      ('finetune', 0.5): 0.9, ('finetune', 1.0): 0.7}.get((cell.method, cell.fraction), 0.6))
+  assert report.main([str(tmp_path)]) == 0
+  text = (tmp_path / 'report.md').read_text()
+  line, = (line for line in text.splitlines() if line.startswith('The largest difference'))
+  assert re.search(r'minus standard fine-tuning, both with 50 % of the data: -\d+\.\d points '
+                   r'\(95 % interval -\d+\.\d to -\d+\.\d, corrected for 2 comparisons; 3 '
+                   'seeds', line)
+  assert 'In the mean it has less at every share of the data.' in text
+
+
+def test_seconds_are_without_compilation_where_it_was_measured(tmp_path):
+  made_up.sweep(tmp_path, made_up.toy(methods=('dss',), fractions=(1.0,), seeds=(0,)))
+  assert report.main([str(tmp_path)]) == 0
+  assert 'compilation is in them, for the results do not tell' in (
+      tmp_path / 'report.md').read_text()
+  path = tmp_path / 'results.jsonl'
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'compiling': 4.5}) + '\n')
+  assert report.main([str(tmp_path)]) == 0
+  assert 'training and validation, without compilation.' in (tmp_path / 'report.md').read_text()
+  assert cells_of(tmp_path, 'Cost')[0][-1] == '8'
+
+
+def test_bars_stay_within_what_accuracy_can_be():
+  assert figures.bar(statistics.Summary({0: 100.0, 1: 90.0})) == (pytest.approx(7.07, abs=0.01), 5)
+  assert figures.bar(statistics.Summary({0: 0.0, 1: 8.0}))[0] == 4
+
+
+def test_a_curve_of_one_point_has_a_marker(tmp_path, monkeypatch):
+  cell, = made_up.toy(methods=('dss',), fractions=(1.0,), seeds=(0,))
+  made_up.sweep(tmp_path, [cell])
+  (tmp_path / 'runs' / cell.key / 'metrics.jsonl').write_text(
+      '{"step": 1, "train/label_loss": 2}\n{"step": 2, "train/label_loss": 1, '
+      '"validation/accuracy": 5}\n')
+  monkeypatch.setattr(figures, 'save', lambda figure, *rest, **kwargs: figure)
+  figure, = curves.draw_all(list(results.read(str(tmp_path)).rows.values()), str(tmp_path), '')
+  losses, accuracies = (axes.lines[0].get_marker() for axes in figure.axes)
+  assert (losses, accuracies) == ('None', 'o')
 
 
 def test_of_equal_methods_nothing_is_found(tmp_path):

@@ -101,8 +101,8 @@ def test_results_of_other_settings_are_refused(flags, tmp_path):
   chosen = sweep_config.parse(
       ['gin/sweeps/toy.gin'], [flag.removeprefix('--gin.') for flag in flags[2:]])
   made = plan.make(chosen, str(out), [])
-  row = made[0].row({'step': 6, 'parameters': 1, 'best_step': 6, 'seconds': 1.0, 'test': {},
-                     'validation': {}})
+  row = made[0].row({'step': 6, 'parameters': 1, 'best_step': 6, 'seconds': 1.0, 'compiling': 0.5,
+                     'test': {}, 'validation': {}})
   results.append(str(out / 'results.jsonl'), row)
   with pytest.raises(errors.UserError, match=r'other settings \(steps: 6, now 7\)'):
     sweep.main([*flags, '--gin.TRAIN_STEPS=7'])

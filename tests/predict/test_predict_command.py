@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,9 @@ def test_rows_in_order_as_the_api_answers(student_folders, rows, capsys):
     assert row['rationale'] == prediction.rationale
     assert [s['label'] for s in row['samples']] == [s.label for s in prediction.samples]
     assert row['label'] == 'left'
-  assert 'accuracy 0.00 % of 40 rows with a label' in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert 'accuracy 0.00 % of 40 rows with a label' in said
+  assert said.splitlines()[-2].split() == ['left', '0', '0', '40']  # None is a label.
 
 
 def test_ranking_with_labels_from_flag_row_and_student(student_folders, rows, capsys):
@@ -71,6 +74,29 @@ def test_labels_of_the_flag_are_a_csv_line_for_rank(student_folders, rows):
                      (('--rank', '--max_target_length=1'), '^--rank: label ')):
     with pytest.raises(errors.UserError, match=why):
       run(student_folders / 'native', rows, *flags, output='d')
+
+
+def test_rows_with_labels_choose_how_labels_are_compared(student_folders, rows, capsys):
+  native = student_folders / 'native'
+  known = rows.parent / 'known.jsonl'
+  known.write_text(''.join(json.dumps({**row, 'label': 'right' if i % 2 else 'left'}) + '\n'
+                           for i, row in enumerate(ROWS)))
+  found = run(native, rows, '--rank', f'--calibration={known}')
+  printed = capsys.readouterr().out
+  way = re.search(r'ranking by (\w+), which has the least loss of 40 rows', printed)[1]
+  assert re.search(r'of 40 rows with a label; expected calibration error [\d.]+ %', printed)
+  assert found == run(native, rows, '--rank', f'--rank_by={way}', output='b')
+  assert 'ranking by mean: not chosen on validation' in run_and_read(native, rows, capsys)
+  for flags, why in ((('--rank_by=sum',), '--rank_by is how --rank compares'),
+                     (('--rank', '--rank_by=sum', f'--calibration={known}'), 'one of the two'),
+                     (('--rank', f'--calibration={rows}', '--labels=a,b'), 'row 1 has label')):
+    with pytest.raises(errors.UserError, match=why):
+      run(native, rows, *flags, output='d')
+
+
+def run_and_read(folder, rows, capsys):
+  run(folder, rows, '--rank', output='c')
+  return capsys.readouterr().out
 
 
 def test_a_registered_datasets_rows(student_folders, rows):

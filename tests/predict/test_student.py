@@ -91,7 +91,7 @@ def test_beams_find_nothing_less_likely_than_greedy(student, predictions):
 
 
 def test_ranking_is_the_share_among_the_labels(student):
-  for text, found in zip(INPUTS, student.predict(INPUTS, rank=True)):
+  for text, found in zip(INPUTS, student.predict(INPUTS, rank=True, rank_by='sum')):
     scores = {label: log_prob(student, prompt_of(student, text),
                               [*student.tokenizer.encode(label), 1])
               for label in ('left', 'right')}
@@ -100,6 +100,34 @@ def test_ranking_is_the_share_among_the_labels(student):
         {label: np.exp(score - total) for label, score in scores.items()}, rel=1e-3)
     assert found.label == max(scores, key=scores.get)
     assert found.probability == pytest.approx(max(found.scores.values()))
+
+
+def test_ranking_per_token_and_against_an_empty_input(student, make_folder):
+  """A label's own tokens and its score under an empty input count, as the way says."""
+  labels = ('left', 'longer than')
+  def scores(text):
+    return np.array([log_prob(student, prompt_of(student, text),
+                              [*student.tokenizer.encode(label), 1]) for label in labels])
+  for way, raw in (('mean', lambda text: scores(text) / (5, 12)),
+                   ('pmi', lambda text: scores(text) - scores(''))):
+    for text, found in zip(INPUTS, student.predict(INPUTS, rank=True, labels=labels, rank_by=way)):
+      expected = np.exp(raw(text) - np.logaddexp(*raw(text)))
+      assert list(found.scores.values()) == pytest.approx(list(expected), rel=1e-3)
+  chosen = dss_jax.load(make_folder(ranking='mean'))
+  assert chosen.predict(INPUTS, rank=True, labels=labels) == student.predict(
+      INPUTS, rank=True, labels=labels, rank_by='mean')
+
+
+def test_calibration_is_of_the_predictions(student):
+  gold = ['left', 'right'] * 3
+  for way, found in student.calibrate(INPUTS, gold).items():
+    predicted = student.predict(INPUTS, rank=True, rank_by=way)
+    assert found.accuracy == pytest.approx(
+        100 * np.mean([p.label == g for p, g in zip(predicted, gold)]))
+    assert found.loss == pytest.approx(
+        -np.mean([np.log(p.scores[g]) for p, g in zip(predicted, gold)]), rel=1e-5)
+  with pytest.raises(errors.UserError, match="row 2 has label 'up', none of left, right"):
+    student.calibrate(INPUTS[:2], ['left', 'up'])
 
 
 def test_ranking_among_labels_of_each_row(student):
@@ -214,8 +242,8 @@ def test_no_tensorflow_is_imported(student_folders):
 
 def test_further_objectives_are_in_student_json_where_there_are_any():
   info = student_info.StudentInfo(model=models.T5Config())
-  assert 'prefixes' not in info.as_json()
-  more = dataclasses.replace(info, prefixes={'premise': '[premise] '})
+  assert 'prefixes' not in info.as_json() and 'ranking' not in info.as_json()
+  more = dataclasses.replace(info, prefixes={'premise': '[premise] '}, ranking='pmi')
   for one in (info, more):
     assert student_info.from_json(one.as_json(), 'here') == one
 

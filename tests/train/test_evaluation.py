@@ -96,7 +96,7 @@ def test_answers_behind_a_rationale_may_take_all_tokens(toy_records, toy_vocabul
 
 
 def test_summary_of_absent_tasks():
-  sums = objective.TaskSums(*(np.array([2.0, 0.0]) for _ in range(3)))
+  sums = objective.TaskSums(*(np.array([2.0, 0.0]) for _ in range(4)))
   assert set(objective.only_present(objective.summarize(sums, objective.table(1.0)))) == {
       'loss', 'label_loss', 'label_token_accuracy', 'label_tokens'}
 

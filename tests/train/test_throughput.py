@@ -1,5 +1,6 @@
 """Rates: what counts as an example, a token and useful arithmetic."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -55,3 +56,9 @@ def test_chips(kind, row):
   from dss_jax.precompile import topologies
   assert throughput.peak(kind) == (row and topologies.CHIPS[row].peak)
 
+
+
+def test_compilation_is_counted():
+  before = throughput.compile_seconds()
+  jax.jit(lambda x: x * 1.2345 + before)(np.ones(3)).block_until_ready()
+  assert throughput.compile_seconds() > before

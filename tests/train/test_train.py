@@ -1,6 +1,7 @@
 """The trainer end to end on the toy records: a run, its resumption, and what it refuses."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -8,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import dss_jax
-from dss_jax import cli, errors, records, student_info
+from dss_jax import cli, errors, ranking, records, student_info
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import formats
 from dss_jax.train import __main__ as train_main
@@ -66,6 +67,37 @@ def test_a_run_leaves_what_the_readme_says(finished):
   assert scores[best] == max(scores.values())
   test = json.loads((finished / 'test_metrics.json').read_text())
   assert test['step'] == best and 0 <= test['metrics']['accuracy'] <= 100
+  found = test['classes']['dss_toy_label']
+  assert found['labels'] == ['left', 'right'] and sum(found['support']) == 16
+  assert np.trace(np.array(found['confusion'])[:, :2]) / 0.16 == pytest.approx(
+      test['metrics']['accuracy'])
+
+
+def test_tensorboard_has_test_settings_config_and_rates(finished):
+  from tensorboard.backend.event_processing import event_accumulator
+  board = event_accumulator.EventAccumulator(
+      str(finished / 'tensorboard'), {'scalars': 0, 'tensors': 0})
+  board.Reload()
+  tags = board.Tags()
+  found = {tag.removesuffix('/text_summary') for tag in (*tags['scalars'], *tags['tensors'])}
+  assert {'test/accuracy', 'train/tokens_per_second', 'config', 'parameters'} <= found
+  config = next(tag for tag in tags['tensors'] if tag.startswith('config'))
+  text = board.Tensors(config)[0].tensor_proto.string_val[0].decode()
+  assert "MIXTURE_OR_TASK_NAME = 'dss_toy'" in text
+  hparams = board.SummaryMetadata('_hparams_/session_start_info').plugin_data.content
+  assert b'optimizer.learning_rate' in hparams
+
+
+def test_where_stderr_is_no_terminal_each_log_period_is_a_line(
+    toy_records, toy_vocabulary, tmp_path, capfd):
+  assert train_main.main(arguments(
+      tmp_path / 'run', toy_records, toy_vocabulary, TRAIN_STEPS=4, EVAL_PERIOD=0,
+      LOG_PERIOD=2)) == 0
+  lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith('step ')]
+  assert [line.split(',')[0] for line in lines] == ['step 2 of 4', 'step 4 of 4']
+  for line in lines:
+    assert re.search(r', loss [\d.]+, .* tokens/s, \d\d:\d\d elapsed, \d\d:\d\d left$', line)
+  assert lines[-1].endswith('00:00 left')
 
 
 def test_rates_are_of_the_steps_alone(finished):
@@ -100,6 +132,9 @@ def test_predictions_are_kept_as_text(finished):
   assert len(rows) == 16
   assert {row['target'] for row in rows} <= {'left', 'right'}
   assert all(isinstance(row['prediction'], str) for row in rows)
+  assert {tuple(row) for row in rows} == {('input', 'target', 'output', 'prediction')}
+  assert all(row['input']['text'].startswith('[label] ') and row['input']['id'].startswith('toy-')
+             and set(row['input']) == {'id', 'text'} for row in rows)
 
 
 def test_what_prediction_needs_lies_in_the_run_and_goes_along(
@@ -129,6 +164,15 @@ def test_predictions_are_those_of_the_trainers_test(finished, toy_records):
   right = sum(p.label == row.label for p, row in zip(predictions, rows))
   test = json.loads((finished / 'test_metrics.json').read_text())
   assert test['metrics']['accuracy'] == pytest.approx(100 * right / len(rows))
+
+
+def test_how_labels_are_ranked_is_chosen_on_validation(finished, toy_records):
+  student = dss_jax.load(str(finished))
+  rows = list(records.read_records(str(toy_records), 'toy', 'validation'))
+  found = student.calibrate([row.input for row in rows], [row.label for row in rows])
+  assert student.info.ranking in ranking.WAYS
+  assert found[student.info.ranking].loss == pytest.approx(
+      min(one.loss for one in found.values()), rel=1e-4)
 
 
 def test_run_json_is_complete(finished, toy_records):
@@ -164,7 +208,9 @@ def test_resuming_gives_the_uninterrupted_run(finished, toy_records, toy_vocabul
 def test_a_finished_run_only_reports(finished, toy_records, toy_vocabulary, capsys):
   before = (finished / 'metrics.jsonl').read_bytes()
   assert train_main.main(arguments(finished, toy_records, toy_vocabulary)) == 0
-  assert 'done: 6 steps of dss_toy' in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert 'done: 6 steps of dss_toy' in said
+  assert 'dss_toy_label on test:' in said and 'weighted F1' in said
   assert (finished / 'metrics.jsonl').read_bytes() == before
 
 
