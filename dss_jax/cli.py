@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Container, Iterator, Sequence
 
-from dss_jax import datasets, errors, files
+from dss_jax import __version__, datasets, errors, files
 
 VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'quickstart': ('dss_jax.quickstart', 'the whole method on a toy task, with a picture'),
@@ -201,7 +201,7 @@ def program(verb: str) -> str:
 
 def _usage() -> str:
   verbs = '\n'.join(f'  {verb:<11} {what}' for verb, (_, what) in VERBS.items())
-  return (f'usage: dss <verb> [flags]\n\n{verbs}\n\n'
+  return (f'usage: dss <verb> [flags]\n       dss --version\n\n{verbs}\n\n'
           '`dss <verb> --help` explains one; `python -m dss_jax.<verb>` is the same program.')
 
 
@@ -210,6 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
   args = list(sys.argv[1:] if argv is None else argv)
   if not args or args[0] in ('-h', '--help', 'help'):
     print(_usage())
+    return 0
+  if args[0] == '--version':
+    print(f'dss_jax {__version__}')
     return 0
   verb, *rest = args
   if verb not in VERBS:

@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+import dss_jax
 from dss_jax import cli, errors, files
 
 ASCII = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONIOENCODING': 'ascii'}
@@ -173,3 +174,8 @@ def test_a_jobs_records_are_written_though_nobody_reads_its_report(folder):
   os.close(write)
   assert (done.returncode, done.stderr) == (141, '')
   assert (folder / 'records' / 'manifest.json').exists()
+
+
+def test_the_version_is_told():
+  done = dss('--version')
+  assert (done.returncode, done.stdout) == (0, f'dss_jax {dss_jax.__version__}\n')

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import data as data_lib
-from dss_jax import datasets, files, metrics
+from dss_jax import datasets, errors, files, gin_files, metrics
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.experiments import grid, rationales, results, worker
 from dss_jax.train import config as config_lib
@@ -66,15 +66,32 @@ def make(sweep: grid.Sweep, out: str, modules: Sequence[str]) -> list[Run]:
   """All runs.
 
   Raises:
-    UserError: of the first cell whose files or settings are wrong.
+    UserError: of the first cell whose files or settings are wrong, or whose task is another's.
   """
   runs = []
   for cell in grid.cells(sweep):
     files, bindings = grid.files(sweep, cell), grid.bindings(sweep, cell, out)
     config = gin_config.parse(files, bindings)
+    _check_task(cell, config.data.mixture_or_task)
     first = cell.seed == sweep.seeds[0]
     runs.append(Run(cell, files, bindings, modules, config, sweep.rationales if first else 0))
   return runs
+
+
+def _check_task(cell: grid.Cell, task: str) -> None:
+  """That a run's results stand under the names of its data and of its method."""
+  says = (f'RUN_FILE: the run of {cell.method!r} on {cell.dataset!r} has '
+          f'MIXTURE_OR_TASK_NAME={task!r}')
+  found = sorted({source.dataset.name for source in pipeline.sources(task)})
+  if found and cell.dataset not in found:
+    raise errors.UserError(
+        f'{says}, which is of {" and ".join(found)}, and its results would stand under a wrong '
+        f'name: leave RUN_FILE out, or let the file name its task by {{DATASET}}, as '
+        f'{grid.Sweep.run_file.format(method=cell.method)} does')
+  names = {kind: name.format(DATASET=cell.dataset) for kind, name in gin_files.methods().items()}
+  own = names[grid.METHODS[cell.method][cell.labels]]
+  if task in names.values() and task != own:
+    raise errors.UserError(f"{says}, which is another method's; its own is {own!r}")
 
 
 def describe(runs: Sequence[Run], sweep: grid.Sweep, out: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 import dss_jax.tasks  # noqa: F401
 from dss_jax import errors, gin_files
-from dss_jax.experiments import grid, sweep_config
+from dss_jax.experiments import grid, plan, sweep_config
 from dss_jax.train import gin_config
 
 SWEEPS = [file for file in gin_files.known_files() if file.startswith('gin/sweeps/')]
@@ -88,3 +88,21 @@ def test_every_sweep_of_ours_has_runs_that_parse(file, tmp_path):
   for cell in grid.cells(dataclasses.replace(sweep, seeds=sweep.seeds[:1])):
     config = gin_config.parse(grid.files(sweep, cell), grid.bindings(sweep, cell, str(tmp_path)))
     assert config.seed == cell.seed
+
+
+@pytest.mark.parametrize('file, message', [
+    ('gin/native/{method}_toy.gin', "'dss' on 'svamp' has .*='dss_toy', which is of toy"),
+    ('{folder}/mine.gin', "'svamp_finetune', which is another method's; its own is 'dss_svamp'")])
+def test_a_run_of_another_task_is_refused(tmp_path, file, message):
+  """Its results would stand under a name that is not theirs."""
+  (tmp_path / 'mine.gin').write_text("include 'gin/native/finetune.gin'\n")
+  sweep = grid.Sweep(('svamp',), methods=('dss',), settings={'DATASET': 'svamp'} if 'mine' in file
+                     else {}, run_file=file.replace('{folder}', str(tmp_path)))
+  with pytest.raises(errors.UserError, match=message):
+    plan.make(sweep, str(tmp_path / 'out'), [])
+
+
+@pytest.mark.parametrize('method', grid.METHODS)
+def test_every_method_has_the_task_of_its_file(tmp_path, method):
+  sweep = grid.Sweep(('svamp',), methods=(method,), labels=('gold', 'teacher'), seeds=(0,))
+  assert plan.make(sweep, str(tmp_path / 'out'), [])

@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import pathlib
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -66,6 +68,21 @@ def test_a_dry_run_prints_commands_that_train_takes(flags, capsys, tmp_path):
   assert all(command.startswith('python -m dss_jax.train --gin_file=gin/native/')
              and '--gin.SEED=3' in command and '--gin.TRAIN_STEPS=6' in command
              for command in commands)
+
+
+def test_data_of_ones_own_is_swept_as_the_page_shows(tmp_path):
+  """Under its own name, on its own task."""
+  page = (pathlib.Path(__file__).parents[2] / 'docs' / 'experiments.md').read_text()
+  command, = (block for block in re.findall(r'```sh\n(.*?)```', page, re.DOTALL)
+              if 'tickets' in block)
+  (tmp_path / 'my_tasks.py').write_text(
+      "from dss_jax import data\ndata.register('tickets', labels=('billing', 'bug'))\n")
+  done = subprocess.run(
+      [sys.executable, '-m', 'dss_jax.cli', *shlex.split(command.replace('\\\n', ''))[1:]],
+      cwd=tmp_path, text=True, capture_output=True, check=True, timeout=600)
+  runs = done.stdout.splitlines()
+  assert len(runs) == 2 * 3 and all('--gin.DATASET=tickets' in run and '/tickets/' in run
+                                    and '--import=my_tasks' in run for run in runs)
 
 
 def test_machines_share_the_runs_of_a_sweep(flags, capsys):
