@@ -136,7 +136,7 @@ def parser(verb):
 
 def test_every_flag_of_the_page_exists():
   known = set(OTHERS)
-  for verb in ('teacher', 'vocab', 'train', 'export'):
+  for verb in ('teacher', 'vocab', 'train', 'predict', 'export'):
     known |= set(parser(verb)._option_string_actions)
   named = set(re.findall(r'(?<![\w-])--[a-z][\w-]*(?![\w.-])', PAGE))
   assert named - known == set()

@@ -1,16 +1,16 @@
 """At the end of training: by which way the student's closed label sets are ranked."""
 
 import dataclasses
+import functools
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from dss_jax import datasets, files, models, ranking, records, student_info, tokenizer
+from dss_jax import datasets, decode, files, models, ranking, records, student_info, tokenizer
 from dss_jax import sharding as sharding_lib
 from dss_jax.convert import formats
 from dss_jax.data import pipeline, settings
-from dss_jax.predict import student as student_lib
 from dss_jax.train import config as config_lib
 from dss_jax.train import processes
 
@@ -33,13 +33,15 @@ def choose(
            for task in pipeline.record_tasks(config.data.mixture_or_task)
            if task.metric_fns and task.source.dataset.labels}
   text = tokenizer.make(info, formats.find_vocabulary(path, info, None), path)
-  chosen = {}
+  decoder, chosen = decode.BatchDecoder(model, sharding), {}
   for name, dataset in names.items():
     rows = _rows(dataset, config.evaluation.num_examples or _MOST_ROWS)
     if rows:
-      student = student_lib.Student(info.of(name), model, params, text, sharding, path)
-      found = student.calibrate([row.input for row in rows], [row.label for row in rows],
-                                batch_size=config.evaluation.batch_size)
+      labels = dataset.labels or ()
+      scores = _scores(info.of(name), text, labels, [row.input for row in rows], functools.partial(
+          decoder.score, params, batch_size=config.evaluation.batch_size,
+          input_length=info.input_length))
+      found = ranking.calibrate(scores, [labels.index(row.label) for row in rows])
       chosen[name] = ranking.best(found)
       say(f'ranking labels of {name} by {chosen[name]}, which has the least loss of {len(rows):,} '
           'rows of validation:')
@@ -54,6 +56,17 @@ def choose(
   else:
     info = dataclasses.replace(info, ranking=next(iter(chosen.values())))
   files.write(os.path.join(path, student_info.FILE), info.as_json())
+
+
+def _scores(
+    info: student_info.StudentInfo, text: tokenizer.Tokenizer, labels: Sequence[str],
+    inputs: Sequence[str], score: Callable[..., list[list[float]]]) -> list[ranking.Scores]:
+  """As prediction asks; the last prompt is the empty input."""
+  targets = [(*text.encode_target(label), text.eos_id) for label in labels]
+  prompts = [[*text.encode(info.label_prefix + one)[:info.input_length - 1], text.eos_id]
+             for one in (*inputs, '')]
+  *found, alone = score(prompts, [targets] * len(prompts))
+  return [ranking.Scores(one, alone, [len(ids) for ids in targets]) for one in found]
 
 
 def _rows(dataset: datasets.Dataset, most: int) -> list[records.RationaleRecord]:
