@@ -242,11 +242,12 @@ class Run:
     best_step, params, validation = best or (None, self.state.params, {})
     path = os.path.join(self.config.model_dir, run_info.TEST_FILE)
     tested = tf.io.gfile.exists(path)
+    if not tested:  # Before the file of the test, which says that all is done.
+      ranking_choice.choose(
+          self.config, self._compute.model, params, self._sharding, self._reporter.say)
     test = self._test(path, best_step or self.config.steps, params)
     if not tested:
       self._reporter.tested(best_step or self.config.steps, test)
-      ranking_choice.choose(
-          self.config, self._compute.model, params, self._sharding, self._reporter.say)
     self._reporter.close()
     return Result(self.config.steps, best_step, dict(validation), test, seconds, compiling,
                   evaluation.read_classes(path) if test else {})
