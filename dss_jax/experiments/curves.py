@@ -53,6 +53,24 @@ def panels_of(curves: Sequence[Mapping[str, Any]]) -> dict[str, str]:
   return {**losses, 'validation/accuracy': 'accuracy, validation (%)'}
 
 
+def draw_run(model_dir: str) -> page.Figure | None:
+  """The curves of one run; None of one that has logged nothing yet."""
+  curve = read(os.path.join(model_dir, 'metrics.jsonl'))
+  shown = {metric: title for metric, title in panels_of([curve]).items() if metric in curve}
+  if not shown:
+    return None
+  with figures.style('run'):
+    figure, panels = pyplot.subplots(
+        1, len(shown), figsize=(4.0 * len(shown), 3.0), layout='constrained', squeeze=False)
+    for axes, (metric, title) in zip(panels[0], shown.items(), strict=True):
+      axes.plot(*zip(*curve[metric]), lw=1.4, marker='o' if len(curve[metric]) < 10 else None)
+      axes.set(xlabel='step', title=title)
+      axes.spines[['top', 'right']].set_visible(False)
+    return figures.for_a_page(
+        figure, 'run', os.path.basename(os.path.normpath(model_dir)),
+        ': losses of single steps; validation with the parameters of that step.', wide=True)
+
+
 def _draw(
     curves: Sequence[tuple[Row, Mapping[str, Sequence[tuple[int, float]]]]], name: str,
     title: str, fraction: float, folder: str) -> page.Figure:

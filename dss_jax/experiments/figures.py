@@ -10,7 +10,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-matplotlib.use('Agg')
+if 'MPLBACKEND' not in os.environ:  # A notebook has one: its own figures are shown by it.
+  matplotlib.use('Agg')
 from matplotlib import pyplot
 
 from dss_jax import page
@@ -175,11 +176,18 @@ def style_of(method: str) -> tuple[str, str]:
 def save(figure: Any, folder: str, name: str, title: str, caption: str, wide: bool = False
          ) -> page.Figure:
   """Writes PNG and SVG, with a title, and closes the figure."""
-  svg = io.StringIO()
-  figure.savefig(svg, format='svg', transparent=True, metadata={'Date': None})
+  drawn = for_a_page(figure, name, title, caption, wide)
   figure.suptitle(title)
   figure.savefig(os.path.join(folder, f'{name}.png'), dpi=150)
   figure.savefig(os.path.join(folder, f'{name}.svg'), metadata={'Date': None})
+  return drawn
+
+
+def for_a_page(
+    figure: Any, name: str, title: str, caption: str, wide: bool = False) -> page.Figure:
+  """Without files; pyplot forgets the figure."""
+  svg = io.StringIO()
+  figure.savefig(svg, format='svg', transparent=True, metadata={'Date': None})
   pyplot.close(figure)
   return page.Figure(name, title, caption, for_page(svg.getvalue()), wide)
 

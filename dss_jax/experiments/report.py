@@ -4,9 +4,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dss_jax import cli
 from dss_jax.experiments import results
+
+if TYPE_CHECKING:
+  from dss_jax.experiments import write_report
 
 _DESCRIPTION = """\
 Report on a sweep, finished or not: report.html, report.md and figures/ (PNG and SVG) in DIR.
@@ -25,16 +29,21 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads, draws, writes."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-  found = results.read(args.dir)
-  cli.import_quietly('dss_jax.experiments.write_report')
-  from dss_jax.experiments import write_report
-  written = write_report.write(args.dir, found, args.title or _title(args.dir))
+  found, written = write(args.dir, args.title)
   for problem in written.problems:
     print(f'note: {problem}', file=sys.stderr)
   print('test accuracy (%)\n', *written.accuracies, '', *written.findings, sep='\n')
   print(f'\n{len(found.rows)} runs, {len(written.figures)} figures')
   print(f'page: {os.path.join(args.dir, "report.html")}')
   return 0
+
+
+def write(folder: str, title: str | None = None) -> 'tuple[results.Found, write_report.Written]':
+  """Writes the report into a sweep's folder; UserError if there are no results."""
+  found = results.read(folder)
+  cli.import_quietly('dss_jax.experiments.write_report')
+  from dss_jax.experiments import write_report
+  return found, write_report.write(folder, found, title or _title(folder))
 
 
 def _title(folder: str) -> str:

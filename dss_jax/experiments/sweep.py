@@ -157,7 +157,7 @@ def _environments(args: argparse.Namespace) -> list[dict[str, str]]:
 def _read_command(argv: Sequence[str]) -> tuple[argparse.Namespace, grid.Sweep]:
   from dss_jax.train.__main__ import split_bindings
   rest, bindings = split_bindings(argv)
-  args = _parser().parse_args(rest)
+  args = parser().parse_args(rest)
   if files.is_remote(args.out):
     raise errors.UserError(f'--out={args.out}: give a local (or mounted) folder')
   for one in args.env:
@@ -182,11 +182,12 @@ def _slots(text: str) -> int:
   return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+  """All flags but those of gin."""
+  made = argparse.ArgumentParser(
       prog=cli.program('sweep'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
-  add = parser.add_argument
+  add = made.add_argument
   add('--gin_file', action='append', required=True, metavar='FILE', help='of the sweep')
   add('--out', required=True, metavar='DIR', help='where everything is written')
   add('--gin.NAME', dest='_shown_only', metavar='VALUE', help='see below')
@@ -200,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--import', dest='modules', action='append', default=[], metavar='MODULE',
       help='import a module that registers tasks of your own; may be repeated')
   add('--dry_run', action='store_true', help='print the command of every run, and stop')
-  return parser
+  return made
 
 
 if __name__ == '__main__':

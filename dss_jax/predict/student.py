@@ -104,6 +104,11 @@ class Student:
     self._encode_label = functools.lru_cache(4096)(tokenizer.encode_target)
     self._decoder = decode.BatchDecoder(model, sharding)
 
+  def __repr__(self) -> str:
+    numbers = sum(array.size for array in jax.tree.leaves(self.params))
+    labels = f', labels {", ".join(self.info.labels)}' if self.info.labels else ''
+    return f'<Student of {numbers / 1e6:.1f}M parameters{labels}, from {self.path}>'
+
   def predict(
       self,
       inputs: Sequence[str],

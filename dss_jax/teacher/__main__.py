@@ -19,8 +19,30 @@ _STOPPED = 3  # exit code: the same command goes on
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the job; UserError for what the user can fix, with nothing written."""
-  args, beam_options = _split(sys.argv[1:] if argv is None else argv)
+  """Runs the job and prints its report; UserError for what the user can fix."""
+  try:
+    outcome = run(sys.argv[1:] if argv is None else argv)
+  except protocol.Unfinished as error:
+    print(f'stopped: {_why(error)}.\nNothing is lost: the same command goes on from here.',
+          file=sys.stderr)
+    return _STOPPED
+  if outcome:
+    print(report.render(outcome))
+  return 0
+
+
+def run(argv: Sequence[str], teacher: protocol.Client | None = None) -> job.Outcome | None:
+  """The job of a command line; None of one that only prints (--show_prompt, --dry_run).
+
+  Args:
+    argv: flags.
+    teacher: who is asked, in place of `--client`.
+
+  Raises:
+    UserError: what the user can mend; nothing is written then.
+    Unfinished: the client stopped early; no set is written yet.
+  """
+  args, beam_options = _split(argv)
   chosen = flags.parser().parse_args(args)
   if beam_options and chosen.runner != 'beam':
     raise errors.UserError(f'{beam_options[0]}: options after -- are for --runner=beam')
@@ -33,42 +55,49 @@ def main(argv: Sequence[str] | None = None) -> int:
   dataset = datasets.get(chosen.dataset)
   if chosen.show_prompt:
     print(_request(chosen, dataset, records_dir))
-    return 0
-  client = clients.from_flags(chosen, records_dir)
+    return None
+  client = teacher or clients.from_flags(chosen, records_dir)
   if isinstance(client, asking.AskingClient):  # What it is asked for is how it is read.
     dataset = dataclasses.replace(dataset, completion=client.prompt.completion)
   source = sources.find(dataset, chosen.split, chosen.inputs, records_dir, chosen.tfds_data_dir)
   if chosen.dry_run:
-    if not isinstance(client, asking.AskingClient):
-      raise errors.UserError(f'--dry_run: --client={chosen.client} asks nobody')
-    count = tokens.load(chosen.tokenizer) if chosen.tokenizer else tokens.estimate
-    print(estimate.render(client, estimate.estimate(client, source, count), chosen.rpm,
-                          chosen.tokenizer))
-    if chosen.rationale_from == 'thinking':
-      found = (parsing.divide(one, dataset)[0] for one in client.answered(source))
-      print(thoughts.lengths([len(one.split()) for one in found if one], chosen.max_thinking))
-    print(room.render(client, source, records_dir))
-    return 0
+    print(_estimate(chosen, dataset, source, client, records_dir))
+    return None
   if isinstance(client, asking.AskingClient):
     room.check(client, source, records_dir)
   try:
-    outcome = _run(chosen, dataset, source, client, records_dir, beam_options)
+    return _run(chosen, dataset, source, client, records_dir, beam_options)
   except protocol.Unfinished as error:
-    why = str(error).rstrip('.')
     if error.mend:
-      raise errors.UserError(f'{why}. Answers so far are in the journal: mend that, and the same '
-                             'command goes on from there') from error
-    print(f'stopped: {why}.\nNothing is lost: the same command goes on from here.',
-          file=sys.stderr)
-    return _STOPPED
+      raise errors.UserError(f'{_why(error)}. Answers so far are in the journal: mend that, and '
+                             'the same command goes on from there') from error
+    raise
   except BrokenPipeError:  # Nobody reads what is said.
     raise
   except OSError as error:  # A full disk, above all.
     raise errors.UserError(
         f'{error.filename or records_dir}: cannot be written ({error.strerror or error}); mend '
         'that and run the same command again: answers are in the journal') from error
-  print(report.render(outcome))
-  return 0
+
+
+def _why(error: protocol.Unfinished) -> str:
+  return str(error).rstrip('.')
+
+
+def _estimate(
+    chosen: argparse.Namespace, dataset: datasets.Dataset, source: reading.Inputs,
+    client: protocol.Client, records_dir: str) -> str:
+  """What `--dry_run` prints."""
+  if not isinstance(client, asking.AskingClient):
+    raise errors.UserError(f'--dry_run: --client={chosen.client} asks nobody')
+  count = tokens.load(chosen.tokenizer) if chosen.tokenizer else tokens.estimate
+  lines = [estimate.render(client, estimate.estimate(client, source, count), chosen.rpm,
+                           chosen.tokenizer)]
+  if chosen.rationale_from == 'thinking':
+    found = (parsing.divide(one, dataset)[0] for one in client.answered(source))
+    lines.append(thoughts.lengths([len(one.split()) for one in found if one],
+                                  chosen.max_thinking))
+  return '\n'.join([*lines, room.render(client, source, records_dir)])
 
 
 def _check_paths(chosen: argparse.Namespace, records_dir: str) -> None:

@@ -6,8 +6,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dss_jax import cli, datasets, errors
+
+if TYPE_CHECKING:
+  from dss_jax.train.config import TrainConfig
+  from dss_jax.train.loop import Result
 
 _DESCRIPTION = """\
 Train a student T5 on rationale records. Starting the same command again resumes.
@@ -57,18 +62,19 @@ job): saved, start the same command again; 130 interrupted by Ctrl-C: saved, too
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+  """All flags but those of gin."""
+  made = argparse.ArgumentParser(
       prog=cli.program('train'),
       description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--gin_file', action='append', required=True, metavar='FILE',
+  made.add_argument('--gin_file', action='append', required=True, metavar='FILE',
                       help='may be given several times; later files override earlier ones')
-  parser.add_argument('--gin.NAME', dest='_shown_only', metavar='VALUE',
+  made.add_argument('--gin.NAME', dest='_shown_only', metavar='VALUE',
                       help='set a macro of the gin files, or Class.field; strings need no quotes')
-  parser.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
+  made.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
                       help='import a module that registers tasks of your own; may be repeated')
-  several = parser.add_argument_group(
+  several = made.add_argument_group(
       'several processes', 'the same command in each; MODEL_DIR and RECORDS_DIR seen by all')
   several.add_argument('--distributed', action='store_true',
                        help='find the others by asking the machine: TPU slice, SLURM, Open MPI')
@@ -76,9 +82,9 @@ def _parser() -> argparse.ArgumentParser:
                        help='of process 0, where the machine cannot be asked')
   several.add_argument('--num_processes', type=int, metavar='N', help='with --coordinator')
   several.add_argument('--process_id', type=int, metavar='I', help='with --coordinator; from 0')
-  parser.add_argument('--print_config', action='store_true',
+  made.add_argument('--print_config', action='store_true',
                       help='print the resolved gin config and stop')
-  return parser
+  return made
 
 
 def split_bindings(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -95,30 +101,36 @@ def split_bindings(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, trains, prints the result."""
-  rest, bindings = split_bindings(sys.argv[1:] if argv is None else argv)
-  args = _parser().parse_args(rest)
+  if found := run(sys.argv[1:] if argv is None else argv):
+    from dss_jax.train import processes
+    if processes.is_main():
+      print(summary(*found))
+  return 0
+
+
+def run(argv: Sequence[str]) -> 'tuple[TrainConfig, Result] | None':
+  """The run of a command line, and what came of it; None after --print_config."""
+  rest, bindings = split_bindings(argv)
+  args = parser().parse_args(rest)
 
   print('loading JAX and TensorFlow', file=sys.stderr, flush=True)
   config, text = _read(args, bindings)
   if args.print_config:
     print(text + _measured(config))
-    return 0
+    return None
   cli.import_quietly('dss_jax.train.loop')
   from dss_jax.train import gin_config, loop, processes
   processes.start(processes.Start(
       args.distributed, args.coordinator, args.num_processes, args.process_id))
   try:
     with gin_config.macros_named():
-      result = loop.train(config, text)
+      return config, loop.train(config, text)
   except Exception as error:
     from dss_jax.precompile import advice
     if not advice.is_out_of_memory(error):
       raise
     pinned, _ = loop.prepare_data(config)
     raise errors.UserError(advice.out_of_memory(pinned)) from error
-  if processes.is_main():
-    print(_summary(config, result))
-  return 0
 
 
 def _read(args: argparse.Namespace, bindings: Sequence[str]):
@@ -145,7 +157,8 @@ def _measured(config) -> str:
           f'BATCH_SIZE = {pinned.data.batch_size}' + (f': {said}' if said else ''))
 
 
-def _summary(config, result) -> str:
+def summary(config, result) -> str:
+  """What a finished run prints."""
   from dss_jax.train import reporting
   lines = [f'done: {result.step} steps of {config.data.mixture_or_task} in {config.model_dir}']
   if result.best_step is not None:

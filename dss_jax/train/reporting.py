@@ -84,6 +84,11 @@ _RATES = (  # name, digits shown, unit
     ('percent_of_peak', 1, '% of peak'))
 
 
+def _redraws(stream: Any) -> bool:
+  """Whether a line can be drawn over: a terminal, or the output of a notebook's cell."""
+  return stream.isatty() or type(stream).__module__.startswith('ipykernel.')
+
+
 class Reporter:
   """Collects metrics without making the device wait: each is fetched one step late.
 
@@ -99,7 +104,7 @@ class Reporter:
     self._since = (time.monotonic(), start)
     self._is_main = processes.is_main()
     self._steps, self._started = steps, time.monotonic()
-    self._is_plain = self._is_main and not sys.stderr.isatty()
+    self._is_plain = self._is_main and not _redraws(sys.stderr)
     self._bar = tqdm.tqdm(total=steps, initial=start, unit='step', desc='train', mininterval=1.0,
                           disable=self._is_plain or not self._is_main, dynamic_ncols=True)
     if self._is_main:

@@ -1,0 +1,137 @@
+"""The programs as functions: keyword arguments are their flags, gin macros in capitals.
+
+Nothing is done here that the command line does otherwise: arguments become its words.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from dss_jax import cli, datasets, errors
+from dss_jax.notebook import results
+
+
+def teach(
+    *, dataset: str, split: str, inputs: Any = None,
+    client: str | Callable[[datasets.Example], str] = 'recorded', **flags: Any
+) -> results.Records | None:
+  """See `dss_jax.teach`."""
+  cli.be_quiet()
+  with datasets.described_only():  # It builds no SeqIO task: TensorFlow is not needed.
+    from dss_jax.teacher import __main__ as program
+    from dss_jax.teacher import flags as flags_lib
+    from dss_jax.teacher import protocol
+    from dss_jax.teacher.ask import clients
+    own = None
+    if callable(client):
+      own = clients.ScriptedClient(client, getattr(client, '__name__', 'function'))
+      client = 'none'
+    with _as_file(inputs, f'{dataset}-{split}') as path:
+      words = _words({'dataset': dataset, 'split': split, 'inputs': path, 'client': client,
+                      **flags})
+      _check('teach', flags_lib.parser(), words)
+      try:
+        outcome = program.run(words, own)
+      except protocol.Unfinished as error:
+        raise errors.UserError(
+            f'stopped: {error}. Nothing is lost: the same call goes on from here') from error
+  return results.Records(outcome) if outcome else None
+
+
+def train(gin_file: str | Sequence[str], **settings: Any) -> results.Run | None:
+  """Trains a student, or goes on with its run: `dss train` from Python.
+
+  Args:
+    gin_file: 'gin/native/dss.gin' for the paper's method; or several, later ones win.
+    **settings: macros in capitals, as after `--gin.`: DATASET='tickets', RECORDS_DIR='records',
+      MODEL_DIR='runs/tickets', TRAIN_STEPS=2000; and flags of `dss train`.
+
+  Returns:
+    The finished run with its metrics; None with print_config, which only prints.
+
+  Raises:
+    UserError: what the command line would refuse.
+    Stop: the process was told to stop; the run is saved, and the same call goes on.
+  """
+  cli.be_quiet()
+  from dss_jax.train import __main__ as program
+  words = _words({'gin_file': gin_file, **settings})
+  _check('train', program.parser(), program.split_bindings(words)[0])
+  found = program.run(words)
+  return results.Run(found[0].model_dir, program.summary(*found), *found) if found else None
+
+
+def sweep(gin_file: str | Sequence[str], *, out: str, **settings: Any) -> results.Sweep | None:
+  """See `dss_jax.sweep`."""
+  cli.be_quiet()
+  from dss_jax.experiments import sweep as program
+  from dss_jax.train.__main__ import split_bindings
+  words = _words({'gin_file': gin_file, 'out': out, **settings})
+  _check('sweep', program.parser(), split_bindings(words)[0])
+  if code := program.main(words):
+    raise errors.UserError(
+        f'{out}: not all runs are finished (see failed.json and logs/ there); the same call goes on'
+        if code == 1 else f'{out}: stopped, and saved; the same call goes on')
+  return None if settings.get('dry_run') else results.read_sweep(out)
+
+
+def _words(flags: Mapping[str, Any]) -> list[str]:
+  """{'gin_file': ['a', 'b'], 'STEPS': 3, 'pack': True} -> ['--gin_file=a', ..., '--gin.STEPS=3'].
+
+  False and None leave a flag out; a name that is Python's own has a `_` behind it (`import_`).
+  """
+  words = []
+  for name, value in flags.items():
+    if name.partition('.')[0].upper() == name or '.' in name:
+      words.append(f'--gin.{name}={value if isinstance(value, str) else repr(value)}')
+      continue
+    flag = f'--{name.rstrip("_")}'
+    for one in value if isinstance(value, list | tuple) else [value]:
+      if one is True:
+        words.append(flag)
+      elif one is not None and one is not False:
+        text = json.dumps(one) if isinstance(one, Mapping) else os.fspath(one) if isinstance(
+            one, os.PathLike) else str(one)
+        words.append(f'{flag}={text}')
+  return words
+
+
+def _check(function: str, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+  """UserError in place of argparse's exit."""
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      parser.parse_args(words)
+  except SystemExit as error:
+    _, _, why = said.getvalue().strip().rpartition('error: ')
+    raise errors.UserError(f'{function}: {why}') from error
+
+
+@contextlib.contextmanager
+def _as_file(inputs: Any, name: str) -> Iterator[str | None]:
+  """The path of inputs, which may be rows: dicts, or a table that has `to_dict` (pandas)."""
+  if inputs is None or isinstance(inputs, str | os.PathLike):
+    yield inputs if inputs is None else os.fspath(inputs)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, f'{name}.jsonl')
+    with open(path, 'w', encoding='utf-8') as f:
+      f.writelines(json.dumps(row) + '\n' for row in _rows(inputs))
+    yield path
+
+
+def _rows(inputs: Any) -> Iterable[Mapping[str, Any]]:
+  rows = inputs.to_dict('records') if hasattr(inputs, 'to_dict') else inputs
+  for number, row in enumerate(rows, 1):
+    if isinstance(row, datasets.Example):
+      row = {name: value for name, value in dataclasses.asdict(row).items() if value}
+    if not isinstance(row, Mapping):
+      raise errors.UserError(f'inputs: row {number} is {type(row).__name__}: give dicts with id, '
+                             'input and label, a table, or the path of a file')
+    yield row
