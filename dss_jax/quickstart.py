@@ -24,7 +24,7 @@ printed. It says nothing about real data."""
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Data, teacher job, sweep, report."""
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
   valid.whole(1, **{'--steps': args.steps, '--processes': args.processes})
   began = time.monotonic()
   cli.import_quietly('dss_jax.tasks')
@@ -64,7 +64,8 @@ def make_records(out: str) -> tuple[str, str]:
   return records_dir, vocabulary
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
   parser = argparse.ArgumentParser(
       prog=cli.program('quickstart'), description=__doc__.partition(': ')[2],
       formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -100,7 +100,8 @@ def _sentences(records_dir: str, names: Sequence[str]) -> Iterator[str]:
         yield f'{row.prefix}{getattr(record, row.target)}'
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
   parser = argparse.ArgumentParser(
       prog=cli.program('vocab'), description=__doc__.partition(': ')[2],
       formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -127,7 +128,7 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, trains, says what was written."""
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
   if not args.records_dir:
     raise errors.UserError('--records_dir is not set (and DSS_DATA_DIR is not either)')
   cli.import_quietly('dss_jax.tasks', *args.modules)

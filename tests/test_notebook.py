@@ -1,4 +1,4 @@
-"""dss_jax from Python: the functions of the package, and docs/first_day.ipynb as a reader runs it."""
+"""dss_jax from Python: the package's functions, and docs/first_day.ipynb as a reader runs it."""
 
 import asyncio
 import json

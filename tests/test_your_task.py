@@ -13,7 +13,6 @@ import pytest
 
 import dss_jax
 from dss_jax import cli, datasets, records
-from dss_jax.teacher import flags
 from dss_jax.teacher.ask import prompts
 from dss_jax.teacher.read import parsing
 
@@ -130,8 +129,7 @@ def test_the_prompt_shows_every_label_and_is_read_back(folder, monkeypatch):
 
 
 def parser(verb):
-  return flags.parser() if verb == 'teacher' else (
-      importlib.import_module(cli.VERBS[verb][0])._parser())
+  return importlib.import_module(cli.VERBS[verb][0]).parser()
 
 
 def test_every_flag_of_the_page_exists():

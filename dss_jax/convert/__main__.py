@@ -40,7 +40,8 @@ Paths may be gs://.
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
   listed = '\n'.join(f'  {name:8} {one.writes}' for name, one in formats.FORMATS.items())
   parser = argparse.ArgumentParser(
       prog=cli.program('convert'), description=_DESCRIPTION.format(formats=listed), epilog=_EPILOG,
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line and converts."""
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
   valid.whole(0, **{'--step': args.step})
   weights = formats.open_weights(args.input)
   info = formats.find_info(weights.path, weights)

@@ -28,7 +28,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads, draws, writes."""
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
   found, written = write(args.dir, args.title)
   for problem in written.problems:
     print(f'note: {problem}', file=sys.stderr)
@@ -50,7 +50,8 @@ def _title(folder: str) -> str:
   return f'Distilling Step-by-Step: {os.path.basename(os.path.abspath(folder))}'
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
   parser = argparse.ArgumentParser(
       prog=cli.program('report'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -184,10 +184,10 @@ def _slots(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
   """All flags but those of gin."""
-  made = argparse.ArgumentParser(
+  parser = argparse.ArgumentParser(
       prog=cli.program('sweep'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
-  add = made.add_argument
+  add = parser.add_argument
   add('--gin_file', action='append', required=True, metavar='FILE', help='of the sweep')
   add('--out', required=True, metavar='DIR', help='where everything is written')
   add('--gin.NAME', dest='_shown_only', metavar='VALUE', help='see below')
@@ -201,7 +201,7 @@ def parser() -> argparse.ArgumentParser:
   add('--import', dest='modules', action='append', default=[], metavar='MODULE',
       help='import a module that registers tasks of your own; may be repeated')
   add('--dry_run', action='store_true', help='print the command of every run, and stop')
-  return made
+  return parser
 
 
 if __name__ == '__main__':

@@ -33,7 +33,8 @@ FUNCTION_FILE, PARAMS_FILE, INFO_FILE, LOADER_FILE = (
     'decode.jaxexport', 'params.npz', 'export.json', 'student.py')
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
   parser = argparse.ArgumentParser(
       prog=cli.program('export'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line and exports."""
   import dss_jax
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
   platforms = tuple(args.platforms.split(','))
   unknown = [name for name in platforms if name not in PLATFORMS]
   if unknown:

@@ -23,7 +23,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the rows."""
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
   with cli.flags_named(vars(args)):
     return _inspect(args)
 
@@ -135,7 +135,8 @@ def _heading(text: str) -> str:
   return f'\n=== {text} ' + '=' * max(0, 90 - len(text))
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
   parser = argparse.ArgumentParser(
       prog=cli.program('inspect'), description=__doc__.partition(': ')[2], epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)

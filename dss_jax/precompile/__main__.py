@@ -29,7 +29,8 @@ A compilation takes minutes, in a process of its own. docs/tpu_plan.md says what
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
   parser = argparse.ArgumentParser(
       prog=cli.program('precompile'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ['JAX_PLATFORMS'] = 'cpu'  # Where libtpu is installed, JAX would look for a TPU.
   from dss_jax.train import __main__ as train_main
   rest, bindings = train_main.split_bindings(sys.argv[1:] if argv is None else argv)
-  args = _parser().parse_args(rest)
+  args = parser().parse_args(rest)
   own = ['dss_jax.tasks', *args.modules] if args.modules else []  # Data sets to be named.
   cli.import_quietly('dss_jax.train.gin_config', *own)
   from dss_jax.precompile import jobs, plan, table, topologies

@@ -36,7 +36,8 @@ output:  {"id": ..., "predicted_label": ..., "probability": ..., "label": ...}, 
 WINDOW_BATCHES = 16
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
   parser = argparse.ArgumentParser(
       prog=cli.program('predict'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, predicts, prints what was done."""
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
   with cli.flags_named(vars(args)):
     return _predict(args)
 

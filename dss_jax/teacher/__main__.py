@@ -15,6 +15,7 @@ from dss_jax.teacher.ask.batch import folder, uploads
 from dss_jax.teacher.inputs import reading, sources
 from dss_jax.teacher.read import parsing, thoughts
 
+parser = flags.parser
 _STOPPED = 3  # exit code: the same command goes on
 
 

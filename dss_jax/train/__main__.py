@@ -64,17 +64,17 @@ job): saved, start the same command again; 130 interrupted by Ctrl-C: saved, too
 
 def parser() -> argparse.ArgumentParser:
   """All flags but those of gin."""
-  made = argparse.ArgumentParser(
+  parser = argparse.ArgumentParser(
       prog=cli.program('train'),
       description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
-  made.add_argument('--gin_file', action='append', required=True, metavar='FILE',
+  parser.add_argument('--gin_file', action='append', required=True, metavar='FILE',
                       help='may be given several times; later files override earlier ones')
-  made.add_argument('--gin.NAME', dest='_shown_only', metavar='VALUE',
+  parser.add_argument('--gin.NAME', dest='_shown_only', metavar='VALUE',
                       help='set a macro of the gin files, or Class.field; strings need no quotes')
-  made.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
+  parser.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
                       help='import a module that registers tasks of your own; may be repeated')
-  several = made.add_argument_group(
+  several = parser.add_argument_group(
       'several processes', 'the same command in each; MODEL_DIR and RECORDS_DIR seen by all')
   several.add_argument('--distributed', action='store_true',
                        help='find the others by asking the machine: TPU slice, SLURM, Open MPI')
@@ -82,9 +82,9 @@ def parser() -> argparse.ArgumentParser:
                        help='of process 0, where the machine cannot be asked')
   several.add_argument('--num_processes', type=int, metavar='N', help='with --coordinator')
   several.add_argument('--process_id', type=int, metavar='I', help='with --coordinator; from 0')
-  made.add_argument('--print_config', action='store_true',
+  parser.add_argument('--print_config', action='store_true',
                       help='print the resolved gin config and stop')
-  return made
+  return parser
 
 
 def split_bindings(args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -39,14 +39,14 @@ def test_a_dry_run_of_every_command(cloud, command):
   assert done.stdout and not cloud.lines('calls')
   if words[flags:]:
     rest, bindings = train_main.split_bindings(words[flags + 1:])
-    parsed = train_main._parser().parse_args(['--distributed', *rest])  # As the scripts do.
+    parsed = train_main.parser().parse_args(['--distributed', *rest])  # As the scripts do.
     assert set(parsed.gin_file) <= set(gin_files.known_files()) and bindings
 
 
 def test_the_image_is_built_and_run_with_what_it_knows():
   build, run = (command for command in commands() if command.startswith('docker'))
   assert '--build-arg=ACCELERATOR=gpu' in build
-  parsed = train_main._parser().parse_args(
+  parsed = train_main.parser().parse_args(
       train_main.split_bindings(shlex.split(run.partition(' dss train ')[2]))[0])
   assert set(parsed.gin_file) <= set(gin_files.known_files())
 
