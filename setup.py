@@ -43,6 +43,7 @@ EXTRAS = {
     'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6', 'ctranslate2>=4.8,<5'],  # tests
     # `dss convert --to=ct2`; the converter of CTranslate2 reads what transformers writes.
     'ct2': ['ctranslate2>=4.8,<5', 'torch>=2.6', 'transformers>=5,<6'],
+    'docs': ['furo>=2025.12', 'myst-nb>=1.3', 'sphinx>=8.2', 'sphinx-copybutton>=0.5'],  # the site
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
     'vllm': ['vllm>=0.11'],  # `dss teacher --client=vllm`
     'litellm': ['litellm>=1.80'],  # `dss teacher --client=litellm`
@@ -76,7 +77,7 @@ setuptools.setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     package_data={name: ['*.gin'] for name in PACKAGES if name.startswith('dss_jax.configs')}
-    | {'dss_jax': ['py.typed'], 'dss_jax.tasks': ['prompts/*.toml'],
+    | {'dss_jax': ['py.typed', 'starter/*'], 'dss_jax.tasks': ['prompts/*.toml'],
        'dss_jax.teacher.read': ['*.toml'],
        'dss_jax.page': ['*.html', '*.css', '*.js']},
     python_requires='>=3.11,<3.14',  # tensorflow-text has no wheel for 3.14 yet.

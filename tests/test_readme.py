@@ -1,4 +1,4 @@
-"""Every command of the README runs, in order, on small files with the README's names."""
+"""The README runs as it is read, in one shell; docs/steps.md on small files with its names."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ from dss_jax import gin_files
 
 REPO = pathlib.Path(__file__).parents[1]
 
-# What a machine without network, accelerator and time adds to a README command.
+# What a machine without network, accelerator and time adds to a command of docs/steps.md.
 SMALL = ['--gin.TRAIN_STEPS=2', '--gin.WARMUP_STEPS=2', '--gin.EVAL_PERIOD=2',
          '--gin.CHECKPOINT_PERIOD=2']
 ADAPTED = {
@@ -26,7 +26,6 @@ ADAPTED = {
     'dss vocab': ['--vocab_size=300'],
     'dss train --gin_file=gin/native/dss.gin --gin.DATASET=cqa --gin.INITIAL': ['--print_config'],
     'dss train --gin_file=gin/native/dss.gin --gin.DATASET=cqa --gin_file': SMALL,
-    'dss train --import=my_tasks': SMALL,
     'dss teacher --client=openai': ['--base_url={base_url}'],
     'dss teacher': [],
     'dss predict': ['--max_target_length=8'],
@@ -39,13 +38,13 @@ ADAPTED = {
 INSTALL = '.venv/bin/pip install'  # The two commands of `## Start` are .ci/run's own.
 
 
-def blocks(language):
-  return re.findall(rf'```{language}\n(.*?)```', (REPO / 'README.md').read_text(), re.DOTALL)
+def blocks(language, page='docs/steps.md'):
+  return re.findall(rf'```{language}\n(.*?)```', (REPO / page).read_text(), re.DOTALL)
 
 
-def commands():
-  """All shell commands of the README, one string each."""
-  text = '\n'.join(blocks('sh')).replace('\\\n', ' ')
+def commands(page='docs/steps.md'):
+  """All shell commands of the page, one string each."""
+  text = '\n'.join(blocks('sh', page)).replace('\\\n', ' ')
   return [' '.join(line.split()) for line in text.splitlines() if line.strip()]
 
 
@@ -56,7 +55,7 @@ def cqa_row(i):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """A working folder with the files that the README's commands name."""
+  """A working folder with the files that the commands name."""
   folder = tmp_path_factory.mktemp('readme')
   (folder / 'palm').mkdir()
   (folder / 'cqa_train.json').write_text(
@@ -66,16 +65,11 @@ def folder(tmp_path_factory):
         [f'{i} is a number. So the answer is (c) many.\n\nQ: next' for i in range(20)]))
   (folder / 'new.jsonl').write_text(''.join(
       json.dumps({'input': f'What is {i}?'}) + '\n' for i in range(3)))
-  (folder / 'tickets.jsonl').write_text('\n'.join(json.dumps(
-      {'id': f't{i}', 'input': f'Ticket {i} crashes.', 'label': 'bug'}) for i in range(40)))
-  (folder / 'answers.jsonl').write_text('\n'.join(json.dumps(
-      {'id': f't{i}', 'completion': 'It crashes. So the answer is bug.'}) for i in range(40)))
-  (folder / 'my_tasks.py').write_text(next(b for b in blocks('python') if 'my_tasks.py' in b))
   return folder
 
 
 def test_the_two_commands_are_those_of_ci():
-  install = [c for c in commands() if INSTALL in c]
+  install = [c for c in commands('README.md') if INSTALL in c]
   assert len(install) == 2
   ci = (REPO / '.ci' / 'run').read_text()
   assert install[0].endswith('python -m dss_jax.quickstart') and '-m dss_jax.quickstart' in ci
@@ -94,7 +88,7 @@ def teacher():
 
 @pytest.fixture(scope='module')
 def hub(folder):
-  """The address of a hub that has the README's checkpoint, small."""
+  """The address of a hub that has the checkpoint, small."""
   files = folder / 'published'
   files.mkdir()
   (files / 'config.json').write_text(json.dumps({
@@ -111,13 +105,31 @@ def hub(folder):
 
 
 @pytest.mark.slow
-def test_every_other_command_runs(folder, teacher, hub):
+def test_the_readme_runs_as_it_is_read(tmp_path):
+  """In one shell, from its top to its bottom, but for the two commands that CI runs itself."""
+  (tmp_path / '.venv').symlink_to(sys.prefix)
+  lines = [line for line in commands('README.md') if INSTALL not in line]
+  done = subprocess.run(
+      ['bash', '-ec', '\n'.join(lines)], cwd=tmp_path, text=True, capture_output=True, timeout=1200,
+      env={**os.environ, 'XLA_FLAGS': '', 'HF_HUB_OFFLINE': '1', 'https_proxy': 'http://127.0.0.1:9'})
+  assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
+  accuracy, = re.findall(r'^test: accuracy ([\d.]+) %', done.stdout, re.MULTILINE)
+  assert float(accuracy) > 80, done.stdout
+  folder = tmp_path / 'tickets'
+  assert len((folder / 'predictions.jsonl').read_text().splitlines()) == 90
+  assert (folder / 'records.html').exists() and (folder / 'for_jax' / 'student.py').exists()
+  api, = blocks('python', 'README.md')
+  done = subprocess.run([sys.executable, '-c', api], cwd=folder, text=True, capture_output=True,
+                        timeout=600)
+  assert done.returncode == 0 and done.stdout.startswith('bug 0.'), f'{done.stdout}\n{done.stderr}'
+
+
+@pytest.mark.slow
+def test_every_command_of_the_steps_runs(folder, teacher, hub):
   ran = 0
   for command in commands():
-    if INSTALL in command:
-      continue
     extra = next((flags for start, flags in ADAPTED.items() if command.startswith(start)), None)
-    assert extra is not None, f'the README has a command that is not tested: {command}'
+    assert extra is not None, f'a command that is not tested: {command}'
     words = shlex.split(command)
     assert words[0] == 'dss'
     done = subprocess.run(
@@ -128,10 +140,9 @@ def test_every_other_command_runs(folder, teacher, hub):
              'HF_ENDPOINT': hub, 'HF_HOME': str(folder / 'hub')})
     assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
     ran += 1
-  assert ran == 15
+  assert ran == 13
   assert teacher.requests == 40 and (folder / 'records' / 'journal').is_dir()
   assert json.loads((folder / 'runs' / 'tiny' / 'run.json').read_text())
-  assert json.loads((folder / 'runs' / 'tickets' / 'run.json').read_text())
   assert len((folder / 'predictions.jsonl').read_text().splitlines()) == 3
   assert len((folder / 'toy' / 'results.jsonl').read_text().splitlines()) == 3
   assert (folder / 'toy' / 'report.html').exists() and (folder / 'records.html').exists()
