@@ -47,6 +47,8 @@ EXTRAS = {
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
     'vllm': ['vllm>=0.11'],  # `dss teacher --client=vllm`
     'litellm': ['litellm>=1.80'],  # `dss teacher --client=litellm`
+    'wandb': ['wandb>=0.19'],  # LOG_TO=wandb
+    'mlflow': ['mlflow-skinny>=3'],  # LOG_TO=mlflow
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # For `dss precompile` on a machine without TPU: libtpu, of the version that JAX asks for.
     'tpu-plan': ['jax[tpu]>=0.10.2,<0.13'],

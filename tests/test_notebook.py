@@ -130,7 +130,7 @@ def test_the_notebook(tmp_path):
   """As it stands, in a fresh kernel; what it says about its students is so."""
   nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
   book = nbformat.read(REPO / 'docs/first_day.ipynb', as_version=4)
-  environment = {**os.environ, 'PYTHONPATH': str(REPO), 'XLA_FLAGS': ''}
+  environment = {**os.environ, 'XLA_FLAGS': ''}
   kernel = nbclient.NotebookClient(
       book, timeout=600, resources={'metadata': {'path': str(tmp_path)}})
   kernel.execute(env=environment)

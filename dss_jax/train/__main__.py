@@ -51,6 +51,7 @@ settings (--gin.NAME=VALUE; --print_config shows all with their values):
   EVAL_PERIOD, EVAL_METRIC (chooses the best checkpoint), CHECKPOINT_PERIOD
   MESH_DATA, MESH_FSDP, MESH_MODEL
   PROFILE_STEPS                        so many steps traced, for TensorBoard's profile page
+  LOG_TO                               wandb or mlflow, besides TensorBoard
 
 MODEL_DIR then holds run.json (settings, versions, records), metrics.jsonl and tensorboard/,
 checkpoints/, best/ (by validation), predictions/ and test_metrics.json. Between

@@ -196,6 +196,7 @@ class TrainConfig:
     log_every: steps between two lines of metrics.
     profile_steps: so many steps, once the first have run, are traced for TensorBoard's (XProf's)
       profile page; 0 for none.
+    log_to: 'wandb' or 'mlflow', besides TensorBoard, see `train/trackers.py`; or ''.
   """
 
   model_dir: str = dataclasses.field(metadata=_FREE)
@@ -214,6 +215,7 @@ class TrainConfig:
   initial_checkpoint_path: str = ''
   log_every: int = _free(10)
   profile_steps: int = _free(0)
+  log_to: str = _free('')
 
   def __post_init__(self):
     if not self.model_dir:

@@ -31,6 +31,7 @@ from dss_jax.train import (
   run_info,
   student_files,
   throughput,
+  trackers,
   watchdogs,
 )
 from dss_jax.train import state as state_lib
@@ -95,6 +96,7 @@ class Run:
   def __init__(
       self, config: config_lib.TrainConfig, closing: contextlib.ExitStack, gin_text: str = ''):
     """Takes up the newest checkpoint, or begins afresh; `closing` closes what is open."""
+    trackers.check(config.log_to)
     config, self._rows = prepare_data(config)
     self._gin_text = gin_text
     self.config = config
@@ -125,7 +127,7 @@ class Run:
     self._warnings += start.problems
     self._reporter = reporting.Reporter(
         config.model_dir, start=self.step, steps=config.steps, every=config.log_every,
-        throughput=throughput.Throughput(config.model))
+        throughput=throughput.Throughput(config.model), log_to=config.log_to)
     self._profile = self._make_profile(closing)
     self._input = watchdogs.SlowInput(
         f'the input pipeline of {data.mixture_or_task} ({settings.records_dir()})',

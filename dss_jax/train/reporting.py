@@ -14,13 +14,13 @@ import tqdm
 from clu import metric_writers, parameter_overview
 
 from dss_jax import files, objective
-from dss_jax.train import processes
+from dss_jax.train import processes, trackers
 from dss_jax.train import throughput as throughput_lib
 
 METRICS_FILE = 'metrics.jsonl'
 
 
-class JsonLinesWriter(metric_writers.MetricWriter):
+class JsonLinesWriter(trackers.ScalarsOnly):
   """One JSON object per call: {"step": 20, "kind": "train", "loss": 3.1, ...}.
 
   Opening it cuts what a killed run wrote after the step it resumes from, so that every step
@@ -54,12 +54,6 @@ class JsonLinesWriter(metric_writers.MetricWriter):
 
   def close(self):
     self._file.close()
-
-  def _not_scalars(self, *unused_args, **unused_kwargs):
-    pass  # Images, texts and the like go to TensorBoard only.
-
-  write_images = write_videos = write_audios = write_texts = _not_scalars
-  write_histograms = write_summaries = write_pointcloud = write_hparams = _not_scalars
 
 
 def _plain(value: Any) -> float | int:
@@ -96,7 +90,7 @@ class Reporter:
   """
 
   def __init__(self, model_dir: str, *, start: int, steps: int, every: int,
-               throughput: throughput_lib.Throughput):
+               throughput: throughput_lib.Throughput, log_to: str = ''):
     self._every = every
     self._throughput = throughput
     self._first = start + 1
@@ -108,8 +102,9 @@ class Reporter:
     self._bar = tqdm.tqdm(total=steps, initial=start, unit='step', desc='train', mininterval=1.0,
                           disable=self._is_plain or not self._is_main, dynamic_ncols=True)
     if self._is_main:
-      self._board: metric_writers.MetricWriter = metric_writers.SummaryWriter(
-          os.path.join(model_dir, 'tensorboard'))
+      self._board = metric_writers.MultiWriter([
+          metric_writers.SummaryWriter(os.path.join(model_dir, 'tensorboard')),
+          *([trackers.Tracker(log_to, model_dir, self.say)] if log_to else [])])
       self._writer = metric_writers.MultiWriter([self._board, JsonLinesWriter(model_dir, start)])
     else:
       self._board = self._writer = metric_writers.MultiWriter([])

@@ -63,7 +63,7 @@ def test_every_field_is_counted_or_free():
   assert free == {
       'model_dir', 'data.records_dir', 'data.verify_records', 'model.remat', 'model.attention',
       'model.one_hot_embedding', 'mesh', 'evaluation.batch_size', 'evaluation.test_at_end',
-      'checkpoints', 'microbatches', 'loss_chunk', 'log_every', 'profile_steps'}
+      'checkpoints', 'microbatches', 'loss_chunk', 'log_every', 'profile_steps', 'log_to'}
 
 
 @pytest.mark.parametrize('settings', [
