@@ -34,6 +34,7 @@ CORE = [
     'tensorflow-text>=2.21.1,<2.22',
     'tensorstore>=0.1.71',
     'matplotlib>=3.9',
+    'shtab>=1.7',  # `dss completion`
     'tqdm>=4.66',
 ]
 EXTRAS = {

@@ -30,6 +30,7 @@ VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'predict': ('dss_jax.predict.__main__', "a trained student's answers to a file of inputs"),
     'export': ('dss_jax.export.__main__', 'a student as StableHLO that runs with jax alone'),
     'convert': ('dss_jax.convert.__main__', 'checkpoints to and from Hugging Face and T5X'),
+    'completion': ('dss_jax.completion', "the shell's completion of verbs and flags"),
 }
 
 

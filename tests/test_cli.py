@@ -179,3 +179,16 @@ def test_a_jobs_records_are_written_though_nobody_reads_its_report(folder):
 def test_the_version_is_told():
   done = dss('--version')
   assert (done.returncode, done.stdout) == (0, f'dss_jax {dss_jax.__version__}\n')
+
+
+def test_the_shell_completes_verbs_and_flags(capsys):
+  from dss_jax import completion
+  assert completion.main(['bash']) == 0
+  script = capsys.readouterr().out
+  asked = ('COMP_WORDS=(dss tea); COMP_CWORD=1; _shtab_dss; echo "${COMPREPLY[@]}"; '
+           'COMP_WORDS=(dss predict --ra); COMP_CWORD=2; _shtab_dss; echo "${COMPREPLY[@]}"')
+  done = subprocess.run(['bash', '-c', f'{script}\n{asked}'], text=True, capture_output=True,
+                        check=True)
+  verbs, flags = done.stdout.splitlines()
+  assert verbs == 'teacher'
+  assert {'--rationale', '--rank', '--rank_by'} <= set(flags.split())
