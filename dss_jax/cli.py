@@ -100,7 +100,8 @@ def _outside(error: Exception) -> str | None:
   return None
 
 
-_CHECKPOINTS = ('--input', '--model_dir', '--model', '--gin.INITIAL_CHECKPOINT_PATH')
+_HUB = ('--input', '--inputs', '--completions', '--calibration', '--model_dir', '--model',
+        '--gin.INITIAL_CHECKPOINT_PATH')
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -115,7 +116,7 @@ def _check_words(words: Sequence[str]) -> None:
     flag, _, value = word.partition('=') if word.startswith('--') else (before, '', word)
     if flag != '--base_url':
       files.check_path(flag if flag.startswith('--') else 'path', value.strip('\'"'),
-                       hub=flag in _CHECKPOINTS)
+                       hub=flag in _HUB)
 
 
 def _is_utf8(word: str, undecoded: str) -> bool:

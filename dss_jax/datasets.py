@@ -7,6 +7,7 @@ SeqIO tasks from the records.
 
 import contextlib
 import dataclasses
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -87,6 +88,7 @@ class Dataset:
     source: where the data comes from, for error messages and docs.
     tfds: the TFDS dataset that `dss teacher` reads if no --inputs is given, e.g. 'anli/r1'.
     tfds_splits: our split -> its TFDS split, where the names differ.
+    hub: our split -> its rows at the Hugging Face hub, 'hf://OWNER/NAME:SPLIT'.
     load: split -> rows, for data that is neither in a file nor in TFDS; `read_row` gets each.
   """
 
@@ -100,6 +102,7 @@ class Dataset:
   source: str = ''
   tfds: str = ''
   tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  hub: Mapping[str, str] = dataclasses.field(default_factory=dict)
   load: Callable[[str], Iterable[Mapping[str, Any]]] | None = None
 
   def __post_init__(self):
@@ -121,10 +124,11 @@ class Dataset:
           f"dataset {self.name!r}: holdout={self.holdout!r}; use 'permutation', 'hash' or None")
     if self.tfds and self.load:
       raise ValueError(f'dataset {self.name!r}: both tfds and load; rows come from one of them')
-    if unknown := set(self.tfds_splits) - set(SPLITS):
-      raise ValueError(
-          f"dataset {self.name!r}: tfds_splits has {', '.join(sorted(unknown))}; "
-          f"use {', '.join(SPLITS)}")
+    for argument in ('tfds_splits', 'hub'):
+      if unknown := set(getattr(self, argument)) - set(SPLITS):
+        raise ValueError(
+            f"dataset {self.name!r}: {argument} has {', '.join(sorted(unknown))}; "
+            f"use {', '.join(SPLITS)}")
     if not re.fullmatch(r'[\w.:#]+', self.name):  # As SeqIO, which the teacher's job goes without.
       raise ValueError(f'dataset {self.name!r}: not a name that SeqIO takes; use letters, digits '
                        'and underscores')
@@ -135,9 +139,24 @@ class Dataset:
 
 
 def read_plain_row(row: Mapping[str, Any], row_number: int) -> Example:
-  """The default `read_row`: JSON lines with `id`, `input` and, where known, `label`."""
-  del row_number  # A user's rows carry their own ids: joins are by id, never by position.
-  return Example(fields.text(row, 'id'), fields.text(row, 'input'), fields.label(row))
+  """The default `read_row`: rows with `input` and, where they are there, `id` and `label`."""
+  del row_number  # Joins are by id, never by position.
+  text = fields.text(row, 'input')
+  return Example(fields.text(row, 'id', made_id(text)), text, fields.label(row))
+
+
+def made_id(text: str) -> str:
+  """The id of an input whose row has none: it stays when rows are added, moved or taken out.
+
+  >>> made_id('Where do birds live?')
+  'row-ff38b9c949a01338'
+  """
+  return f'row-{hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]}'
+
+
+def numbered(made: str, occurrence: int) -> str:
+  """A made id of the nth of the same inputs, from 1: 'row-0', 'row-0-2', 'row-0-3'."""
+  return made if occurrence < 2 else f'{made}-{occurrence}'
 
 
 def as_example(value: object) -> Example:

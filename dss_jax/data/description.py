@@ -19,6 +19,7 @@ def register(
     source: str = '',
     tfds: str | None = None,
     tfds_splits: Mapping[str, str] | None = None,
+    hub: Mapping[str, str] | None = None,
     load: Callable[[str], Iterable[Mapping[str, Any]]] | None = None,
 ) -> datasets.Dataset:
   """Registers a dataset D under all the names of its recipe; touches no file.
@@ -30,7 +31,7 @@ def register(
     D_distill       standard distillation: input -> teacher label
     D_rationale_then_label   the single-task ablation
 
-  For a dataset of your own, JSON lines with `id`, `input` and `label` are enough:
+  For a dataset of your own, rows with `input` and `label` are enough:
 
     dss_jax.data.register('tickets', labels=('billing', 'bug', 'other'))
 
@@ -48,6 +49,8 @@ def register(
     source: where the data comes from, one line.
     tfds: the TFDS dataset that `dss teacher` reads if no --inputs is given, e.g. 'anli/r1'.
     tfds_splits: our split -> its TFDS split, where the names differ.
+    hub: our split -> its rows at the Hugging Face hub, 'hf://OWNER/NAME:SPLIT', which
+      `dss teacher --inputs=hub` reads.
     load: split -> rows, for data that is neither in a file nor in TFDS; `read_row` gets each.
 
   Returns: the description, also found by `dss_jax.datasets.get(name)`.
@@ -66,7 +69,7 @@ def register(
       completion=completion or datasets.CompletionFormat(label_kind=kind), holdout=holdout,
       records={split: fields.as_texts(sets, f'dataset {name!r}: records[{split!r}]')
                for split, sets in (records or {}).items()}, source=source,
-      tfds=tfds or '', tfds_splits=dict(tfds_splits or {}), load=load)
+      tfds=tfds or '', tfds_splits=dict(tfds_splits or {}), hub=dict(hub or {}), load=load)
   datasets.add(dataset)
   if not datasets.only_described():
     from dss_jax.data import registration  # Late: it loads TensorFlow and SeqIO.

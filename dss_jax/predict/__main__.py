@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from etils import epath
-
 from dss_jax import classes, cli, datasets, errors, fields, metrics, ranking, student_info
+from dss_jax import rows as rows_lib
 from dss_jax.predict import options as options_lib
 from dss_jax.predict import stream
 
@@ -28,8 +27,9 @@ examples:
   # A closed label set: score every label instead of decoding.
   python -m dss_jax.predict ... --rank --labels=entailment,neutral,contradiction
 
-input:   JSON lines with `input` (as in training, no prefix), and optionally `id`, `label` (gold)
-         and `labels` (the choices of --rank); rows of a registered dataset with --dataset=cqa
+input:   rows with `input` (as in training, no prefix), and optionally `id`, `label` (gold) and
+         `labels` (the choices of --rank); rows of a registered dataset with --dataset=cqa. As JSON
+         lines, a JSON list, CSV, TSV or Parquet, also compressed; see docs/data.md
 output:  {"id": ..., "predicted_label": ..., "probability": ..., "label": ...}, and `rationale`,
          `samples`, `scores` where asked for; in the input's order
 """
@@ -45,7 +45,10 @@ def parser() -> argparse.ArgumentParser:
   add('--model_dir', required=True, metavar='DIR',
       help="a run (its best checkpoint), one step's folder, a converted, Hugging Face or T5X "
            "folder, or a model's name at the hub")
-  add('--input', required=True, metavar='FILE', help='JSON lines or a JSON list; may be gs://')
+  add('--input', required=True, metavar='FILE',
+      help="rows, see below: a file, a 'GLOB', - for stdin, hf://OWNER/NAME:SPLIT")
+  add('--columns', metavar='FIELD=COLUMN,...',
+      help='which columns of the input the fields are: input=text,label=intent,id=key')
   add('--output', required=True, metavar='FILE', help='JSON lines; must not exist')
   add('--dataset', metavar='NAME',
       help="read the input as this dataset's raw rows; of a student of several, ask for its labels")
@@ -62,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
            '(default: what training chose on validation, else mean)')
   add('--calibration', metavar='FILE',
       help='rows like the input with known labels: the --rank_by with the least loss on them')
+  add('--calibration_columns', metavar='FIELD=COLUMN,...', help='likewise (default: --columns)')
   add('--beams', type=int, default=1, help='beam search over so many (default: 1, greedy)')
   add('--length_penalty', type=float, default=1.0, help='of the beam search (default: 1.0)')
   add('--samples', type=int, default=0, metavar='N', help='also draw N answers')
@@ -93,7 +97,8 @@ def _predict(args: argparse.Namespace) -> int:
   names = [field.name for field in dataclasses.fields(options_lib.Options)]
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
   _check(args)
-  read = _reader(args, args.input)
+  source = _rows(args, 'input', args.columns)
+  read = _reader(args, source)
   student = _load(args)
   common = _labels(args.labels) if args.labels else student.info.labels
   if args.rank:
@@ -107,7 +112,8 @@ def _predict(args: argparse.Namespace) -> int:
                                   **dataclasses.asdict(options))
     return [output_row(e, p) for e, p in zip(examples, predictions)]
 
-  count = stream.run(args.input, args.output, predict, settings=_settings(args, student, options),
+  settings = _settings(args, source, student, options)
+  count = stream.run(source, args.output, predict, settings=settings,
                      window=WINDOW_BATCHES * options.batch_size)
   print(f'{args.output}: {count:,} rows in {time.perf_counter() - began:.1f} s by {student.path}')
   print(_score(args.output, student.info), end='')
@@ -122,16 +128,18 @@ def _check(args: argparse.Namespace) -> None:
       raise errors.UserError(f'--{name} is how --rank compares labels: give --rank too')
   if args.rank_by and args.calibration:
     raise errors.UserError('--rank_by names what --calibration chooses: give one of the two')
-  for name in ('input', 'calibration'):
-    if (path := getattr(args, name)) and not epath.Path(path).exists():
-      raise errors.UserError(f'--{name}={path} does not exist')
+
+
+def _rows(args: argparse.Namespace, name: str, columns: str | None) -> rows_lib.Rows:
+  return rows_lib.Rows(getattr(args, name), f'--{name}', rows_lib.parse_columns(columns))
 
 
 def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Options:
   """The options with a `rank_by`; prints where it is from."""
   if args.calibration:
-    read = _reader(args, args.calibration)
-    rows = [read(row, i) for i, (row, _) in enumerate(stream.read_rows(args.calibration))]
+    source = _rows(args, 'calibration', args.calibration_columns or args.columns)
+    read = _reader(args, source)
+    rows = [read(row, i) for i, row in enumerate(source)]
     found = student.calibrate(
         [e.input for e in rows], [e.label for e in rows],
         labels=[e.choices or common for e in rows], **{
@@ -169,16 +177,18 @@ def _load(args):
                       mesh=config.MeshConfig(model=args.mesh_model), **changes)
 
 
-def _settings(args, student, options: options_lib.Options) -> dict[str, Any]:
-  """What the output depends on."""
+def _settings(
+    args, source: rows_lib.Rows, student, options: options_lib.Options) -> dict[str, Any]:
+  """What the output depends on; of stdin also what came through it."""
   ignored = ('output', 'modules', 'mesh_model')
   return {name: value for name, value in vars(args).items() if name not in ignored} | {
       'rank_by': options.rank_by, 'parameters': student.path,
-      'input_bytes': epath.Path(args.input).stat().length}
+      'input_bytes': source.size} | (
+          {'input_sha256': source.sha256} if args.input == rows_lib.STDIN else {})
 
 
-def _reader(args, path: str) -> Callable[[stream.Row, int], datasets.Example]:
-  """(row of the file `path`, its number) -> Example."""
+def _reader(args, source: rows_lib.Rows) -> Callable[[stream.Row, int], datasets.Example]:
+  """(row of the source, its number) -> Example."""
   if args.dataset or args.modules:
     cli.import_quietly('dss_jax.tasks', *args.modules)
   read_row = datasets.get(args.dataset).read_row if args.dataset else read_input_row
@@ -188,10 +198,11 @@ def _reader(args, path: str) -> Callable[[stream.Row, int], datasets.Example]:
       return datasets.as_example(read_row(row, number))
     except KeyError as error:
       raise errors.UserError(
-          f'{path}, row {number + 1}: no field {error} (it has: {", ".join(row)}); '
-          'give rows with `input`, or name the dataset they are of with --dataset') from error
+          f'{source.where(number)}: no field {error} (it has: {", ".join(row)}); give rows with '
+          f'`input`, say which column it is with --columns={error.args[0]}=COLUMN, or name the '
+          'dataset they are of with --dataset') from error
     except (errors.UserError, TypeError, ValueError, IndexError, AttributeError) as error:
-      raise errors.UserError(f'{path}, row {number + 1}: {error}') from error
+      raise errors.UserError(f'{source.where(number)}: {error}') from error
   return read
 
 
@@ -228,7 +239,7 @@ def _score(path: str, info: student_info.StudentInfo) -> str:
   Of ranked rows also how far their probabilities are from it, of a closed set each label's F1.
   """
   gold, answered, sure = [], [], []
-  for row, _ in stream.read_rows(path):
+  for row in rows_lib.Rows(path, '--output'):
     if 'label' in row:
       if not info.metric:
         return (f'no accuracy: the student learnt {", ".join(info.datasets)}, which are scored in '

@@ -1,4 +1,4 @@
-"""JSON lines in, JSON lines out: files larger than memory, and no work lost to a kill.
+"""Rows in, JSON lines out: files larger than memory, and no work lost to a kill.
 
 Rows are taken a window at a time; each finished window is a file of its own beside the output:
 
@@ -17,7 +17,8 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from dss_jax import errors, fields, files
+from dss_jax import errors, files
+from dss_jax import rows as rows_lib
 
 _SETTINGS = 'settings.json'
 _COPY_BYTES = 1 << 24
@@ -29,17 +30,17 @@ def parts_folder(output: str) -> epath.Path:
 
 
 def run(
-    input_path: str,
+    source: rows_lib.Rows,
     output_path: str,
     predict: Callable[[Sequence[Row], int], Sequence[Row]],
     *,
     settings: Mapping[str, Any],
     window: int,
 ) -> int:
-  """Predicts all rows of a file; the same call again goes on where it was stopped.
+  """Predicts all rows; the same call again goes on where it was stopped.
 
   Args:
-    input_path: JSON lines, or one JSON list.
+    source: the rows to predict.
     output_path: must not exist yet.
     predict: (rows, number of the first, from 0) -> output rows.
     settings: what the output depends on; compared with those of the parts that are there.
@@ -52,20 +53,19 @@ def run(
   """
   parts = parts_folder(output_path)
   _claim(parts, epath.Path(output_path), settings)
-  total = epath.Path(input_path).stat().length
   names: list[str] = []
   count = read = 0
-  with tqdm.tqdm(total=total, unit='B', unit_scale=True, desc='predicting', delay=2) as bar:
-    for start, rows, end in _windows(input_path, window):
+  with tqdm.tqdm(total=source.size, unit='B', unit_scale=True, desc='predicting', delay=2) as bar:
+    for start, rows in _windows(source, window):
       part = parts / f'{len(names):06d}.jsonl'
       names.append(part.name)
       if not part.exists():
         predicted = predict(rows, start)
         files.write(str(part), ''.join(_line(row) for row in predicted))
       count = start + len(rows)
-      bar.update(end - read)
+      bar.update(source.done - read)
       bar.set_postfix_str(f'{count:,} rows')
-      read = end
+      read = source.done
   _join(parts, names, epath.Path(output_path))
   parts.rmtree()
   return count
@@ -108,66 +108,17 @@ def _join(parts: epath.Path, names: Sequence[str], output: epath.Path) -> None:
           out.write(data)
 
 
-def _windows(path: str, window: int) -> Iterator[tuple[int, list[Row], int]]:
-  """(number of the first row, rows, bytes read so far) of each window."""
+def _windows(source: rows_lib.Rows, window: int) -> Iterator[tuple[int, list[Row]]]:
+  """(number of the first row, rows) of each window."""
   rows: list[Row] = []
-  start = end = 0
-  for row, end in read_rows(path):
+  start = 0
+  for number, row in enumerate(source):
+    if not isinstance(row, dict):
+      raise errors.UserError(f'{source.where(number)}: {type(row).__name__} instead of an object '
+                             'with fields')
     rows.append(row)
     if len(rows) == window:
-      yield start, rows, end
+      yield start, rows
       start, rows = start + window, []
   if rows:
-    yield start, rows, end
-  elif not start:
-    raise errors.UserError(f'--input={path}: no rows; expected JSON lines or a JSON list')
-
-
-def read_rows(path: str) -> Iterator[tuple[Row, int]]:
-  """Each JSON object of a file, with the bytes read up to it.
-
-  JSON lines are read one by one. A file that is one JSON list is read whole.
-
-  Raises:
-    UserError: no such file, not UTF-8, not JSON, or not objects; names the line.
-  """
-  try:
-    with epath.Path(path).open('rb') as f:
-      if _is_list(f):
-        f.seek(0)
-        yield from _list_rows(path, f.read())
-        return
-      f.seek(0)
-      end = 0
-      for number, line in enumerate(f, 1):
-        end += len(line)
-        if line.strip():
-          yield _object(_parse(line, f'{path}, line {number}'), f'{path}, line {number}'), end
-  except OSError as error:
-    raise errors.UserError(f'--input={path}: cannot be read ({error}); check the path') from error
-
-
-def _is_list(f) -> bool:
-  while byte := f.read(1):
-    if byte not in b' \t\r\n\xef\xbb\xbf':
-      return byte == b'['
-  return False
-
-
-def _list_rows(path: str, data: bytes) -> Iterator[tuple[Row, int]]:
-  values = _parse(data, path)
-  for number, value in enumerate(values, 1):
-    yield _object(value, f'{path}, item {number}'), len(data) * number // len(values)
-
-
-def _parse(data: bytes, where: str) -> Any:
-  try:
-    return fields.parse_json(data.decode('utf-8-sig'))
-  except ValueError as error:  # Also of the decoding.
-    raise errors.UserError(f'{where}: not JSON in UTF-8 ({error})') from error
-
-
-def _object(value: Any, where: str) -> Row:
-  if not isinstance(value, dict):
-    raise errors.UserError(f'{where}: {type(value).__name__} instead of an object with fields')
-  return value
+    yield start, rows

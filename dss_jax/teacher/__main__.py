@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli, datasets, errors, files
+from dss_jax import cli, datasets, errors, files, rows
 from dss_jax.teacher import flags, job, protocol, report
 from dss_jax.teacher.ask import asking, clients, estimate, prompts, room, tokens
 from dss_jax.teacher.ask.batch import client as batch_client
@@ -60,7 +60,7 @@ def run(argv: Sequence[str], teacher: protocol.Client | None = None) -> job.Outc
   client = teacher or clients.from_flags(chosen, records_dir)
   if isinstance(client, asking.AskingClient):  # What it is asked for is how it is read.
     dataset = dataclasses.replace(dataset, completion=client.prompt.completion)
-  source = sources.find(dataset, chosen.split, chosen.inputs, records_dir, chosen.tfds_data_dir)
+  source = _source(chosen, dataset, records_dir)
   if chosen.dry_run:
     print(_estimate(chosen, dataset, source, client, records_dir))
     return None
@@ -103,7 +103,7 @@ def _estimate(
 
 def _check_paths(chosen: argparse.Namespace, records_dir: str) -> None:
   for flag in ('inputs', 'completions', 'tfds_data_dir', 'journal', 'batch'):
-    files.check_path(f'--{flag}', getattr(chosen, flag))
+    files.check_path(f'--{flag}', getattr(chosen, flag), hub=flag in ('inputs', 'completions'))
   files.check_path('--records_dir' if chosen.records_dir else 'DSS_DATA_DIR', records_dir)
   files.check_path('--prompt', chosen.prompt, local=True)
   files.check_path('--tokenizer', chosen.tokenizer, local=True)
@@ -133,13 +133,19 @@ def _run(
                              'rows': len(source)}})
 
 
+def _source(
+    chosen: argparse.Namespace, dataset: datasets.Dataset, records_dir: str) -> reading.Inputs:
+  return sources.find(dataset, chosen.split, chosen.inputs, records_dir, chosen.tfds_data_dir,
+                      rows.parse_columns(chosen.columns))
+
+
 def _request(
     chosen: argparse.Namespace, dataset: datasets.Dataset, records_dir: str
 ) -> str:
   """What the teacher would be asked for the first input, and which prompt it is."""
   path = chosen.prompt or prompts.path_of(dataset.name)
   prompt = prompts.load(path)
-  source = sources.find(dataset, chosen.split, chosen.inputs, records_dir, chosen.tfds_data_dir)
+  source = _source(chosen, dataset, records_dir)
   text = prompt.as_text(source[0].input)
   if chosen.client == 'openai':  # As it is sent.
     client = clients.from_flags(chosen, records_dir)

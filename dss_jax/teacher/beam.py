@@ -82,7 +82,8 @@ class Runner:
     """See `job.Runner`; `client` asks nothing here: every worker makes its own."""
     if not isinstance(examples, reading.Inputs):
       raise TypeError('the Beam runner reads its inputs from a file: see inputs.read_inputs')
-    if not files.is_remote(examples.path) and not os.path.isfile(examples.path):
+    if not all(files.is_remote(path) or os.path.isfile(path) or os.path.isdir(path)
+               for path in examples.paths):
       raise errors.UserError(f'--inputs={examples.path}: every worker reads it, and a pipe can be '
                              'read once; write it to a file')
     if self._dataflow:

@@ -46,11 +46,12 @@ examples:
   python -m dss_jax.teacher --import=my_tasks --dataset=mine --split=train --prompt=mine.toml \\
       --inputs=mine.jsonl --client=openai --model=NAME --records_dir=records
 
---inputs holds JSON lines (or one JSON list); a dataset of your own needs id, input and, where
-known, label. --completions are JSON lists of strings, in the order of the inputs (files in
-natural order, x_10 after x_9), or rows joined by id: JSON lines {"id": ..., "completion": ...}
-(also generation, response, output; or rationale and label apart), CSV, TSV, Parquet, or the JSON
-lines of a batch result. Several of an id vote; a null or absent one is a failed row.
+--inputs holds rows as JSON lines, a JSON list, CSV, TSV or Parquet, or is a Hugging Face dataset,
+also compressed; a dataset of your own needs input and, where known, label and id. --completions are
+JSON lists of strings, in the order of the inputs (files in natural order, x_10 after x_9), or rows
+joined by id, of any of those formats: {"id": ..., "completion": ...} (also generation, response,
+output; or rationale and label apart), or the JSON lines of a batch result. Several of an id vote; a
+null or absent one is a failed row.
 Where a dataset has no validation split, 10 % of train is written as one.
 exit codes: 0 the records are written; 2 an error to mend; 3 stopped, run it again to go on."""
 
@@ -73,7 +74,10 @@ def _data(group) -> None:
       help='cqa, svamp, asdiv, anli, esnli, toy, or one of your own (--import)')
   add('--split', required=True, help='train, validation or test')
   add('--inputs', metavar='FILE',
-      help='the inputs with their gold labels (default: from TFDS, where the dataset is there)')
+      help="the inputs with gold labels: a file, a 'GLOB', - for stdin, hf://OWNER/NAME:SPLIT; "
+      "or tfds, hub: the dataset's own place there (default: tfds, where it has one)")
+  add('--columns', metavar='FIELD=COLUMN,...',
+      help='which columns of --inputs the fields are: input=text,label=intent,id=key')
   add('--tfds_data_dir', metavar='DIR', help='where TFDS keeps prepared datasets')
   add('--import', dest='imports', action='append', default=[], metavar='MODULE',
       help='a Python module that registers a dataset or a teacher; may repeat')
@@ -86,6 +90,8 @@ def _teacher(group) -> None:
       '(--import) (default: recorded)')
   add('--completions', metavar="'GLOB'",
       help='recorded: what the teacher wrote (quote the pattern)')
+  add('--completion_columns', metavar='FIELD=COLUMN,...',
+      help='recorded: which columns of --completions the fields are: rationale=why,label=answer')
   add('--teacher_model', metavar='NAME',
       help='recorded: who wrote the completions, for the records (default: recorded)')
   add('--model', metavar='NAME',

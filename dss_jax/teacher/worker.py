@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import cli, datasets, errors, files
+from dss_jax import cli, datasets, errors, files, rows
 from dss_jax.records import manifest
 from dss_jax.teacher import protocol
 from dss_jax.teacher import shard as shard_lib
@@ -129,7 +129,8 @@ class Worker:
       datasets.describe_only()
     cli.import_quietly('dss_jax.tasks', *task.flags.imports)
     self._dataset = dataclasses.replace(datasets.get(task.dataset), completion=task.completion)
-    self._examples = reading.read_inputs(task.inputs, self._dataset)
+    self._examples = reading.read_inputs(
+        task.inputs, self._dataset, rows.parse_columns(task.flags.columns))
     if self._examples.sha256 != task.inputs_sha256:
       raise errors.UserError(f'--inputs={task.inputs}: changed since the job began, or another '
                              'file on the workers; run it again')

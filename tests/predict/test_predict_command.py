@@ -102,7 +102,7 @@ def run_and_read(folder, rows, capsys):
 def test_a_registered_datasets_rows(student_folders, rows):
   rows.write_text(json.dumps({'premise': 'It rains.', 'hypothesis': 'It is wet.', 'uid': 'u1',
                               'label': 0}) + '\n')
-  with pytest.raises(errors.UserError, match=r"row 1: no field 'input'.*--dataset"):
+  with pytest.raises(errors.UserError, match=r"line 1: no field 'input'.*--dataset"):
     run(student_folders / 'native', rows)
   assert run(student_folders / 'native', rows, '--dataset=anli', output='o')[0]['label'] == (
       'entailment')

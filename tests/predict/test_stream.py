@@ -12,27 +12,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dss_jax import errors
+from dss_jax import errors, rows
 from dss_jax.predict import stream
 
 
-def write_lines(path, rows, separator='\n'):
-  path.write_text(''.join(json.dumps(row) + separator for row in rows))
+def write_lines(path, values, separator='\n'):
+  path.write_text(''.join(json.dumps(value) + separator for value in values))
   return path
 
 
 def double(calls=None):
   """Predicts twice the number; notes the windows it was asked for."""
-  def predict(rows, first):
+  def predict(window, first):
     if calls is not None:
-      calls.append((first, len(rows)))
-    return [{'id': first + i, 'double': 2 * row['x']} for i, row in enumerate(rows)]
+      calls.append((first, len(window)))
+    return [{'id': first + i, 'double': 2 * row['x']} for i, row in enumerate(window)]
   return predict
 
 
 def run(folder, predict=None, window=4, **same):
-  return stream.run(str(folder / 'in.jsonl'), str(folder / 'out.jsonl'), predict or double(),
-                    settings=same, window=window)
+  return stream.run(rows.Rows(str(folder / 'in.jsonl'), '--input'), str(folder / 'out.jsonl'),
+                    predict or double(), settings=same, window=window)
 
 
 def lines(path):
@@ -45,11 +45,11 @@ def lines(path):
        as_list=st.booleans())
 def test_every_row_once_in_order(tmp_path_factory, count, window, blank, as_list):
   folder = tmp_path_factory.mktemp('stream')
-  rows = [{'x': i} for i in range(count)]
+  made = [{'x': i} for i in range(count)]
   if as_list:
-    (folder / 'in.jsonl').write_text(json.dumps(rows))
+    (folder / 'in.jsonl').write_text(json.dumps(made))
   else:
-    write_lines(folder / 'in.jsonl', rows, '\n\n' if blank else '\n')
+    write_lines(folder / 'in.jsonl', made, '\n\n' if blank else '\n')
   calls = []
   assert run(folder, double(calls), window) == count
   assert lines(folder / 'out.jsonl') == [{'id': i, 'double': 2 * i} for i in range(count)]
@@ -91,7 +91,7 @@ def test_an_output_that_exists_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(('text', 'message'), [
-    ('', 'no rows'), ('\n \n', 'no rows'), ('[]', 'no rows'),
+    ('', 'file is empty'), ('\n \n', 'file is empty'), ('[]', 'list is empty'),
     ('{"x": 1}\n{"x": ', 'line 2: not JSON'), ('{"x": 1}\n7\n', 'line 2: int instead of an object'),
     ('[{"x": 1}, 2]', 'item 2: int'),
 ])
@@ -103,25 +103,26 @@ def test_unusable_inputs_are_named(tmp_path, text, message):
 
 def test_not_utf8_and_missing_files(tmp_path):
   (tmp_path / 'in.jsonl').write_bytes(b'{"x": "\xff"}\n')
-  with pytest.raises(errors.UserError, match='line 1: not JSON in UTF-8'):
+  with pytest.raises(errors.UserError, match='line 1: not UTF-8'):
     run(tmp_path)
   with pytest.raises(errors.UserError, match=r'nowhere.*cannot be read'):
-    list(stream.read_rows(str(tmp_path / 'nowhere')))
+    rows.Rows(str(tmp_path / 'nowhere'), '--input')
 
 
 def test_a_line_separator_inside_a_string_is_no_new_line(tmp_path):
   (tmp_path / 'in.jsonl').write_text('{"x": 1, "t": "a\u2028b\x85c"}\n', encoding='utf-8')
-  assert [row for row, _ in stream.read_rows(str(tmp_path / 'in.jsonl'))] == [
+  assert list(rows.Rows(str(tmp_path / 'in.jsonl'), '--input')) == [
       {'x': 1, 't': 'a\u2028b\x85c'}]
 
 
 SLOW_JOB = '''
 import sys, time
+from dss_jax import rows
 from dss_jax.predict import stream
 def predict(rows, first):
   time.sleep(0.02)
   return [{'id': first + i, 'double': 2 * row['x']} for i, row in enumerate(rows)]
-stream.run(sys.argv[1], sys.argv[2], predict, settings={}, window=3)
+stream.run(rows.Rows(sys.argv[1], '--input'), sys.argv[2], predict, settings={}, window=3)
 '''
 
 
@@ -151,7 +152,7 @@ def test_killed_at_any_moment_and_restarted_gives_the_same_bytes(tmp_path):
 def test_no_nan_is_written(tmp_path, row):
   (tmp_path / 'in.jsonl').write_text('{"input": "a"}\n')
   with pytest.raises(errors.UserError, match=rf"row '7': {[*row][0]} is .*(nan|inf).*no JSON"):
-    stream.run(str(tmp_path / 'in.jsonl'), str(tmp_path / 'out.jsonl'),
+    stream.run(rows.Rows(str(tmp_path / 'in.jsonl'), '--input'), str(tmp_path / 'out.jsonl'),
                lambda rows, first: [{'id': '7', **row}], settings={}, window=2)
   assert not (tmp_path / 'out.jsonl').exists()
   assert [p.name for p in (tmp_path / 'out.jsonl.parts').iterdir()] == ['settings.json']

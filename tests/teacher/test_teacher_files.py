@@ -9,8 +9,9 @@ import pytest
 from etils import epath
 
 from dss_jax import datasets, errors
+from dss_jax.rows import opening
 from dss_jax.teacher.ask import recorded
-from dss_jax.teacher.inputs import json_files, reading
+from dss_jax.teacher.inputs import reading
 
 
 def _read_choices(row, row_number):
@@ -136,7 +137,7 @@ def test_lists_are_joined_in_natural_order(tmp_path):
 def test_natural_order_is_numeric_in_every_part(tmp_path):
   for name in ('b2', 'a10x2', 'a10x1', 'a9x3', 'a'):
     (tmp_path / name).write_text('')
-  found = json_files.natural_glob(str(tmp_path / '*'))
+  found = opening.natural_glob(str(tmp_path / '*'))
   assert [p.rsplit('/', 1)[1] for p in found] == ['a', 'a9x3', 'a10x1', 'a10x2', 'b2']
 
 

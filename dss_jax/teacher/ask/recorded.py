@@ -1,6 +1,7 @@
 """The recorded teacher: completions that some other program has saved."""
 
 import argparse
+import collections
 import dataclasses
 import json
 import os
@@ -8,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import datasets, errors, fields
+from dss_jax import rows as rows_lib
 from dss_jax.teacher import protocol
 from dss_jax.teacher import summary as summary_lib
 from dss_jax.teacher.ask import openai_client, order
-from dss_jax.teacher.inputs import json_files, tables
 from dss_jax.teacher.read import parsing
 
 _TEXTS = ('completion', 'generation', 'response', 'output')  # fields with what the teacher wrote
@@ -19,8 +20,9 @@ _APART = ('rationale', 'label')  # or the two halves of it
 _THOUGHTS = ('reasoning_content', 'reasoning')
 _MISSING = protocol.Completion('', parsing.MISSING)
 _EXPECTED = (f'expected an object with id and {", ".join(_TEXTS[:-1])} or {_TEXTS[-1]}; or with '
-             f'id, {" and ".join(_APART)}; or a line of a batch result. Completions without ids go '
-             'into one JSON list, in the order of the inputs')
+             f'id, {" and ".join(_APART)}; or a line of a batch result. Other names are given with '
+             '--completion_columns=FIELD=COLUMN. Completions without ids go into one JSON list, in '
+             'the order of the inputs')
 _Samples = tuple[protocol.Completion, ...]
 
 
@@ -30,7 +32,8 @@ class RecordedClient(protocol.Client):
   Two layouts, told apart by what the file holds:
     JSON lists of completions, `["Birds have wings. So ...", ...]`, joined in natural order of
       the file names (`train_CoT_10` after `train_CoT_9`): completion i belongs to row i.
-    Rows, joined by id: JSON lines, a JSON list of objects, CSV, TSV or Parquet. A row has
+    Rows, joined by id: JSON lines, a JSON list of objects, CSV, TSV or Parquet; where no row has
+      ids, here and in the inputs, by `input`. A row has
       `completion` (or another of `_TEXTS`), or `rationale` and `label`; or it is a line of a
       batch's result, {"custom_id": ..., "response": {"body": ...}}. Several of an id are samples.
   Null, and in rows an id that is not there, is a row without an answer: `missing`.
@@ -38,11 +41,19 @@ class RecordedClient(protocol.Client):
 
   name = 'recorded'
 
-  def __init__(self, completions: str, model: str = 'recorded'):
-    """`completions` is a glob; `model` what the records name as their teacher."""
+  def __init__(self, completions: str, model: str = 'recorded',
+               columns: Mapping[str, str] | None = None):
+    """Reads nothing yet.
+
+    Args:
+      completions: a glob, or whatever else `rows.Rows` takes.
+      model: what the records name as their teacher.
+      columns: a row's field -> the column that it is read from.
+    """
     self.model = model
     self._pattern = completions
-    self._files: list[json_files.JsonFile | tables.Table] = []
+    self._columns = columns
+    self._files: list[rows_lib.File] = []
     self._found: dict[str, _Samples] = {}
 
   @classmethod
@@ -51,7 +62,8 @@ class RecordedClient(protocol.Client):
       raise errors.UserError(
           "--client=recorded needs --completions='GLOB', the files with what the teacher wrote; "
           'or --client=none to use gold labels alone')
-    return cls(flags.completions, flags.teacher_model or 'recorded')
+    columns = rows_lib.parse_columns(flags.completion_columns, '--completion_columns')
+    return cls(flags.completions, flags.teacher_model or 'recorded', columns)
 
   def prepare(self, ids: Sequence[str]) -> None:
     """Reads and joins the files.
@@ -60,12 +72,7 @@ class RecordedClient(protocol.Client):
       UserError: no file matches, both layouts at once, an entry that is not text, another
         number of completions than examples, an id that no example has.
     """
-    paths = json_files.natural_glob(self._pattern)
-    if not paths:
-      raise errors.UserError(f'--completions={self._pattern}: no such file; quote the pattern')
-    self._files = [
-        tables.Table(path, '--completions') if path.lower().endswith(tables.ENDINGS) else
-        json_files.JsonFile(path, '--completions') for path in paths]
+    self._files = rows_lib.Rows(self._pattern, '--completions', self._columns).files
     ordered = {f.is_list and not isinstance(f[0], dict) for f in self._files}
     if len(ordered) > 1:
       raise errors.UserError(
@@ -107,8 +114,13 @@ class RecordedClient(protocol.Client):
   def _by_id(self, ids: Sequence[str]) -> dict[str, _Samples]:
     found: dict[str, _Samples] = {}
     known = frozenset(ids)
+    repeated: collections.Counter[str] = collections.Counter()
     for f in self._files:
       for i, row in enumerate(f):
+        if isinstance(row, dict) and not {'id', 'custom_id'} & set(row) and 'input' in row:
+          made = datasets.made_id(fields.as_text(row['input'], f"{f.where(i)}: field 'input'"))
+          repeated[made] += 1
+          row = {**row, 'id': datasets.numbered(made, repeated[made])}
         key, samples = self._row(row, f.where(i))
         if key not in known:
           raise errors.UserError(
@@ -194,6 +206,6 @@ def _rationale(completion: protocol.Completion, form: datasets.CompletionFormat)
   return text.partition(form.answer_phrase)[0]
 
 
-def _sizes(parts: Sequence[json_files.JsonFile | tables.Table]) -> str:
+def _sizes(parts: Sequence[rows_lib.File]) -> str:
   shown = [f'{os.path.basename(f.path)}: {len(f)}' for f in parts[:12]]
   return ', '.join(shown + ['...'] * (len(parts) > 12))

@@ -1,11 +1,13 @@
-"""Inputs of the teacher job: a JSON file, row by row, as checked `Example`s."""
+"""Inputs of the teacher job: rows of a file, one by one, as checked `Example`s."""
 
-from collections.abc import Callable, Iterable, Sequence
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tqdm
 
 from dss_jax import datasets, equations, errors
-from dss_jax.teacher.inputs import json_files
+from dss_jax import rows as rows_lib
 
 
 class Inputs(Sequence[datasets.Example]):
@@ -13,35 +15,43 @@ class Inputs(Sequence[datasets.Example]):
 
   Attributes:
     path, sha256: of the file.
+    paths: the files, where the path is a glob of several.
     ids: of all examples.
   """
 
-  def __init__(self, file: json_files.JsonFile, dataset: datasets.Dataset):
+  def __init__(self, rows: rows_lib.Rows, dataset: datasets.Dataset):
     """Reads every row once and checks it; see `read_inputs`."""
-    self.path, self.sha256 = file.path, file.sha256
-    self._file, self._dataset = file, dataset
-    rows = tqdm.tqdm(range(len(file)), desc='checking inputs', unit='row', delay=3, disable=None)
-    self.ids = check_examples((self[i] for i in rows), dataset, file.where)
+    self.path, self.sha256 = rows.path, rows.sha256
+    self.paths = [file.path for file in rows.files]
+    self._rows, self._dataset = rows, dataset
+    bar = tqdm.tqdm(range(len(rows)), desc='checking inputs', unit='row', delay=3, disable=None)
+    self.ids = check_examples((self._read(i) for i in bar), dataset, rows.where)
 
   def __len__(self) -> int:
-    return len(self._file)
+    return len(self._rows)
 
   def __getitem__(self, index):
     if isinstance(index, slice):
       return tuple(self[i] for i in range(*index.indices(len(self))))
     if not 0 <= index < len(self):  # Sequence iterates until IndexError.
       raise IndexError(index)
-    return _read_row(self._file[index], index, self._file.where(index), self._dataset)
+    # An id that is made is numbered where its input is repeated.
+    return dataclasses.replace(self._read(index), id=self.ids[index])
+
+  def _read(self, index: int) -> datasets.Example:
+    return _read_row(self._rows[index], index, self._rows.where(index), self._dataset)
 
 
-def read_inputs(path: str, dataset: datasets.Dataset) -> Inputs:
-  """JSON lines, or one JSON list of objects, through `dataset.read_row`.
+def read_inputs(
+    path: str, dataset: datasets.Dataset, columns: Mapping[str, str] | None = None,
+) -> Inputs:
+  """What `rows.Rows` reads, through `dataset.read_row`.
 
   Raises:
     UserError: an unreadable or empty file, bad JSON, a missing or unusable field, and what
       `check_examples` finds; the message names the file and the line.
   """
-  return Inputs(json_files.JsonFile(path, '--inputs'), dataset)
+  return Inputs(rows_lib.Rows(path, '--inputs', columns), dataset)
 
 
 def check_examples(
@@ -51,14 +61,16 @@ def check_examples(
 ) -> list[str]:
   """Refuses examples that records cannot hold; `where(i)` names row i in the message.
 
-  Returns: the ids.
+  Returns: the ids; of inputs without ids those of `datasets.made_id`, from the second of the same
+  input on with its number.
 
   Raises:
-    UserError: no examples, an empty id or input, an id that occurs twice, text that is not
-      Unicode, a gold label that is blank, outside the row's choices or the dataset's label set,
-      or an equation without value.
+    UserError: no examples, an empty id or input, an id that occurs twice or that only some rows
+      have, text that is not Unicode, a gold label that is blank, outside the row's choices or the
+      dataset's label set, or an equation without value.
   """
   seen: dict[str, int] = {}
+  repeated: collections.Counter[str] = collections.Counter()
   for i, example in enumerate(examples):
     try:
       datasets.as_example(example)
@@ -66,11 +78,19 @@ def check_examples(
       raise errors.UserError(f'{where(i)}: {error}') from error
     if not example.id.strip():
       raise errors.UserError(f'{where(i)}: the id is empty; every row needs one of its own')
-    if example.id in seen:
+    key = example.id
+    made = key == datasets.made_id(example.input)
+    if seen and made != bool(repeated):
+      raise errors.UserError(f"{where(i)}: {'no' if made else 'a'} field 'id', unlike the rows "
+                             'above: give one to all rows, or to none')
+    if made:
+      repeated[key] += 1
+      key = datasets.numbered(key, repeated[key])
+    if key in seen:
       raise errors.UserError(
-          f'{where(i)}: id {example.id!r} occurs also in {where(seen[example.id])}; '
+          f'{where(i)}: id {key!r} occurs also in {where(seen[key])}; '
           'ids must be unique, since rationales are joined by id')
-    seen[example.id] = i
+    seen[key] = i
     if not example.input.strip():
       raise errors.UserError(f'{where(i)}: the input is empty; fill it in or remove the row')
     _check_label(example, dataset, where, i)
@@ -88,9 +108,10 @@ def _read_row(
     return datasets.as_example(dataset.read_row(row, row_number))
   except KeyError as error:
     known = ', '.join(map(str, row)) or 'none'
+    name = str(error.args[0])
     raise errors.UserError(
-        f'{where}: no field {str(error.args[0])!r}, which dataset {dataset.name!r} needs '
-        f'(the row has: {known})') from error
+        f'{where}: no field {name!r}, which dataset {dataset.name!r} needs (the row has: {known}); '
+        f'--columns={name}=COLUMN says which of them it is') from error
   except errors.UserError as error:
     raise errors.UserError(f'{where}: {error}') from error
   except (TypeError, ValueError, IndexError, AttributeError) as error:

@@ -1,46 +1,52 @@
-"""Where a job's inputs come from: a file, TFDS, or a dataset's own function.
+"""Where a job's inputs come from: files, TFDS, a dataset's own function, the Hugging Face hub.
 
-What is not a file is written to `<records_dir>/inputs/<dataset>-<split>.jsonl` first, once: a
-restarted job reads the same rows in the same order, and you can look at them.
+What TFDS or a function gives is written to `<records_dir>/inputs/<dataset>-<split>.jsonl` first,
+once: a restarted job reads the same rows in the same order, and you can look at them.
 """
 
 import concurrent.futures
-import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import tqdm
 from etils import epath
 
-from dss_jax import datasets, errors, fields, files
+from dss_jax import datasets, errors, files
+from dss_jax.rows import hugging_face, json_copy
 from dss_jax.teacher.inputs import reading
+
+HUB, TFDS = 'hub', 'tfds'
 
 
 def find(
     dataset: datasets.Dataset, split: str, path: str | None, records_dir: str | None,
-    tfds_data_dir: str | None = None,
+    tfds_data_dir: str | None = None, columns: Mapping[str, str] | None = None,
 ) -> reading.Inputs:
   """The examples of a split, checked.
 
   Args:
     dataset: names its TFDS dataset or its `load` function, if it has one.
     split: 'train', 'validation' or 'test'.
-    path: --inputs, which comes before both.
+    path: --inputs, which comes before both; 'hub' for the dataset's rows at the Hugging Face hub,
+      'tfds' for those of TFDS.
     records_dir: where rows that are in no file yet are written.
     tfds_data_dir: where TFDS keeps prepared data; by default its own place.
+    columns: a row's field -> the column that it is read from.
 
   Raises:
     UserError: no source, rows that cannot be read, and what `inputs.read_inputs` finds.
   """
-  if path:
-    return reading.read_inputs(path, dataset)
-  if not dataset.load and not dataset.tfds:
+  if path == HUB:
+    path = _at_the_hub(dataset, split)
+  if path and path != TFDS:
+    return reading.read_inputs(hugging_face.with_split(path, split), dataset, columns)
+  if not dataset.tfds and (path == TFDS or not dataset.load):
+    at_hub = ', or --inputs=hub' if dataset.hub else ''
     raise errors.UserError(
         f'dataset {dataset.name!r} is in neither TFDS nor a function load= of register(...): give '
-        f'its rows with --inputs=FILE ({dataset.source or "JSON lines with id and input"})')
+        f'its rows with --inputs=FILE{at_hub} ({dataset.source or "rows with input and label"})')
   if not records_dir:
     raise errors.UserError('give --records_dir=DIR: the rows are written to a file there first')
   there = dataset.tfds_splits.get(split, split)
@@ -57,7 +63,16 @@ def find(
       with concurrent.futures.ProcessPoolExecutor(
           1, multiprocessing.get_context('spawn')) as process:
         process.submit(_write_tfds, str(file), dataset.tfds, there, tfds_data_dir).result()
-  return reading.read_inputs(str(file), dataset)
+  return reading.read_inputs(str(file), dataset, columns)
+
+
+def _at_the_hub(dataset: datasets.Dataset, split: str) -> str:
+  if split in dataset.hub:
+    return dataset.hub[split]
+  known = ', '.join(dataset.hub) or 'no split'
+  raise errors.UserError(
+      f'--inputs=hub: dataset {dataset.name!r} has {known} at the Hugging Face hub that is known '
+      f'here, not {split!r}; give its rows with --inputs=FILE or --inputs=hf://OWNER/NAME:SPLIT')
 
 
 def _write_tfds(path: str, name: str, split: str, data_dir: str | None) -> None:
@@ -88,41 +103,10 @@ def _write(
   bar = tqdm.tqdm(rows, total=total, desc=f'writing {file}', unit='row', delay=3, disable=None)
   with files.whole(file) as aside:
     with aside.open('wb') as f:
-      for line in _lines(bar):
+      for line in json_copy.lines(bar):
         f.write(line.encode())
       rows_there = f.tell() > 0
     if not rows_there:  # A file without rows would be read again for ever.
       raise errors.UserError(f'{file.stem}: its source has no rows; mend load= of register(...), '
                              'or give --inputs=FILE')
 
-
-def _lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-  for number, row in enumerate(rows, 1):
-    if not isinstance(row, Mapping):
-      raise errors.UserError(f'row {number} of the source is {fields.describe(row)}: give a dict '
-                             'with fields')
-    line = {}
-    for key, value in row.items():
-      try:
-        line[key] = json.dumps(_plain(value))
-      except (TypeError, ValueError) as error:  # Also of the decoding.
-        raise errors.UserError(f'row {number} of the source, field {key!r}: cannot be written as '
-                               f'JSON ({error}); make it a text') from error
-    yield '{' + ', '.join(f'{json.dumps(str(key))}: {line[key]}' for key in line) + '}\n'
-
-
-def _plain(value: Any) -> Any:
-  """bytes, NumPy scalars and arrays as JSON values."""
-  if isinstance(value, bytes):
-    return value.decode('utf-8')
-  if isinstance(value, np.floating):
-    return float(str(value))  # 0.1 in 32 bits is 0.1, not 0.10000000149011612.
-  if isinstance(value, np.ndarray):
-    return [_plain(one) for one in value] if value.ndim else _plain(value[()])
-  if isinstance(value, np.generic):
-    return value.item()
-  if isinstance(value, Mapping):
-    return {key: _plain(one) for key, one in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_plain(one) for one in value]
-  return value
