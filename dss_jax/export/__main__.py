@@ -1,4 +1,4 @@
-"""`python -m dss_jax.export`: a student as StableHLO that runs with jax alone."""
+"""`python -m dss_jax.export`: a student as StableHLO that runs without this project."""
 
 import argparse
 import json
@@ -19,7 +19,9 @@ from dss_jax.export import loader
 
 _DESCRIPTION = """\
 Write a student's decoding as StableHLO (jax.export), for any batch size and input length, with
-its parameters and a small loader. The folder needs jax and numpy, and sentencepiece for text.
+its parameters and a small loader, student.py. To run it a machine needs no more than
+
+  pip install jax numpy sentencepiece flatbuffers
 """
 _EPILOG = """\
 example:
@@ -73,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   with files.whole_folder(folder) as aside:
     _write(aside, student, exported, args, length)
   print(f'{args.output}: StableHLO for {", ".join(platforms)}, any batch size and input length, '
-        f'{length} tokens at most; try: python {args.output}/{LOADER_FILE} TEXT')
+        f'{length} tokens at most; where `{loader.INSTALL}` was done, '
+        f'try: python {args.output}/{LOADER_FILE} TEXT')
   return 0
 
 
