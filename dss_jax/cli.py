@@ -156,6 +156,16 @@ def import_quietly(*modules: str) -> None:
                             if not line.startswith(_BANNER) and _NO_CUDA not in line)
 
 
+def import_tasks(modules: Sequence[str]) -> None:
+  """Imports our datasets and the user's modules.
+
+  Without modules the datasets are only described, without TensorFlow, until `data.configure`; a
+  module may make mixtures of our tasks, so they must be there.
+  """
+  with contextlib.nullcontext() if modules else datasets.described_only():
+    import_quietly('dss_jax.tasks', *modules)
+
+
 def _hide_gpus_from_tensorflow() -> None:
   if 'tensorflow' not in sys.modules:  # The teacher's programs do without its 700 MB.
     return

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli
+from dss_jax import arguments, cli
 from dss_jax.experiments import results
 
 _DESCRIPTION = """\
@@ -24,7 +24,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads, draws, writes."""
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = arguments.parse(_parser(), argv)
   found = results.read(args.dir)
   cli.import_quietly('dss_jax.experiments.write_report')
   from dss_jax.experiments import write_report

@@ -3,16 +3,28 @@
 import argparse
 import csv
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from dss_jax import classes, cli, datasets, errors, fields, metrics, ranking, student_info
+from dss_jax import (
+  arguments,
+  classes,
+  cli,
+  datasets,
+  errors,
+  fields,
+  files,
+  metrics,
+  ranking,
+)
 from dss_jax.predict import options as options_lib
 from dss_jax.predict import stream
+
+if TYPE_CHECKING:
+  from dss_jax import student_info
 
 _DESCRIPTION = """\
 Predict labels (and rationales) for a file of inputs. The same command again goes on where a
@@ -83,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, predicts, prints what was done."""
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = arguments.parse(_parser(), argv)
   with cli.flags_named(vars(args)):
     return _predict(args)
 
@@ -93,6 +105,7 @@ def _predict(args: argparse.Namespace) -> int:
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
   _check(args)
   read = _reader(args, args.input)
+  stream.check(args.input, read)
   student = _load(args)
   common = _labels(args.labels) if args.labels else student.info.labels
   if args.rank:
@@ -121,6 +134,8 @@ def _check(args: argparse.Namespace) -> None:
       raise errors.UserError(f'--{name} is how --rank compares labels: give --rank too')
   if args.rank_by and args.calibration:
     raise errors.UserError('--rank_by names what --calibration chooses: give one of the two')
+  files.check_path('--output', args.output)
+  files.check_writable_file('--output', args.output)
   for name in ('input', 'calibration'):
     if (path := getattr(args, name)) and not epath.Path(path).exists():
       raise errors.UserError(f'--{name}={path} does not exist')
@@ -130,6 +145,7 @@ def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Optio
   """The options with a `rank_by`; prints where it is from."""
   if args.calibration:
     read = _reader(args, args.calibration)
+    stream.check(args.calibration, read)
     rows = [read(row, i) for i, (row, _) in enumerate(stream.read_rows(args.calibration))]
     found = student.calibrate(
         [e.input for e in rows], [e.label for e in rows],
@@ -157,6 +173,7 @@ def _labels(text: str) -> tuple[str, ...]:
 
 def _load(args):
   import dss_jax
+  from dss_jax import student_info
   from dss_jax.convert import hub
   from dss_jax.train import config
   changes = {name: getattr(args, name) for name in ('label_prefix', 'rationale_prefix')
@@ -221,7 +238,7 @@ def output_row(
   return row
 
 
-def _score(path: str, info: student_info.StudentInfo) -> str:
+def _score(path: str, info: 'student_info.StudentInfo') -> str:
   """Accuracy over the rows that have a gold label; '' if none has.
 
   Of ranked rows also how far their probabilities are from it, of a closed set each label's F1.

@@ -10,6 +10,7 @@ last bits of the probabilities, are those of an uninterrupted run. At the end th
 the output.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -131,6 +132,28 @@ def read_rows(path: str) -> Iterator[tuple[Row, int]]:
   Raises:
     UserError: no such file, not UTF-8, not JSON, or not objects; names the line.
   """
+  for read, end in _values(path):
+    yield read(), end
+
+
+def check(path: str, use: Callable[[Row, int], Any]) -> None:
+  """Reads all rows once, and hands each, with its number from 0, to `use`.
+
+  Raises:
+    UserError: rows that are none, or that `use` refuses; lists the first ten.
+  """
+  wrong = errors.Collected(f'rows of {path}')
+  for number, (read, _) in enumerate(_values(path)):
+    with wrong:
+      use(read(), number)
+  wrong.check()
+
+
+def _values(path: str) -> Iterator[tuple[Callable[[], Row], int]]:
+  """What parses each row, so that one that is none does not hide those after it; bytes so far."""
+  def line_of(line: bytes, where: str) -> Row:
+    return _object(_parse(line, where), where)
+
   try:
     with epath.Path(path).open('rb') as f:
       if _is_list(f):
@@ -142,7 +165,7 @@ def read_rows(path: str) -> Iterator[tuple[Row, int]]:
       for number, line in enumerate(f, 1):
         end += len(line)
         if line.strip():
-          yield _object(_parse(line, f'{path}, line {number}'), f'{path}, line {number}'), end
+          yield functools.partial(line_of, line, f'{path}, line {number}'), end
   except OSError as error:
     raise errors.UserError(f'--input={path}: cannot be read ({error}); check the path') from error
 
@@ -154,10 +177,11 @@ def _is_list(f) -> bool:
   return False
 
 
-def _list_rows(path: str, data: bytes) -> Iterator[tuple[Row, int]]:
+def _list_rows(path: str, data: bytes) -> Iterator[tuple[Callable[[], Row], int]]:
   values = _parse(data, path)
   for number, value in enumerate(values, 1):
-    yield _object(value, f'{path}, item {number}'), len(data) * number // len(values)
+    yield (functools.partial(_object, value, f'{path}, item {number}'),
+           len(data) * number // len(values))
 
 
 def _parse(data: bytes, where: str) -> Any:

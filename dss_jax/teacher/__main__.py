@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli, datasets, errors, files
+from dss_jax import arguments, cli, datasets, errors, files
 from dss_jax.teacher import flags, job, protocol, report
 from dss_jax.teacher.ask import asking, clients, estimate, prompts, room, tokens
 from dss_jax.teacher.ask.batch import client as batch_client
@@ -21,7 +21,7 @@ _STOPPED = 3  # exit code: the same command goes on
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the job; UserError for what the user can fix, with nothing written."""
   args, beam_options = _split(sys.argv[1:] if argv is None else argv)
-  chosen = flags.parser().parse_args(args)
+  chosen = arguments.parse(flags.parser(), args)
   if beam_options and chosen.runner != 'beam':
     raise errors.UserError(f'{beam_options[0]}: options after -- are for --runner=beam')
   records_dir = chosen.records_dir or os.environ.get('DSS_DATA_DIR', '')

@@ -1,13 +1,11 @@
 """`python -m dss_jax.train --gin_file=...`: train a student, or continue where it stopped."""
 
 import argparse
-import contextlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli, datasets, errors
+from dss_jax import arguments, cli, datasets, errors, files
 
 _DESCRIPTION = """\
 Train a student T5 on rationale records. Starting the same command again resumes.
@@ -81,28 +79,16 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def split_bindings(args: Sequence[str]) -> tuple[list[str], list[str]]:
-  """['--gin_file=a', '--gin.X=1'] -> (['--gin_file=a'], ['X=1'])."""
-  rest, bindings = [], []
-  for arg in args:
-    match = re.match(r'--gin\.([^=]+=.*)', arg, re.DOTALL)
-    if match:
-      bindings.append(match[1])
-    else:
-      rest.append(arg)
-  return rest, bindings
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, trains, prints the result."""
-  rest, bindings = split_bindings(sys.argv[1:] if argv is None else argv)
-  args = _parser().parse_args(rest)
+  args, bindings = arguments.parse_with_gin(_parser(), argv)
 
   print('loading JAX and TensorFlow', file=sys.stderr, flush=True)
   config, text = _read(args, bindings)
   if args.print_config:
     print(text + _measured(config))
     return 0
+  files.check_writable('MODEL_DIR', config.model_dir)
   cli.import_quietly('dss_jax.train.loop')
   from dss_jax.train import gin_config, loop, processes
   processes.start(processes.Start(
@@ -123,11 +109,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _read(args: argparse.Namespace, bindings: Sequence[str]):
   """What gin files and bindings come to, and as gin text: errors in them are told at once."""
-  # A module of the user's may make mixtures of our tasks, so they must be there.
-  with contextlib.nullcontext() if args.modules else datasets.described_only():
-    cli.import_quietly('dss_jax.tasks', *args.modules)
+  cli.import_tasks(args.modules)
   from dss_jax.train import gin_config
-  return gin_config.parse(args.gin_file, bindings), gin_config.resolved()
+  unset = '(not set)' if args.print_config else ''
+  config = gin_config.parse(args.gin_file, bindings, model_dir=unset)
+  if not args.print_config and datasets.of_task(config.data.mixture_or_task):
+    from dss_jax import records
+    with gin_config.macros_named():  # Told before TensorFlow is loaded.
+      records.check_folder(config.data.folder())
+  return config, gin_config.resolved()
 
 
 def _measured(config) -> str:

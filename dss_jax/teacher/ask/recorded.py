@@ -100,21 +100,29 @@ class RecordedClient(protocol.Client):
           f'--inputs has {len(ids)} rows, but --completions={self._pattern} has {total} '
           f'({_sizes(self._files)}); row i must match completion i, so use the files that belong '
           'together')
-    found = (self._samples(value, f.where(i)) or (_MISSING,)
-             for f in self._files for i, value in enumerate(f))
+    found = []
+    wrong = errors.Collected('completions')
+    for f in self._files:
+      for i in range(len(f)):
+        with wrong:
+          found.append(self._samples(f[i], f.where(i)) or (_MISSING,))
+    wrong.check()
     return dict(zip(ids, found, strict=True))
 
   def _by_id(self, ids: Sequence[str]) -> dict[str, _Samples]:
     found: dict[str, _Samples] = {}
     known = frozenset(ids)
+    wrong = errors.Collected('rows of --completions')
     for f in self._files:
-      for i, row in enumerate(f):
-        key, samples = self._row(row, f.where(i))
-        if key not in known:
-          raise errors.UserError(
-              f'{f.where(i)}: id {key!r} is not in --inputs; use the files that belong together')
-        if samples:
-          found[key] = found.get(key, ()) + samples
+      for i in range(len(f)):
+        with wrong:
+          key, samples = self._row(f[i], f.where(i))
+          if key not in known:
+            raise errors.UserError(
+                f'{f.where(i)}: id {key!r} is not in --inputs; use the files that belong together')
+          if samples:
+            found[key] = found.get(key, ()) + samples
+    wrong.check()
     return found
 
   def _row(self, row: object, where: str) -> tuple[str, _Samples]:

@@ -1,6 +1,8 @@
 """Inputs of the teacher job: a JSON file, row by row, as checked `Example`s."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import tqdm
 
@@ -21,7 +23,8 @@ class Inputs(Sequence[datasets.Example]):
     self.path, self.sha256 = file.path, file.sha256
     self._file, self._dataset = file, dataset
     rows = tqdm.tqdm(range(len(file)), desc='checking inputs', unit='row', delay=3, disable=None)
-    self.ids = check_examples((self[i] for i in rows), dataset, file.where)
+    # A map, unlike a generator, goes on behind an error.
+    self.ids = check_examples(map(self.__getitem__, rows), dataset, file.where)
 
   def __len__(self) -> int:
     return len(self._file)
@@ -56,27 +59,41 @@ def check_examples(
   Raises:
     UserError: no examples, an empty id or input, an id that occurs twice, text that is not
       Unicode, a gold label that is blank, outside the row's choices or the dataset's label set,
-      or an equation without value.
+      or an equation without value; lists the first ten such rows.
   """
   seen: dict[str, int] = {}
-  for i, example in enumerate(examples):
-    try:
-      datasets.as_example(example)
-    except errors.UserError as error:
-      raise errors.UserError(f'{where(i)}: {error}') from error
-    if not example.id.strip():
-      raise errors.UserError(f'{where(i)}: the id is empty; every row needs one of its own')
-    if example.id in seen:
-      raise errors.UserError(
-          f'{where(i)}: id {example.id!r} occurs also in {where(seen[example.id])}; '
-          'ids must be unique, since rationales are joined by id')
-    seen[example.id] = i
-    if not example.input.strip():
-      raise errors.UserError(f'{where(i)}: the input is empty; fill it in or remove the row')
-    _check_label(example, dataset, where, i)
+  wrong = errors.Collected('rows of the inputs')
+  rest, end = iter(examples), object()
+  for i in itertools.count():
+    with wrong:
+      if (example := next(rest, end)) is end:
+        break
+      _check(example, dataset, seen, where, i)
+  wrong.check()
   if not seen:
     raise errors.UserError(f'{dataset.name}: no examples; check --inputs')
   return list(seen)
+
+
+def _check(
+    example: Any, dataset: datasets.Dataset, seen: dict[str, int], where: Callable[[int], str],
+    i: int,
+) -> None:
+  """Of one row; `seen` are the ids so far, with their rows."""
+  try:
+    datasets.as_example(example)
+  except errors.UserError as error:
+    raise errors.UserError(f'{where(i)}: {error}') from error
+  if not example.id.strip():
+    raise errors.UserError(f'{where(i)}: the id is empty; every row needs one of its own')
+  if example.id in seen:
+    raise errors.UserError(
+        f'{where(i)}: id {example.id!r} occurs also in {where(seen[example.id])}; '
+        'ids must be unique, since rationales are joined by id')
+  seen[example.id] = i
+  if not example.input.strip():
+    raise errors.UserError(f'{where(i)}: the input is empty; fill it in or remove the row')
+  _check_label(example, dataset, where, i)
 
 
 def _read_row(
