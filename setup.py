@@ -15,6 +15,7 @@ CORE = [
     'aiohttp>=3.11',
     'clu>=0.0.12',
     'etils[epath]>=1.10',
+    'flatbuffers>=25',  # jax.export writes with it and does not ask for it
     'flax>=0.12.8,<0.13',
     'gin-config>=0.5.0',
     'google-crc32c>=1.6',  # 1.5 imports pkg_resources, which setuptools has no more

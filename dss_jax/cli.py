@@ -28,7 +28,7 @@ VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'sweep': ('dss_jax.experiments.sweep', 'a grid of runs: methods, data and model sizes, seeds'),
     'report': ('dss_jax.experiments.report', "a sweep's tables and figures, as one page"),
     'predict': ('dss_jax.predict.__main__', "a trained student's answers to a file of inputs"),
-    'export': ('dss_jax.export.__main__', 'a student as StableHLO that runs with jax alone'),
+    'export': ('dss_jax.export.__main__', 'a student as StableHLO, to run without this project'),
     'convert': ('dss_jax.convert.__main__', 'checkpoints to and from Hugging Face and T5X'),
     'completion': ('dss_jax.completion', "the shell's completion of verbs and flags"),
 }
@@ -166,6 +166,16 @@ def import_quietly(*modules: str) -> None:
       captured.seek(0)
       sys.stderr.writelines(line for line in captured
                             if not line.startswith(_BANNER) and _NO_CUDA not in line)
+
+
+def import_tasks(modules: Sequence[str]) -> None:
+  """Imports our datasets and the user's modules.
+
+  Without modules the datasets are only described, without TensorFlow, until `data.configure`; a
+  module may make mixtures of our tasks, so they must be there.
+  """
+  with contextlib.nullcontext() if modules else datasets.described_only():
+    import_quietly('dss_jax.tasks', *modules)
 
 
 def _hide_gpus_from_tensorflow() -> None:

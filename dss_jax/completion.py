@@ -7,17 +7,16 @@ examples:
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 
 import shtab
 
-from dss_jax import cli
+from dss_jax import arguments, cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the script."""
-  shell = parser().parse_args(sys.argv[1:] if argv is None else argv).shell
+  shell = arguments.parse(parser(), argv).shell
   whole = argparse.ArgumentParser(prog='dss')
   verbs = whole.add_subparsers()
   for verb, (module, what) in cli.VERBS.items():

@@ -209,6 +209,18 @@ def seqio_names(name: str) -> set[str]:
       f'{name}_{baseline}' for baseline in ('finetune', 'distill', 'rationale_then_label')}
 
 
+def of_task(task: str) -> str | None:
+  """The described dataset that a SeqIO name is of; 'dss_cqa' -> 'cqa'. None: of none of them."""
+  return next((name for name in _REGISTRY if task in seqio_names(name)), None)
+
+
+def unknown_task(task: str, known: Iterable[str]) -> errors.UserError:
+  """The error to raise for a SeqIO name that nobody registered."""
+  return errors.UserError(
+      f'unknown task or mixture {task!r}: {errors.did_you_mean(task, known)}; tasks of your own '
+      'come with --import=MODULE or an `import` line in the gin file')
+
+
 def add(dataset: Dataset) -> None:
   """Makes `dataset` known by name; the same name again replaces it (as in a notebook).
 

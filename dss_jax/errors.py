@@ -23,6 +23,41 @@ class Stop(_InOneLine):
     self.exit_code = exit_code
 
 
+class Collected:
+  """Errors of many rows, so that all are told at once: `with` it around each row, then `check()`.
+
+  An error about one row is raised as it is; of several the first ten are listed.
+  """
+
+  _SHOWN = 10
+
+  def __init__(self, what: str):
+    """`what` they are: 'rows of in.jsonl'."""
+    self._what = what
+    self._texts: list[str] = []
+    self._count = 0
+
+  def __enter__(self) -> 'Collected':
+    return self
+
+  def __exit__(self, kind, error, trace) -> bool:
+    if not isinstance(error, UserError):
+      return False
+    self._count += 1
+    if self._count <= self._SHOWN:
+      self._texts.append(str(error))
+    return True
+
+  def check(self) -> None:
+    """Raises UserError if there were errors."""
+    if self._count == 1:
+      raise UserError(self._texts[0])
+    if self._count:
+      more = self._count - len(self._texts)
+      raise UserError('\n  '.join([f'{self._count:,} {self._what} cannot be used:', *self._texts,
+                                   *([f'and {more:,} more'] if more else [])]))
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
   """What to append to "unknown X": the nearest known names, or all if none is near.
 

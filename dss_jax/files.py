@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -42,6 +43,50 @@ def check_path(name: str, path: str | None, *, local: bool = False, hub: bool = 
       "a path on this machine's disks, or gs://BUCKET/...")
   raise errors.UserError(f'{name}={path}: {found[1]}:// cannot be read or written here; use '
                          f'{takes}')
+
+
+def check_writable(name: str, folder: str) -> None:
+  """Sees that files can be made in a folder, which need not be there; makes none.
+
+  Args:
+    name: what the user set it with: a flag, a macro.
+    folder: its value; nothing is tried on an object store.
+
+  Raises:
+    UserError: the folder cannot be made or written, or is a file.
+  """
+  if is_remote(folder):
+    return
+  there = os.path.abspath(folder)
+  while not os.path.lexists(there):
+    there = os.path.dirname(there)
+  try:
+    with tempfile.TemporaryFile(dir=there):
+      pass
+  except OSError as error:
+    what = f'{there} is a file' if os.path.isfile(there) else error.strerror
+    raise errors.UserError(f'{name}={folder}: cannot be written ({what}); name a folder that can'
+                           ) from error
+
+
+def check_writable_file(name: str, path: str) -> None:
+  """As `check_writable`, of the folder of a file; UserError also if the file is a folder."""
+  if is_remote(path):
+    return
+  if os.path.isdir(path):
+    raise errors.UserError(f'{name}={path} is a folder: name a file')
+  try:
+    check_writable(name, os.path.dirname(os.path.abspath(path)))
+  except errors.UserError as error:
+    why = str(error).partition(': ')[2].replace('a folder that', 'a place that')
+    raise errors.UserError(f'{name}={path}: {why}') from error
+
+
+def check_new_folder(name: str, folder: str) -> None:
+  """UserError unless the folder, which must not be there, can be made where it is to be."""
+  if epath.Path(folder).exists():
+    raise errors.UserError(f'{name}={folder} exists: give a new folder, or remove it')
+  check_writable_file(name, folder)
 
 
 def write(path: str, data: bytes | str) -> None:

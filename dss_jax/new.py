@@ -7,11 +7,10 @@ your own rows, labels and prompt in the place of its example.
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from importlib import resources
 
-from dss_jax import cli, errors
+from dss_jax import arguments, cli, errors
 
 _FILES = {  # in the package -> in the new folder
     'my_tasks.py.txt': 'my_tasks.py', 'prompt.toml': 'prompt.toml', 'train.csv': 'train.csv',
@@ -34,7 +33,7 @@ dss predict --model_dir=run --input=test.csv --output=predictions.jsonl --ration
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Writes the folder and prints the commands."""
-  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = arguments.parse(parser(), argv)
   folder = args.out or args.name
   if not (args.name.isidentifier() and args.name.isascii()):  # Of SeqIO tasks, gin macros, files.
     raise errors.UserError(f'{args.name!r}: use letters, digits and underscores, such as my_task')

@@ -8,11 +8,10 @@ same steps, at three training-set sizes, three seeds each. Run it again to conti
 import argparse
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 
-from dss_jax import cli, valid
+from dss_jax import arguments, cli, valid
 
 NUM_FACTS = 20
 SPLITS = {'train': (800, 1), 'validation': (200, 2), 'test': (500, 3)}  # rows, data seed
@@ -24,7 +23,7 @@ printed. It says nothing about real data."""
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Data, teacher job, sweep, report."""
-  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = arguments.parse(parser(), argv)
   valid.whole(1, **{'--steps': args.steps, '--processes': args.processes})
   began = time.monotonic()
   cli.import_quietly('dss_jax.tasks')

@@ -7,12 +7,11 @@ import argparse
 import ast
 import io
 import os
-import sys
 from collections.abc import Iterator, Sequence
 
 import sentencepiece
 
-from dss_jax import answers, cli, datasets, errors
+from dss_jax import answers, arguments, cli, datasets, errors, valid
 
 MODEL_TYPES = ('unigram', 'bpe', 'word', 'char')
 
@@ -128,10 +127,14 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, trains, says what was written."""
-  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = arguments.parse(parser(), argv)
   if not args.records_dir:
     raise errors.UserError('--records_dir is not set (and DSS_DATA_DIR is not either)')
-  cli.import_quietly('dss_jax.tasks', *args.modules)
+  from dss_jax import files, records
+  files.check_writable_file('--output', args.output)
+  records.check_folder(args.records_dir)
+  valid.whole(1, **{'--vocab_size': args.vocab_size})
+  cli.import_tasks(args.modules)
   if args.objectives:
     from dss_jax import data
     data.configure(objectives=args.objectives)

@@ -79,7 +79,7 @@ def test_leftovers_in_rationales_are_counted(tmp_path, capsys):
 
 
 def test_a_page_needs_records(tmp_path):
-  with pytest.raises(errors.UserError, match='no record sets there'):
+  with pytest.raises(errors.UserError, match='holds no finished record set'):
     inspect.main([f'--html={tmp_path}/x.html', f'--records_dir={tmp_path}', '--vocabulary=bytes'])
   with pytest.raises(errors.UserError, match='--task=dss_cqa, or --html'):
     inspect.main([f'--records_dir={tmp_path}'])
@@ -101,7 +101,7 @@ def test_a_vocabulary_has_t5s_ids_and_is_the_same_each_time(toy_records, tmp_pat
   models = [vocab.sentencepiece.SentencePieceProcessor(model_file=str(path)) for path in paths]
   pieces = [[m.id_to_piece(i) for i in range(m.vocab_size())] for m in models]
   assert pieces[0] == pieces[1] and pieces[0][:3] == ['<pad>', '</s>', '<unk>']
-  with pytest.raises(errors.UserError, match='no \\*-train record set'):
+  with pytest.raises(errors.UserError, match='holds no finished record set'):
     vocab.main([f'--records_dir={tmp_path}', f'--output={tmp_path}/c.model'])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from dss_jax import cli, errors, files, student_info, valid
+from dss_jax import arguments, cli, errors, files, student_info, valid
 from dss_jax.convert import formats, hugging_face, model_card, tokenizer_json
 from dss_jax.convert import weights as weights_lib
 
@@ -65,8 +65,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line and converts."""
-  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = arguments.parse(parser(), argv)
   valid.whole(0, **{'--step': args.step})
+  files.check_new_folder('--output', args.output)
   weights = formats.open_weights(args.input)
   info = formats.find_info(weights.path, weights)
   info = dataclasses.replace(info, training=model_card.describe_run(weights.path) or info.training)

@@ -51,9 +51,23 @@ def no_rows(task: seqio.Task, split: str) -> errors.UserError:
     said.append(f'{found.name} holds {found.num_records:,} records ({status})')
   fraction = settings.current().train_fraction
   suffix = f'; TRAIN_FRACTION is {fraction}' if split == 'train' and fraction < 1 else ''
+  suffix += _other_labels(task, split)
   return errors.UserError(
       f'task {task.name!r} has no rows in split {split!r} of {settings.records_dir()}: '
       f"{'; '.join(said)}, none of which this task can use{suffix}")
+
+
+def _other_labels(task: seqio.Task, split: str) -> str:
+  """What to train on where records have only the teacher's labels; else ''."""
+  parsed = sum(found.entry['parse_status'].get(records.PARSED, 0)
+               for found in task.source.record_sets(split))
+  rows = task.source.get_dataset(split, shuffle=False).as_numpy_iterator()
+  if split != 'train' or not parsed or any(row['label'] for row in rows):
+    return ''
+  name = task.source.dataset.name
+  return (f". They have no gold labels: learn the teacher's with gin/native/dss_teacher.gin "
+          f'(dss_{name}_teacher), or without rationales with gin/native/distill.gin '
+          f'({name}_distill)')
 
 
 def check_lengths(measured: list[TaskLengths], lengths: Mapping[str, int]) -> list[str]:

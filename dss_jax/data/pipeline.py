@@ -6,7 +6,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from dss_jax import errors, records
+from dss_jax import datasets, records
 from dss_jax.data import feature_converter, record_task, settings
 from dss_jax.data import source as source_lib
 
@@ -17,9 +17,7 @@ def get_mixture_or_task(name: str) -> seqio.Mixture | seqio.Task:
   """The registered task or mixture; UserError with the nearest name if there is none."""
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if name not in known:
-    raise errors.UserError(
-        f'unknown task or mixture {name!r}: {errors.did_you_mean(name, known)}; tasks of your '
-        'own come with --import=MODULE or an `import` line in the gin file')
+    raise datasets.unknown_task(name, known)
   return seqio.get_mixture_or_task(name)
 
 

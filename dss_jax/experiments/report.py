@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dss_jax import cli
+from dss_jax import arguments, cli
 from dss_jax.experiments import results
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads, draws, writes."""
-  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = arguments.parse(parser(), argv)
   found, written = write(args.dir, args.title)
   for problem in written.problems:
     print(f'note: {problem}', file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 
 import tqdm
 
-from dss_jax import cli, errors, files
+from dss_jax import arguments, cli, errors, files
 from dss_jax.experiments import grid, results, workers
 
 _DESCRIPTION = """\
@@ -45,8 +45,11 @@ exit codes: 0 all runs are finished; 1 some failed, they are listed; 2 an error 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Plans, trains what is missing, says what became of it."""
-  args, sweep = _read_command(sys.argv[1:] if argv is None else argv)
+  args, sweep = _read_command(argv)
+  cli.import_quietly('dss_jax.experiments.plan')
+  from dss_jax import data
   from dss_jax.experiments import plan
+  data.configure()  # What is described so far, is registered.
   runs = plan.make(sweep, args.out, args.modules)
   shard, shards = args.shard
   if args.dry_run:
@@ -154,18 +157,20 @@ def _environments(args: argparse.Namespace) -> list[dict[str, str]]:
   return [{**os.environ, **shared, **one} for one in own]
 
 
-def _read_command(argv: Sequence[str]) -> tuple[argparse.Namespace, grid.Sweep]:
-  from dss_jax.train.__main__ import split_bindings
-  rest, bindings = split_bindings(argv)
-  args = parser().parse_args(rest)
+def _read_command(argv: Sequence[str] | None) -> tuple[argparse.Namespace, grid.Sweep]:
+  args, bindings = arguments.parse_with_gin(parser(), argv)
   if files.is_remote(args.out):
     raise errors.UserError(f'--out={args.out}: give a local (or mounted) folder')
   for one in args.env:
     if '=' not in one:
       raise errors.UserError(f'--env={one}: write NAME=VALUE')
-  cli.import_quietly('dss_jax.tasks', *args.modules)
+  cli.import_tasks(args.modules)
   from dss_jax.experiments import sweep_config
-  return args, sweep_config.parse(args.gin_file, bindings)
+  sweep = sweep_config.parse(args.gin_file, bindings)
+  sweep_config.check(sweep, args.out)
+  if not args.dry_run:
+    files.check_writable('--out', args.out)
+  return args, sweep
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -32,3 +32,13 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> grid.Sweep:
       raise errors.UserError(f'--gin.{binding}: write --gin.NAME=VALUE')
   return dataclasses.replace(sweep, settings={
       **sweep.settings, **dict(binding.split('=', 1) for binding in others)})
+
+
+def check(sweep: grid.Sweep, out: str) -> None:
+  """UserError if the first run refuses its settings; `plan` asks all, once TensorFlow is loaded."""
+  own = {field.name.upper() for field in dataclasses.fields(grid.Sweep)}
+  for cell in grid.cells(sweep)[:1]:
+    try:
+      gin_config.parse(grid.files(sweep, cell), grid.bindings(sweep, cell, out))
+    except gin_config.UnknownMacro as error:
+      raise gin_config.UnknownMacro(error.name, {*error.known, *own}) from error

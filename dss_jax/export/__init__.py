@@ -1,1 +1,1 @@
-"""A student as StableHLO, for machines that have jax and nothing of this project."""
+"""A student as StableHLO, for machines with jax, flatbuffers and nothing of this project."""

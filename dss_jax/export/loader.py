@@ -1,8 +1,12 @@
-"""Runs an exported student with jax and numpy alone; text in and out also takes sentencepiece.
+"""usage: python student.py TEXT...
 
-    python student.py 'an input' 'another'
+Prints the probability and the label of every text. From Python:
 
-`python -m dss_jax.export` puts this file into the folder it writes, as student.py.
+    import student
+    student.Student().predict(['an input', 'another'])  # [(label, probability), ...]
+
+Needs no more than: pip install jax numpy sentencepiece flatbuffers
+(sentencepiece only where vocabulary.model lies beside this file). `dss export` wrote the folder.
 """
 
 import json
@@ -10,9 +14,25 @@ import math
 import pathlib
 import sys
 
-import jax
-import numpy as np
-from jax import export
+INSTALL = 'pip install jax numpy sentencepiece flatbuffers'
+
+if __name__ == '__main__' and sys.argv[1:] in ([], ['-h'], ['--help']):
+  print(__doc__, end='', file=sys.stdout if sys.argv[1:] else sys.stderr)
+  sys.exit(0 if sys.argv[1:] else 2)
+
+
+def _missing(error):
+  text = f'student.py needs {error.name}, which is not installed: {INSTALL}'
+  return SystemExit(text) if __name__ == '__main__' else ImportError(text, name=error.name)
+
+
+try:
+  import flatbuffers  # noqa: F401  jax.export reads files with it; jax does not install it.
+  import jax
+  import numpy as np
+  from jax import export
+except ModuleNotFoundError as error:
+  raise _missing(error) from None
 
 PAD_ID = 0
 BYTE_OFFSET = 3  # of the bytes vocabulary
@@ -54,10 +74,15 @@ class Student:
     """Texts -> [(label, probability)].
 
     Args:
-      texts: inputs as in training.
+      texts: a list of inputs as in training; of none there are no answers.
       prefix: before every input; by default the one that asks for the label. What the model
         writes after another one is given as it is.
     """
+    if isinstance(texts, str):
+      raise TypeError('predict takes a list of inputs, not one string')
+    texts = list(texts)
+    if not texts:
+      return []
     read = self.read if prefix is None else str
     prefix = self.info['label_prefix'] if prefix is None else prefix
     limit = self.info['input_length']
@@ -103,11 +128,18 @@ class Student:
 
   def _processor(self):
     if isinstance(self._pieces, pathlib.Path):
-      import sentencepiece
+      try:
+        import sentencepiece
+      except ModuleNotFoundError as error:
+        raise _missing(error) from None
       self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(self._pieces))
     return self._pieces
 
 
 if __name__ == '__main__':
-  for label, probability in Student().predict(sys.argv[1:]):
+  try:
+    answers = Student().predict(sys.argv[1:])
+  except (OSError, ValueError) as error:  # Files that are not beside this one, another platform.
+    sys.exit(f'student.py: {" ".join(str(error).split())}')
+  for label, probability in answers:
     print(f'{probability:.4f}\t{label}')

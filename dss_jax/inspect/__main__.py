@@ -8,11 +8,11 @@ what rationales hold of thoughts, Markdown and the label itself.
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dss_jax import cli, errors
+from dss_jax import arguments, cli, datasets, errors, files
+from dss_jax.data import settings as data_settings
 
 _EPILOG = """\
 examples:
@@ -23,30 +23,46 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the rows."""
-  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = arguments.parse(parser(), argv)
   with cli.flags_named(vars(args)):
     return _inspect(args)
 
 
 def _inspect(args: argparse.Namespace) -> int:
-  cli.import_quietly('dss_jax.tasks', *args.modules)
+  if not args.task and not args.html:
+    raise errors.UserError('give --task, such as --task=dss_cqa, or --html=FILE')
+  cli.import_tasks(args.modules)
+  _check(args)
+  cli.import_quietly('dss_jax.data.registration')
   from dss_jax import data
   chosen = {'vocabulary': args.vocabulary} if args.vocabulary else {}
   data.configure(records_dir=args.records_dir or '', **chosen)
   lengths = {'inputs': args.inputs_length, 'targets': args.targets_length}
   if args.html:
     return _page(args, lengths)
-  if not args.task:
-    raise errors.UserError('give --task, such as --task=dss_cqa, or --html=FILE')
   for line in show(args.task, args.split, args.rows, lengths):
     print(line)
   return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+  """UserError for what is wrong whatever the records hold; TensorFlow is loaded after it."""
+  from dss_jax import records
+  if args.html:
+    files.check_writable_file('--html', args.html)
+  elif not args.modules and datasets.of_task(args.task) is None:
+    raise datasets.unknown_task(args.task, set().union(*map(datasets.seqio_names,
+                                                            datasets.names())))
+  if args.html or datasets.of_task(args.task):
+    records.check_folder(data_settings.DataSettings(records_dir=args.records_dir or '').folder())
+  if args.split not in datasets.SPLITS:
+    raise errors.UserError(
+        f'--split={args.split}: {errors.did_you_mean(args.split, datasets.SPLITS)}')
+
+
 def _page(args: argparse.Namespace, lengths: dict[str, int]) -> int:
-  from dss_jax.data import settings
   from dss_jax.inspect import page
-  problems = page.write(args.html, settings.records_dir(), lengths, args.vocabulary or '')
+  problems = page.write(args.html, data_settings.records_dir(), lengths, args.vocabulary or '')
   print('\n'.join([*problems, f'page: {args.html}']))
   return 0
 

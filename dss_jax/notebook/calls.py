@@ -3,7 +3,6 @@
 Nothing is done here that the command line does otherwise: arguments become its words.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import io
@@ -13,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dss_jax import cli, datasets, errors
+from dss_jax import arguments, cli, datasets, errors
 from dss_jax.notebook import results
 
 
@@ -35,7 +34,7 @@ def teach(
     with _as_file(inputs, f'{dataset}-{split}') as path:
       words = _words({'dataset': dataset, 'split': split, 'inputs': path, 'client': client,
                       **flags})
-      _check('teach', flags_lib.parser(), words)
+      _check('teach', lambda: arguments.parse(flags_lib.parser(), words))
       try:
         outcome = program.run(words, own)
       except protocol.Unfinished as error:
@@ -62,7 +61,7 @@ def train(gin_file: str | Sequence[str], **settings: Any) -> results.Run | None:
   cli.be_quiet()
   from dss_jax.train import __main__ as program
   words = _words({'gin_file': gin_file, **settings})
-  _check('train', program.parser(), program.split_bindings(words)[0])
+  _check('train', lambda: arguments.parse_with_gin(program.parser(), words))
   found = program.run(words)
   return results.Run(found[0].model_dir, program.summary(*found), *found) if found else None
 
@@ -71,9 +70,8 @@ def sweep(gin_file: str | Sequence[str], *, out: str, **settings: Any) -> result
   """See `dss_jax.sweep`."""
   cli.be_quiet()
   from dss_jax.experiments import sweep as program
-  from dss_jax.train.__main__ import split_bindings
   words = _words({'gin_file': gin_file, 'out': out, **settings})
-  _check('sweep', program.parser(), split_bindings(words)[0])
+  _check('sweep', lambda: arguments.parse_with_gin(program.parser(), words))
   if code := program.main(words):
     raise errors.UserError(
         f'{out}: not all runs are finished (see failed.json and logs/ there); the same call goes on'
@@ -102,12 +100,12 @@ def _words(flags: Mapping[str, Any]) -> list[str]:
   return words
 
 
-def _check(function: str, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+def _check(function: str, parse: Callable[[], Any]) -> None:
   """UserError in place of argparse's exit."""
   said = io.StringIO()
   try:
     with contextlib.redirect_stderr(said):
-      parser.parse_args(words)
+      parse()
   except SystemExit as error:
     _, _, why = said.getvalue().strip().rpartition('error: ')
     raise errors.UserError(f'{function}: {why}') from error

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli, errors, valid
+from dss_jax import arguments, cli, errors, valid
 
 _DESCRIPTION = """\
 Compile a run's train step and decoding for a TPU slice that is not here, on a CPU, and print the
@@ -69,9 +69,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, compiles cell by cell, prints the table."""
   os.environ['JAX_PLATFORMS'] = 'cpu'  # Where libtpu is installed, JAX would look for a TPU.
-  from dss_jax.train import __main__ as train_main
-  rest, bindings = train_main.split_bindings(sys.argv[1:] if argv is None else argv)
-  args = parser().parse_args(rest)
+  args, bindings = arguments.parse_with_gin(parser(), argv)
   own = ['dss_jax.tasks', *args.modules] if args.modules else []  # Data sets to be named.
   cli.import_quietly('dss_jax.train.gin_config', *own)
   from dss_jax.precompile import jobs, plan, table, topologies
@@ -117,7 +115,6 @@ def _runs(args: argparse.Namespace, bindings: Sequence[str]):
   """(label, TrainConfig) of each model, or of what the gin files train: 'dss_anli'."""
   from dss_jax.train import gin_config
   models = [(name, [f'gin/native/models/{name}.gin']) for name in _split(args.models)]
-  given = ['MODEL_DIR=unused', *bindings]  # A plan writes no run.
   try:
     parts = 1 if args.microbatches == 'auto' else int(args.microbatches)
   except ValueError as error:
@@ -125,7 +122,7 @@ def _runs(args: argparse.Namespace, bindings: Sequence[str]):
         f'--microbatches={args.microbatches}: give a number, or auto') from error
   found = []
   for name, files in models or [('', [])]:
-    config = gin_config.parse([*args.gin_file, *files], given)
+    config = gin_config.parse([*args.gin_file, *files], bindings, model_dir='unused')
     found.append((name or config.data.mixture_or_task,
                   dataclasses.replace(config, microbatches=parts)))
   return found

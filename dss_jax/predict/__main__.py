@@ -3,15 +3,17 @@
 import argparse
 import csv
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dss_jax import classes, cli, datasets, errors, fields, metrics, ranking, student_info
+from dss_jax import arguments, classes, cli, datasets, errors, fields, files, metrics, ranking
 from dss_jax import rows as rows_lib
 from dss_jax.predict import options as options_lib
 from dss_jax.predict import stream
+
+if TYPE_CHECKING:
+  from dss_jax import student_info
 
 _DESCRIPTION = """\
 Predict labels (and rationales) for a file of inputs. The same command again goes on where a
@@ -88,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, predicts, prints what was done."""
-  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = arguments.parse(parser(), argv)
   with cli.flags_named(vars(args)):
     return _predict(args)
 
@@ -99,6 +101,7 @@ def _predict(args: argparse.Namespace) -> int:
   _check(args)
   source = _rows(args, 'input', args.columns)
   read = _reader(args, source)
+  stream.check(source, read)
   student = _load(args)
   common = _labels(args.labels) if args.labels else student.info.labels
   if args.rank:
@@ -128,6 +131,8 @@ def _check(args: argparse.Namespace) -> None:
       raise errors.UserError(f'--{name} is how --rank compares labels: give --rank too')
   if args.rank_by and args.calibration:
     raise errors.UserError('--rank_by names what --calibration chooses: give one of the two')
+  files.check_path('--output', args.output)
+  files.check_writable_file('--output', args.output)
 
 
 def _rows(args: argparse.Namespace, name: str, columns: str | None) -> rows_lib.Rows:
@@ -139,6 +144,7 @@ def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Optio
   if args.calibration:
     source = _rows(args, 'calibration', args.calibration_columns or args.columns)
     read = _reader(args, source)
+    stream.check(source, read)
     rows = [read(row, i) for i, row in enumerate(source)]
     found = student.calibrate(
         [e.input for e in rows], [e.label for e in rows],
@@ -166,6 +172,7 @@ def _labels(text: str) -> tuple[str, ...]:
 
 def _load(args):
   import dss_jax
+  from dss_jax import student_info
   from dss_jax.convert import hub
   from dss_jax.train import config
   changes = {name: getattr(args, name) for name in ('label_prefix', 'rationale_prefix')
@@ -233,7 +240,7 @@ def output_row(
   return row
 
 
-def _score(path: str, info: student_info.StudentInfo) -> str:
+def _score(path: str, info: 'student_info.StudentInfo') -> str:
   """Accuracy over the rows that have a gold label; '' if none has.
 
   Of ranked rows also how far their probabilities are from it, of a closed set each label's F1.

@@ -113,12 +113,29 @@ def _windows(source: rows_lib.Rows, window: int) -> Iterator[tuple[int, list[Row
   rows: list[Row] = []
   start = 0
   for number, row in enumerate(source):
-    if not isinstance(row, dict):
-      raise errors.UserError(f'{source.where(number)}: {type(row).__name__} instead of an object '
-                             'with fields')
-    rows.append(row)
+    rows.append(_object(row, source, number))
     if len(rows) == window:
       yield start, rows
       start, rows = start + window, []
   if rows:
     yield start, rows
+
+
+def check(source: rows_lib.Rows, use: Callable[[Row, int], Any]) -> None:
+  """Reads all rows once, and hands each, with its number from 0, to `use`.
+
+  Raises:
+    UserError: rows that are none, or that `use` refuses; lists the first ten.
+  """
+  wrong = errors.Collected(f'rows of {source.path}')
+  for number in range(len(source)):  # By number: one that cannot be read does not end it.
+    with wrong:
+      use(_object(source[number], source, number), number)
+  wrong.check()
+
+
+def _object(row: Any, source: rows_lib.Rows, number: int) -> Row:
+  if not isinstance(row, dict):
+    raise errors.UserError(f'{source.where(number)}: {type(row).__name__} instead of an object '
+                           'with fields')
+  return row

@@ -7,7 +7,15 @@ the manifest names it, so a reader never sees half of one. Paths may be local or
 No TensorFlow: it would be most of the memory of a teacher job.
 """
 
-from dss_jax.records.manifest import MANIFEST, SCHEMA_VERSION, RecordSet, Shard, find_set, set_names
+from dss_jax.records.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    RecordSet,
+    Shard,
+    check_folder,
+    find_set,
+    set_names,
+)
 from dss_jax.records.record import (
     FIELDS,
     PARSED,
@@ -27,5 +35,5 @@ from dss_jax.records.sets import (
 
 __all__ = [
     'FIELDS', 'MANIFEST', 'PARSED', 'SCHEMA_VERSION', 'TEXT_FIELDS', 'RationaleRecord',
-    'RecordSet', 'Shard', 'find_set', 'from_bytes', 'publish', 'read_records', 'set_names',
-    'shard_bounds', 'shard_name', 'stage_shard', 'to_bytes', 'write_records']
+    'RecordSet', 'Shard', 'check_folder', 'find_set', 'from_bytes', 'publish', 'read_records',
+    'set_names', 'shard_bounds', 'shard_name', 'stage_shard', 'to_bytes', 'write_records']

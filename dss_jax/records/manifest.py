@@ -58,10 +58,7 @@ def find_set(records_dir: str, dataset: str, split: str, *, verify: bool = False
       another size or (with `verify`) of another checksum; the message names the file.
   """
   name = f'{dataset}-{split}'
-  if not _exists(records_dir):
-    raise errors.UserError(
-        f'{os.path.join(records_dir, MANIFEST)} does not exist: {records_dir!r} holds no finished '
-        'record set; write one with `python -m dss_jax.teacher --records_dir=...`')
+  check_folder(records_dir)
   sets = _load(records_dir)
   if name not in sets:
     raise errors.UserError(
@@ -75,6 +72,14 @@ def find_set(records_dir: str, dataset: str, split: str, *, verify: bool = False
     _check_shard(records_dir, name, Shard(**shard), verify)
   paths = tuple(os.path.join(records_dir, shard['name']) for shard in entry['shards'])
   return RecordSet(name, paths, entry)
+
+
+def check_folder(records_dir: str) -> None:
+  """UserError unless a job has written records into the folder."""
+  if not _exists(records_dir):
+    raise errors.UserError(
+        f'{os.path.join(records_dir, MANIFEST)} does not exist: {records_dir!r} holds no finished '
+        'record set; write one with `python -m dss_jax.teacher --records_dir=...`')
 
 
 def set_names(records_dir: str) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dss_jax import cli, datasets, errors, files, rows
+from dss_jax import arguments, cli, datasets, errors, files, rows
 from dss_jax.teacher import flags, job, protocol, report
 from dss_jax.teacher.ask import asking, clients, estimate, prompts, room, tokens
 from dss_jax.teacher.ask.batch import client as batch_client
@@ -44,7 +44,7 @@ def run(argv: Sequence[str], teacher: protocol.Client | None = None) -> job.Outc
     Unfinished: the client stopped early; no set is written yet.
   """
   args, beam_options = _split(argv)
-  chosen = flags.parser().parse_args(args)
+  chosen = arguments.parse(flags.parser(), args)
   if beam_options and chosen.runner != 'beam':
     raise errors.UserError(f'{beam_options[0]}: options after -- are for --runner=beam')
   records_dir = chosen.records_dir or os.environ.get('DSS_DATA_DIR', '')

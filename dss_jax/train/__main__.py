@@ -1,14 +1,12 @@
 """`python -m dss_jax.train --gin_file=...`: train a student, or continue where it stopped."""
 
 import argparse
-import contextlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dss_jax import cli, datasets, errors
+from dss_jax import arguments, cli, datasets, errors, files
 
 if TYPE_CHECKING:
   from dss_jax.train.config import TrainConfig
@@ -88,37 +86,25 @@ def parser() -> argparse.ArgumentParser:
   return parser
 
 
-def split_bindings(args: Sequence[str]) -> tuple[list[str], list[str]]:
-  """['--gin_file=a', '--gin.X=1'] -> (['--gin_file=a'], ['X=1'])."""
-  rest, bindings = [], []
-  for arg in args:
-    match = re.match(r'--gin\.([^=]+=.*)', arg, re.DOTALL)
-    if match:
-      bindings.append(match[1])
-    else:
-      rest.append(arg)
-  return rest, bindings
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, trains, prints the result."""
-  if found := run(sys.argv[1:] if argv is None else argv):
+  if found := run(argv):
     from dss_jax.train import processes
     if processes.is_main():
       print(summary(*found))
   return 0
 
 
-def run(argv: Sequence[str]) -> 'tuple[TrainConfig, Result] | None':
+def run(argv: Sequence[str] | None = None) -> 'tuple[TrainConfig, Result] | None':
   """The run of a command line, and what came of it; None after --print_config."""
-  rest, bindings = split_bindings(argv)
-  args = parser().parse_args(rest)
+  args, bindings = arguments.parse_with_gin(parser(), argv)
 
   print('loading JAX and TensorFlow', file=sys.stderr, flush=True)
   config, text = _read(args, bindings)
   if args.print_config:
     print(text + _measured(config))
     return None
+  files.check_writable('MODEL_DIR', config.model_dir)
   cli.import_quietly('dss_jax.train.loop')
   from dss_jax.train import gin_config, loop, processes
   processes.start(processes.Start(
@@ -136,11 +122,15 @@ def run(argv: Sequence[str]) -> 'tuple[TrainConfig, Result] | None':
 
 def _read(args: argparse.Namespace, bindings: Sequence[str]):
   """What gin files and bindings come to, and as gin text: errors in them are told at once."""
-  # A module of the user's may make mixtures of our tasks, so they must be there.
-  with contextlib.nullcontext() if args.modules else datasets.described_only():
-    cli.import_quietly('dss_jax.tasks', *args.modules)
+  cli.import_tasks(args.modules)
   from dss_jax.train import gin_config
-  return gin_config.parse(args.gin_file, bindings), gin_config.resolved()
+  unset = '(not set)' if args.print_config else ''
+  config = gin_config.parse(args.gin_file, bindings, model_dir=unset)
+  if not args.print_config and datasets.of_task(config.data.mixture_or_task):
+    from dss_jax import records
+    with gin_config.macros_named():  # Told before TensorFlow is loaded.
+      records.check_folder(config.data.folder())
+  return config, gin_config.resolved()
 
 
 def _measured(config) -> str:

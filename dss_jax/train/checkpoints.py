@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 import tensorflow as tf
 from etils import epath
 
-from dss_jax import errors, files
+from dss_jax import errors, files, records
 from dss_jax.train import checksums, processes
 from dss_jax.train import config as config_lib
 from dss_jax.train import state as state_lib
@@ -259,10 +259,11 @@ def abstract(tree: Any, shardings: Any) -> Any:
 
 
 def check_model_dir(model_dir: str) -> None:
-  """UserError if checkpoints are there without the run.json that says what they are."""
-  checkpoints = os.path.join(model_dir, 'checkpoints')
+  """UserError if checkpoints or records are there without the run.json that says what they are."""
   run_file = os.path.join(model_dir, 'run.json')
-  if tf.io.gfile.exists(checkpoints) and not tf.io.gfile.exists(run_file):
-    raise errors.UserError(
-        f'{checkpoints} exists but {run_file} does not: MODEL_DIR holds something else; use '
-        'another one')
+  for name in ('checkpoints', records.MANIFEST):
+    other = os.path.join(model_dir, name)
+    if tf.io.gfile.exists(other) and not tf.io.gfile.exists(run_file):
+      raise errors.UserError(
+          f'{other} exists but {run_file} does not: MODEL_DIR holds something else; use another '
+          'one')

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,15 @@ from dss_jax.train import config as config_lib
 from dss_jax.train import student_defaults
 
 _CLASSES: dict[str, Any] = {}  # Dataclasses, by the names that gin has for them.
+
+
+class UnknownMacro(errors.UserError):
+  """A binding of a macro that no gin file has; `known` are those that there are."""
+
+  def __init__(self, name: str, known: set[str]):
+    near = errors.did_you_mean(name, known) if known else 'give one such as gin/native/dss.gin'
+    super().__init__(f'--gin.{name}: no gin file given defines the macro {name}: {near}')
+    self.name, self.known = name, known
 
 
 def configurable(cls: Any, module: str) -> Any:
@@ -34,13 +44,15 @@ _MODEL_FIELD = re.compile(r'(\w+Config)\.(\w+) is (.*?):(?= use )')
 _MACRO = re.compile(r'^[A-Za-z_]\w*$')
 
 
-def parse(files: Sequence[str], bindings: Sequence[str]) -> config_lib.TrainConfig:
+def parse(files: Sequence[str], bindings: Sequence[str], *, model_dir: str = ''
+          ) -> config_lib.TrainConfig:
   """Reads the files in order, then the bindings; later ones win.
 
   Args:
     files: paths; `gin/...` is also found inside the installed package.
     bindings: 'NAME=VALUE' of a macro that the files define, or 'Class.field=VALUE'.
       VALUE may be a bare string: `MODEL_DIR=/tmp/run` needs no quotes.
+    model_dir: MODEL_DIR, where they set none.
 
   What they leave open of the network and its vocabulary is the checkpoint's, if the run starts from
   one; else T5 v1.1 base with as many rows as the vocabulary needs.
@@ -49,7 +61,10 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> config_lib.TrainConf
     UserError: an unknown file, macro or field, a required macro without a value, or values
       that do not fit together.
   """
-  _complete_student(read(files, bindings))
+  given = read(files, bindings)
+  if model_dir and not _macro('MODEL_DIR'):
+    gin.bind_parameter(('MODEL_DIR', 'gin.macro', 'value'), model_dir)
+  _complete_student(given)
   try:
     return _TrainConfig()
   except (errors.UserError, ValueError, TypeError, RuntimeError) as error:
@@ -136,7 +151,11 @@ def _parse_file(path: str) -> None:
   logging.disable(logging.ERROR)  # gin logs an error for every place it looks in vain.
   try:
     gin.parse_config_file(path)
+  except UnicodeDecodeError as error:
+    raise errors.UserError(f'--gin_file={path}: not a gin file: it is no text in UTF-8') from error
   except OSError as error:
+    if os.path.isdir(path):
+      raise errors.UserError(f'--gin_file={path} is a folder: name a file') from error
     missing = re.search(r'Unable to open file: (\S+?)\.? ', str(error) + ' ')
     name = missing[1] if missing else path
     raise errors.UserError(
@@ -183,9 +202,7 @@ def _bind(binding: str, known: set[str]) -> None:
   if not equals:
     raise errors.UserError(f'--gin.{binding}: write --gin.NAME=VALUE')
   if _MACRO.match(name) and name not in known:
-    raise errors.UserError(
-        f'--gin.{name}: no gin file given defines the macro {name}: '
-        f'{errors.did_you_mean(name, known)}')
+    raise UnknownMacro(name, known)
   try:
     gin.parse_config(f'{name} = {_literal(value)}')
   except (SyntaxError, ValueError) as error:

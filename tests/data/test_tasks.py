@@ -166,6 +166,18 @@ def test_a_split_without_usable_rows_says_what_is_there(tmp_path):
     checks.measure('dss_toy', 'train')
 
 
+@pytest.mark.parametrize('task', ['dss_toy', 'toy_finetune', 'toy_rationale_then_label'])
+def test_without_gold_labels_the_teachers_are_named(tmp_path, task):
+  rows = [records.RationaleRecord(id=str(i), input=f'x {i}', teacher_label='left',
+                                  rationale='So.', parse_status='ok') for i in range(3)]
+  records.write_records(str(tmp_path), 'toy', 'train', rows)
+  data.configure(records_dir=str(tmp_path), vocabulary='bytes')
+  with pytest.raises(errors.UserError, match=r'no gold labels: .*gin/native/dss_teacher\.gin '
+                                             r'\(dss_toy_teacher\).*distill\.gin'):
+    checks.measure(task, 'train')
+  assert [one.task for one in checks.measure('dss_toy_teacher', 'train')]  # It is the way.
+
+
 def test_lengths_that_cut_are_counted_and_refused_when_all_are(toy_data):
   measured = checks.measure('dss_toy', 'train')
   warnings = checks.check_lengths(measured, {'inputs': 64, 'targets': 24})

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from dss_jax import gin_files
+from dss_jax import arguments, gin_files
 from dss_jax.train import __main__ as train_main
 
 REPO = pathlib.Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_a_dry_run_of_every_command(cloud, command):
                    check=0)
   assert done.stdout and not cloud.lines('calls')
   if words[flags:]:
-    rest, bindings = train_main.split_bindings(words[flags + 1:])
+    rest, bindings = arguments.split_bindings(words[flags + 1:])
     parsed = train_main.parser().parse_args(['--distributed', *rest])  # As the scripts do.
     assert set(parsed.gin_file) <= set(gin_files.known_files()) and bindings
 
@@ -47,7 +47,7 @@ def test_the_image_is_built_and_run_with_what_it_knows():
   build, run = (command for command in commands() if command.startswith('docker'))
   assert '--build-arg=ACCELERATOR=gpu' in build
   parsed = train_main.parser().parse_args(
-      train_main.split_bindings(shlex.split(run.partition(' dss train ')[2]))[0])
+      arguments.split_bindings(shlex.split(run.partition(' dss train ')[2]))[0])
   assert set(parsed.gin_file) <= set(gin_files.known_files())
 
 

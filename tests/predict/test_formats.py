@@ -16,6 +16,7 @@ import pytest
 import dss_jax.tasks  # noqa: F401  Registered before the tests put a registry of their own there.
 from dss_jax import cli, datasets, errors, records
 from dss_jax.predict import __main__ as predict_main
+from dss_jax.predict import stream
 from dss_jax.teacher import __main__ as teacher_main
 
 PAGE = (pathlib.Path(__file__).parents[2] / 'docs' / 'data.md').read_text()
@@ -192,11 +193,21 @@ def test_predict_goes_on_from_stdin_with_the_same_bytes_only(tickets, monkeypatc
   bad = as_lines([*ROWS[:4], {'text': 7.5, 'intent': None, 'key': []}])
   with pytest.raises(errors.UserError, match="-, line 5: field 'id' is a list"):
     run(bad)
+  assert not (tickets / 'a.jsonl.parts').exists()
+  rows, written = as_lines(), []
+
+  def line(row, line=stream._line):
+    written.append(row)
+    if len(written) == 5:
+      raise KeyboardInterrupt
+    return line(row)
+  monkeypatch.setattr(stream, '_line', line)
+  with pytest.raises(KeyboardInterrupt):
+    run(rows)
   assert (tickets / 'a.jsonl.parts' / '000001.jsonl').exists()
   with pytest.raises(errors.UserError, match='input_sha256 was'):
-    run(bad.replace(b'Ticket 3', b'Ticket 8'))
-  with pytest.raises(errors.UserError, match='line 5'):
-    run(bad)
+    run(rows.replace(b'Ticket 3', b'Ticket 8'))
+  assert run(rows) == 0 and len(written) == len(ROWS) + 1
 
 
 def test_both_programs_take_hf_names_and_stdin(tmp_path):

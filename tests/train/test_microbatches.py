@@ -6,14 +6,14 @@ import jax
 import programs
 import pytest
 
-from dss_jax import errors
+from dss_jax import arguments, errors
 from dss_jax.precompile import advice
 from dss_jax.train import __main__ as train_main
 from dss_jax.train import gin_config
 
 
 def config_of(command):
-  rest, bindings = train_main.split_bindings(command[3:])
+  rest, bindings = arguments.split_bindings(command[3:])
   return gin_config.parse([rest[0].partition('=')[2]], bindings)
 
 

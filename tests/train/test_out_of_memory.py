@@ -3,7 +3,7 @@
 import programs
 import pytest
 
-from dss_jax import errors
+from dss_jax import arguments, errors
 from dss_jax.precompile import advice
 from dss_jax.train import __main__ as train_main
 
@@ -29,7 +29,7 @@ def test_the_number_of_parts_that_fits(toy_records, toy_vocabulary, tmp_path, mo
   from dss_jax.train import gin_config
   command = programs.words(tmp_path / 'run', toy_records, toy_vocabulary,
                            BATCH_SIZE=16, MESH_DATA=2, MESH_FSDP=4, MESH_MODEL=1)
-  rest, bindings = train_main.split_bindings(command[3:])
+  rest, bindings = arguments.split_bindings(command[3:])
   config = gin_config.parse([rest[0].partition('=')[2]], bindings)
   def answer(room):
     monkeypatch.setattr(advice, '_room', lambda: room)

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from dss_jax import decode, models, objective
 from dss_jax import sharding as sharding_lib
-from dss_jax.export import __main__ as export_main
+from dss_jax.export import folder
 from dss_jax.models import flops
 from dss_jax.precompile import compiled
 from dss_jax.train import compute as compute_lib
@@ -79,9 +79,9 @@ def test_gin_has_its_sizes_and_precompile_its_programs():
 def test_stablehlo_decodes_the_same():
   model = models.Transformer(dataclasses.replace(CONFIG, scan_layers=False))
   params = nn.unbox(models.init_params(model, jax.random.key(1)))
-  exported = export_main.export_decoding(model, params, 6, ('cpu',))
+  exported = folder.export_decoding(model, params, 6, ('cpu',))
   tokens = np.random.default_rng(0).integers(2, 64, (3, 11)).astype(np.int32)
-  ids, log_probs = exported.call(export_main._flat(params), tokens)
+  ids, log_probs = exported.call(folder.flat(params), tokens)
   expected = decode.greedy_search(model, params, tokens, 6)
   assert np.array_equal(ids, expected.tokens)
   np.testing.assert_allclose(log_probs, expected.log_probs, rtol=1e-5)

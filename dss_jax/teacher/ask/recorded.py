@@ -107,26 +107,30 @@ class RecordedClient(protocol.Client):
           f'--inputs has {len(ids)} rows, but --completions={self._pattern} has {total} '
           f'({_sizes(self._files)}); row i must match completion i, so use the files that belong '
           'together')
-    found = (self._samples(value, f.where(i)) or (_MISSING,)
-             for f in self._files for i, value in enumerate(f))
+    found = []
+    wrong = errors.Collected('completions')
+    for f in self._files:
+      for i in range(len(f)):
+        with wrong:
+          found.append(self._samples(f[i], f.where(i)) or (_MISSING,))
+    wrong.check()
     return dict(zip(ids, found, strict=True))
 
   def _by_id(self, ids: Sequence[str]) -> dict[str, _Samples]:
     found: dict[str, _Samples] = {}
     known = frozenset(ids)
     repeated: collections.Counter[str] = collections.Counter()
+    wrong = errors.Collected('rows of --completions')
     for f in self._files:
-      for i, row in enumerate(f):
-        if isinstance(row, dict) and not {'id', 'custom_id'} & set(row) and 'input' in row:
-          made = datasets.made_id(fields.as_text(row['input'], f"{f.where(i)}: field 'input'"))
-          repeated[made] += 1
-          row = {**row, 'id': datasets.numbered(made, repeated[made])}
-        key, samples = self._row(row, f.where(i))
-        if key not in known:
-          raise errors.UserError(
-              f'{f.where(i)}: id {key!r} is not in --inputs; use the files that belong together')
-        if samples:
-          found[key] = found.get(key, ()) + samples
+      for i in range(len(f)):
+        with wrong:
+          key, samples = self._row(_with_id(f[i], f.where(i), repeated), f.where(i))
+          if key not in known:
+            raise errors.UserError(
+                f'{f.where(i)}: id {key!r} is not in --inputs; use the files that belong together')
+          if samples:
+            found[key] = found.get(key, ()) + samples
+    wrong.check()
     return found
 
   def _row(self, row: object, where: str) -> tuple[str, _Samples]:
@@ -209,3 +213,12 @@ def _rationale(completion: protocol.Completion, form: datasets.CompletionFormat)
 def _sizes(parts: Sequence[rows_lib.File]) -> str:
   shown = [f'{os.path.basename(f.path)}: {len(f)}' for f in parts[:12]]
   return ', '.join(shown + ['...'] * (len(parts) > 12))
+
+
+def _with_id(row: object, where: str, repeated: collections.Counter[str]) -> object:
+  """A row that has its input, but no id, has the id that such an input gets."""
+  if not isinstance(row, dict) or {'id', 'custom_id'} & set(row) or 'input' not in row:
+    return row
+  made = datasets.made_id(fields.as_text(row['input'], f"{where}: field 'input'"))
+  repeated[made] += 1
+  return {**row, 'id': datasets.numbered(made, repeated[made])}

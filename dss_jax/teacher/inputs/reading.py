@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import tqdm
 
@@ -25,7 +27,8 @@ class Inputs(Sequence[datasets.Example]):
     self.paths = [file.path for file in rows.files]
     self._rows, self._dataset = rows, dataset
     bar = tqdm.tqdm(range(len(rows)), desc='checking inputs', unit='row', delay=3, disable=None)
-    self.ids = check_examples((self._read(i) for i in bar), dataset, rows.where)
+    # A map, unlike a generator, goes on behind an error.
+    self.ids = check_examples(map(self._read, bar), dataset, rows.where)
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -67,36 +70,50 @@ def check_examples(
   Raises:
     UserError: no examples, an empty id or input, an id that occurs twice or that only some rows
       have, text that is not Unicode, a gold label that is blank, outside the row's choices or the
-      dataset's label set, or an equation without value.
+      dataset's label set, or an equation without value; lists the first ten such rows.
   """
   seen: dict[str, int] = {}
   repeated: collections.Counter[str] = collections.Counter()
-  for i, example in enumerate(examples):
-    try:
-      datasets.as_example(example)
-    except errors.UserError as error:
-      raise errors.UserError(f'{where(i)}: {error}') from error
-    if not example.id.strip():
-      raise errors.UserError(f'{where(i)}: the id is empty; every row needs one of its own')
-    key = example.id
-    made = key == datasets.made_id(example.input)
-    if seen and made != bool(repeated):
-      raise errors.UserError(f"{where(i)}: {'no' if made else 'a'} field 'id', unlike the rows "
-                             'above: give one to all rows, or to none')
-    if made:
-      repeated[key] += 1
-      key = datasets.numbered(key, repeated[key])
-    if key in seen:
-      raise errors.UserError(
-          f'{where(i)}: id {key!r} occurs also in {where(seen[key])}; '
-          'ids must be unique, since rationales are joined by id')
-    seen[key] = i
-    if not example.input.strip():
-      raise errors.UserError(f'{where(i)}: the input is empty; fill it in or remove the row')
-    _check_label(example, dataset, where, i)
+  wrong = errors.Collected('rows of the inputs')
+  rest, end = iter(examples), object()
+  for i in itertools.count():
+    with wrong:
+      if (example := next(rest, end)) is end:
+        break
+      _check(example, dataset, seen, repeated, where, i)
+  wrong.check()
   if not seen:
     raise errors.UserError(f'{dataset.name}: no examples; check --inputs')
   return list(seen)
+
+
+def _check(
+    example: Any, dataset: datasets.Dataset, seen: dict[str, int],
+    repeated: collections.Counter[str], where: Callable[[int], str], i: int,
+) -> None:
+  """Of one row; `seen` are the ids so far, with their rows, `repeated` those that were made."""
+  try:
+    datasets.as_example(example)
+  except errors.UserError as error:
+    raise errors.UserError(f'{where(i)}: {error}') from error
+  if not example.id.strip():
+    raise errors.UserError(f'{where(i)}: the id is empty; every row needs one of its own')
+  key = example.id
+  made = key == datasets.made_id(example.input)
+  if seen and made != bool(repeated):
+    raise errors.UserError(f"{where(i)}: {'no' if made else 'a'} field 'id', unlike the rows "
+                           'above: give one to all rows, or to none')
+  if made:
+    repeated[key] += 1
+    key = datasets.numbered(key, repeated[key])
+  if key in seen:
+    raise errors.UserError(
+        f'{where(i)}: id {key!r} occurs also in {where(seen[key])}; '
+        'ids must be unique, since rationales are joined by id')
+  seen[key] = i
+  if not example.input.strip():
+    raise errors.UserError(f'{where(i)}: the input is empty; fill it in or remove the row')
+  _check_label(example, dataset, where, i)
 
 
 def _read_row(
