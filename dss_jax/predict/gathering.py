@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent import futures
 from typing import Any, Generic, TypeVar
@@ -18,6 +19,7 @@ class _Waiting(Generic[Item]):
   kind: Hashable
   length: int
   result: asyncio.Future[Any]
+  since: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Batches(Generic[Item, Result]):
@@ -30,7 +32,8 @@ class Batches(Generic[Item, Result]):
 
   def __init__(
       self, work: Callable[[Sequence[Item]], Sequence[Result | Exception]], rows: int, *,
-      kind: Callable[[Item], Hashable], length: Callable[[Item], int]):
+      kind: Callable[[Item], Hashable], length: Callable[[Item], int],
+      wait: float | None = None):
     """The thread begins with the first item.
 
     Args:
@@ -38,15 +41,23 @@ class Batches(Generic[Item, Result]):
       rows: items of a batch at most.
       kind: what all items of a batch have in common.
       length: of an item; a batch costs what its longest does.
+      wait: seconds that an item waits for others while the thread is idle; None for as long as
+        others keep coming.
     """
     self._work = work
     self._rows = rows
     self._kind = kind
     self._length = length
+    self._wait = wait
     self._waiting: list[_Waiting[Item]] = []
     self._arrived = asyncio.Event()
     self._serving: asyncio.Task[None] | None = None
     self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix='batches')
+
+  @property
+  def waiting(self) -> int:
+    """Items that are in no batch yet."""
+    return len(self._waiting)
 
   async def put(self, item: Item) -> Result:
     """The item's result, when its batch is done."""
@@ -88,10 +99,15 @@ class Batches(Generic[Item, Result]):
 
   async def _gather(self) -> None:
     """Returns when a batch is full, or nobody else is about to come."""
-    while len(self._alike()) < self._rows:
+    while self._waiting and len(self._alike()) < self._rows:
+      left = _QUIET
+      if self._wait is not None:
+        left = self._waiting[0].since + self._wait - time.monotonic()
+        if left <= 0:
+          return
       self._arrived.clear()
       try:
-        await asyncio.wait_for(self._arrived.wait(), _QUIET)
+        await asyncio.wait_for(self._arrived.wait(), left)
       except TimeoutError:
         return
 
