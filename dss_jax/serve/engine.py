@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dss_jax import decode, errors
+from dss_jax import decode, errors, valid
 from dss_jax.predict import options as options_lib
 from dss_jax.predict import student as student_lib
 
@@ -68,6 +68,9 @@ class Engine:
       max_labels, max_label_tokens: of a question that brings labels; by default as many as the
         student's closed set, or 8 of 16 tokens.
     """
+    for name, value in {'max_labels': max_labels, 'max_label_tokens': max_label_tokens}.items():
+      if value is not None:
+        valid.whole(1, **{name: value})
     closed = student.info.labels
     self.student = student
     self.options = options

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 import signal
 import socket
 import sys
@@ -22,16 +24,21 @@ _HEADERS = 10.0  # seconds until the headers of a request must be whole
 
 def bind(host: str, port: int) -> socket.socket:
   """A socket that listens; UserError if that cannot be."""
+  if not 0 <= port < 1 << 16:
+    raise errors.UserError(f'--port={port}: use one from 1 to 65535, or 0 for any that is free')
   try:
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     return socket.create_server(address[:2], family=family, backlog=2048)
-  except socket.gaierror as error:
-    raise errors.UserError(f'--host={host}: {error.strerror}; give an address of this machine, '
-                           'such as 127.0.0.1, or 0.0.0.0 for all') from error
-  except (OSError, OverflowError) as error:
-    raise errors.UserError(f'--port={port}: cannot listen at {host} ({error}); give another one, '
-                           'or 0 for any that is free') from error
+  except OSError as error:
+    unknown = isinstance(error, socket.gaierror)
+    # `create_server` puts more words into strerror.
+    why = error.strerror if unknown else os.strerror(error.errno or 0)
+    if unknown or error.errno == errno.EADDRNOTAVAIL:
+      raise errors.UserError(f'--host={host}: {why}; give an address of this machine, such as '
+                             '127.0.0.1, or 0.0.0.0 for all') from error
+    raise errors.UserError(f'--port={port}: {why} at {host}; give another one, or 0 for any that '
+                           'is free') from error
 
 
 def url(sock: socket.socket) -> str:
