@@ -22,6 +22,9 @@ _EPILOG = """\
 examples:
   python -m dss_jax.predict --model_dir=runs/dss_cqa --input=new.jsonl --output=answers.jsonl
 
+  # In the terminal:
+  python -m dss_jax.predict --model_dir=runs/dss_cqa --text='Where do birds live?'
+
   # With the rationale, and five sampled answers:
   python -m dss_jax.predict ... --rationale --samples=5 --temperature=0.7
 
@@ -41,8 +44,10 @@ def _parser() -> argparse.ArgumentParser:
       prog=cli.program('predict'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
-  add('--input', required=True, metavar='FILE', help='JSON lines or a JSON list; may be gs://')
-  add('--output', required=True, metavar='FILE', help='JSON lines; must not exist')
+  add('--input', metavar='FILE', help='JSON lines or a JSON list; may be gs://')
+  add('--output', metavar='FILE', help='JSON lines; must not exist')
+  add('--text', action='append', default=[], metavar='INPUT',
+      help='an input, in place of a file: its answer is printed; may be repeated')
   add('--dataset', metavar='NAME',
       help="read the input as this dataset's raw rows; of a student of several, ask for its labels")
   add('--import', dest='modules', action='append', default=[], metavar='MODULE',
@@ -97,7 +102,7 @@ def _predict(args: argparse.Namespace) -> int:
   names = [field.name for field in dataclasses.fields(options_lib.Options)]
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
   _check(args)
-  read = _reader(args, args.input)
+  read = _reader(args, args.input or '--text')
   student = load(args)
   common = _labels(args.labels) if args.labels else student.info.labels
   if args.rank:
@@ -111,6 +116,10 @@ def _predict(args: argparse.Namespace) -> int:
                                   **dataclasses.asdict(options))
     return [output_row(e, p) for e, p in zip(examples, predictions)]
 
+  if args.text:
+    rows = predict([{'input': text} for text in args.text], 0)
+    print(''.join(map(stream.as_line, rows)), end='')
+    return 0
   count = stream.run(args.input, args.output, predict, settings=_settings(args, student, options),
                      window=WINDOW_BATCHES * options.batch_size)
   print(f'{args.output}: {count:,} rows in {time.perf_counter() - began:.1f} s by {student.path}')
@@ -119,6 +128,11 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+  files = [f'--{name}' for name in ('input', 'output') if getattr(args, name)]
+  if args.text and files:
+    raise errors.UserError(f'--text is answered in the terminal: leave {" and ".join(files)} out')
+  if not args.text and len(files) < 2:
+    raise errors.UserError('give --input=FILE and --output=FILE, or --text=INPUT')
   if args.labels and not args.rank:
     raise errors.UserError('--labels are what --rank scores: give --rank too, or leave them out')
   for name in ('rank_by', 'calibration'):
@@ -133,6 +147,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Options:
   """The options with a `rank_by`; prints where it is from."""
+  told = sys.stderr if args.text else sys.stdout  # That has answers and nothing else.
   if args.calibration:
     read = _reader(args, args.calibration)
     rows = [read(row, i) for i, (row, _) in enumerate(stream.read_rows(args.calibration))]
@@ -142,13 +157,15 @@ def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Optio
             name: value for name, value in dataclasses.asdict(options).items()
             if name.startswith('max_') or name == 'batch_size'})
     way = ranking.best(found)
-    print(*ranking.table(found), sep='\n')
-    print(f'ranking by {way}, which has the least loss of {len(rows):,} rows of {args.calibration}')
+    print(*ranking.table(found), sep='\n', file=told)
+    print(f'ranking by {way}, which has the least loss of {len(rows):,} rows of '
+          f'{args.calibration}', file=told)
   else:
     way = args.rank_by or student.info.ranking or ranking.DEFAULT
     print(f'ranking by {way}' + (
         '' if args.rank_by else ', chosen on validation' if student.info.ranking else
-        ': not chosen on validation; --calibration=FILE does, on rows with known labels'))
+        ': not chosen on validation; --calibration=FILE does, on rows with known labels'),
+        file=told)
   return dataclasses.replace(options, rank_by=way)
 
 
@@ -176,7 +193,7 @@ def load(args: argparse.Namespace):
 
 def _settings(args, student, options: options_lib.Options) -> dict[str, Any]:
   """What the output depends on."""
-  ignored = ('output', 'modules', 'mesh_model')
+  ignored = ('output', 'modules', 'mesh_model', 'text')
   return {name: value for name, value in vars(args).items() if name not in ignored} | {
       'rank_by': options.rank_by, 'parameters': student.path,
       'input_bytes': epath.Path(args.input).stat().length}
@@ -186,7 +203,8 @@ def _reader(args, path: str) -> Callable[[stream.Row, int], datasets.Example]:
   """(row of the file `path`, its number) -> Example."""
   if args.dataset or args.modules:
     cli.import_quietly('dss_jax.tasks', *args.modules)
-  read_row = datasets.get(args.dataset).read_row if args.dataset else read_input_row
+  raw = args.dataset and not args.text
+  read_row = datasets.get(args.dataset).read_row if raw else read_input_row
 
   def read(row: stream.Row, number: int) -> datasets.Example:
     try:

@@ -30,7 +30,8 @@ endpoints: POST /predict, GET /healthz, /readyz, /metrics (Prometheus), /docs
 _NEEDS = ('fastapi', 'uvicorn', 'prometheus_client')
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
   parser = argparse.ArgumentParser(
       prog=cli.program('serve'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, serves until told to stop."""
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  args = parser().parse_args(sys.argv[1:] if argv is None else argv)
   if missing := [name for name in _NEEDS if importlib.util.find_spec(name) is None]:
     raise errors.UserError(f"dss serve needs {', '.join(missing)}: pip install 'dss_jax[serve]'")
   with cli.flags_named(vars(args)):
