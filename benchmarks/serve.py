@@ -120,7 +120,7 @@ def _serve(args: argparse.Namespace) -> int:
   import dss_jax
   from dss_jax.predict import options
   from dss_jax.serve import engine, server, service
-  limits = service.Limits(max_batch=args.max_batch)
+  limits = service.Limits(max_batch=args.max_batch, timeout=300)
   path = f'{args.folder}/{args.engine}'
 
   def load() -> service.Engine:
@@ -200,7 +200,10 @@ async def _answers(address: str, texts: list[str]) -> list[str]:
     found = []
     for first in range(0, len(texts), 50):
       async with session.post('/predict', json={'inputs': texts[first:first + 50]}) as response:
-        found += [row['predicted_label'] for row in (await response.json())['predictions']]
+        answer = await response.json()
+        if response.status != 200:
+          raise RuntimeError(f'{address}: {answer}')
+        found += [row['predicted_label'] for row in answer['predictions']]
   return found
 
 

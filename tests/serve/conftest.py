@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
 import pathlib
+import re
+import subprocess
 import sys
 
 import aiohttp
@@ -76,3 +79,25 @@ def serve(engine):
           running.tell_to_stop()
         assert await served == code
   return serving
+
+
+@pytest.fixture
+def program(folder, tmp_path):
+  """Starts `dss serve`: (the process, its address, once it is ready)."""
+  started = []
+
+  def start(*flags):
+    log = (tmp_path / 'log').open('w')
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'dss_jax.serve', f'--model_dir={folder}', '--port=0', *flags],
+        stdout=subprocess.PIPE, stderr=log, text=True,
+        env={**os.environ, 'XLA_FLAGS': ''})  # One device, so that batches have all sizes.
+    started.append(process)
+    for line in process.stdout:
+      if found := re.match(r'ready: POST (http://\S+)/predict', line):
+        return process, found[1]
+    raise AssertionError((tmp_path / 'log').read_text())
+  yield start
+  for process in started:
+    process.kill()
+    process.wait()

@@ -2,12 +2,9 @@
 
 import asyncio
 import importlib.util
-import os
-import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 
@@ -49,28 +46,6 @@ def test_without_its_extra_it_says_what_to_install(monkeypatch):
                       lambda name, *rest: None if name == 'uvicorn' else find(name, *rest))
   with pytest.raises(errors.UserError, match=r"dss serve needs uvicorn: .*'dss_jax\[serve\]'"):
     serve_main.main(['--model_dir=x'])
-
-
-@pytest.fixture
-def program(folder, tmp_path):
-  """Starts `dss serve`: (the process, its address, once it is ready)."""
-  started = []
-
-  def start(*flags):
-    log = (tmp_path / 'log').open('w')
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'dss_jax.serve', f'--model_dir={folder}', '--port=0', *flags],
-        stdout=subprocess.PIPE, stderr=log, text=True,
-        env={**os.environ, 'XLA_FLAGS': ''})  # One device, so that batches have all sizes.
-    started.append(process)
-    for line in process.stdout:
-      if found := re.match(r'ready: POST (http://\S+)/predict', line):
-        return process, found[1]
-    raise AssertionError((tmp_path / 'log').read_text())
-  yield start
-  for process in started:
-    process.kill()
-    process.wait()
 
 
 async def _load(address, texts, clients, told):
