@@ -61,17 +61,22 @@ class Batches(Generic[Item, Result]):
 
   async def put(self, item: Item) -> Result:
     """The item's result, when its batch is done."""
+    return await self.submit(item)
+
+  def submit(self, item: Item) -> asyncio.Future[Result]:
+    """The result to come. The item waits from now on; cancelling the future drops it."""
     one = _Waiting(item, self._kind(item), self._length(item),
                    asyncio.get_running_loop().create_future())
+    one.result.add_done_callback(lambda _: self._forget(one))
     self._waiting.append(one)
     self._arrived.set()
     if self._serving is None or self._serving.done():
       self._serving = asyncio.create_task(self._serve())
-    try:
-      return await one.result
-    finally:
-      if one in self._waiting:  # Cancelled.
-        self._waiting.remove(one)
+    return one.result
+
+  def _forget(self, one: _Waiting[Item]) -> None:
+    if one in self._waiting:  # Cancelled.
+      self._waiting.remove(one)
 
   async def close(self) -> None:
     """Ends the thread, after the batch that it is at."""
@@ -113,6 +118,8 @@ class Batches(Generic[Item, Result]):
 
   def _take(self) -> list[_Waiting[Item]]:
     """The next batch, in the order of arrival."""
+    # A cancelled one is forgotten a moment after.
+    self._waiting = [one for one in self._waiting if not one.result.done()]
     alike = sorted(self._alike(), key=lambda one: one.length)
     first = alike.index(self._waiting[0]) if alike else 0
     begin = max(0, min(first - self._rows // 2, len(alike) - self._rows))

@@ -83,7 +83,7 @@ async def run(
         loading.result()
         service.state = service_lib.READY
         print(f'ready: POST {address}/predict; fields at {address}/docs', flush=True)
-      await stopping
+      await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
       print('told to stop', file=sys.stderr)
       lost = await service.drain()
       await asyncio.gather(loading, return_exceptions=True)

@@ -150,8 +150,8 @@ class Service:
       seconds = math.ceil(waiting * self._seconds_per_input)
       raise Refused(429, f'the queue is full: {waiting} inputs wait, at most {self.limits.queue}',
                     retry_after=max(1, seconds))
-    puts = [asyncio.ensure_future(self._batches.put(one)) for one in questions]
-    work = asyncio.gather(*puts)
+    results = [self._batches.submit(one) for one in questions]
+    work = asyncio.gather(*results)
     ends = {asyncio.ensure_future(gone()): Refused(GONE, 'the client went away'),
             asyncio.ensure_future(self._abandoned.wait()):
                 Refused(503, 'this server was told to stop, and --grace is over', retry_after=1)}
@@ -163,9 +163,9 @@ class Service:
       raise next((ends[one] for one in ends if one in done),
                  Refused(504, f'no answer within {self.limits.timeout:g} s', retry_after=1))
     finally:
-      for one in (*puts, *ends):  # After a failure of one, also what else was asked.
+      for one in (*results, *ends):  # After a failure of one, also what else was asked.
         one.cancel()
-      await asyncio.gather(work, *puts, *ends, return_exceptions=True)
+      await asyncio.gather(work, *results, *ends, return_exceptions=True)
 
   async def drain(self) -> int:
     """Takes no more requests and ends those in flight; the number that could not be finished."""

@@ -156,3 +156,16 @@ def test_an_item_waits_for_others_no_longer_than_is_said(monkeypatch):
     assert made.waiting == 0
     await made.close()
   asyncio.run(main())
+
+
+def test_a_submitted_item_waits_at_once_and_a_cancelled_one_is_never_worked_on():
+  async def main():
+    seen = []
+    made = batches(lambda batch: seen.append(list(batch)) or batch)
+    futures = [made.submit(i) for i in range(3)]
+    assert made.waiting == 3
+    futures[1].cancel()
+    assert await asyncio.gather(futures[0], futures[2]) == [0, 2]
+    assert made.waiting == 0
+    return seen
+  assert asyncio.run(main()) == [[0, 2]]
