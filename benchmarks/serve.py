@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import flags
@@ -207,45 +207,49 @@ async def _answers(address: str, texts: list[str]) -> list[str]:
   return found
 
 
-async def _load(address: str, texts: list[str], clients: int, seconds: float) -> list[float]:
-  """Seconds of every request that was answered within the time."""
+class _Load(NamedTuple):
+  took: list[float]  # seconds, of every request
+  rate: float  # requests a second, until the last answer
+
+
+async def _load(address: str, texts: list[str], clients: int, seconds: float) -> _Load:
+  """Clients that ask for so many seconds, and wait for their last answers."""
   took: list[float] = []
-  end = time.perf_counter() + seconds
+  start = time.perf_counter()
 
   async def client(number: int) -> None:
     draw = random.Random(number)
-    while (began := time.perf_counter()) < end:
+    while (began := time.perf_counter()) < start + seconds:
       async with session.post('/predict', json={'input': draw.choice(texts)}) as response:
         await response.read()
         if response.status != 200:
           raise RuntimeError(f'{address}: {response.status}')
-      if (now := time.perf_counter()) < end:
-        took.append(now - began)
+      took.append(time.perf_counter() - began)
   async with aiohttp.ClientSession(
       address, connector=aiohttp.TCPConnector(limit=0)) as session:
     await asyncio.gather(*map(client, range(clients)))
-  return took
+  return _Load(took, len(took) / (time.perf_counter() - start))
 
 
 def _measure(args: argparse.Namespace, servers: dict[str, str], texts: list[str]) -> list[Any]:
   rows = []
   for clients in args.clients:
-    found: dict[str, list[list[float]]] = {name: [] for name in servers}
+    found: dict[str, list[_Load]] = {name: [] for name in servers}
     for repeat in range(args.repeats):
       for name, address in servers.items():
         found[name].append(asyncio.run(_load(address, texts, clients, args.seconds)))
         print(f'  {clients} clients, repeat {repeat + 1}/{args.repeats}: {name} '
-              f'{len(found[name][-1]) / args.seconds:.1f} requests/s', file=sys.stderr)
-    rows += [_row(name, clients, repeats, found['dss_jax'], args.seconds)
-             for name, repeats in found.items()]
+              f'{found[name][-1].rate:.1f} requests/s', file=sys.stderr)
+    rows += [_row(name, clients, repeats, found['dss_jax']) for name, repeats in found.items()]
   return rows
 
 
-def _row(name: str, clients: int, repeats, ours, seconds: float) -> dict[str, Any]:
-  latencies = [1000 * np.quantile(sum(repeats, []), q) for q in (0.5, 0.95, 0.99)]
-  ratios = [len(mine) / max(1, len(other)) for mine, other in zip(ours, repeats, strict=True)]
+def _row(name: str, clients: int, repeats: list[_Load], ours: list[_Load]) -> dict[str, Any]:
+  took = [seconds for one in repeats for seconds in one.took]
+  latencies = [1000 * np.quantile(took, q) for q in (0.5, 0.95, 0.99)]
+  ratios = [mine.rate / other.rate for mine, other in zip(ours, repeats, strict=True)]
   return {'clients': clients, 'engine': name, 'ratios': ratios,
-          'requests_per_second': timing.spread([len(one) / seconds for one in repeats]),
+          'requests_per_second': timing.spread([one.rate for one in repeats]),
           'p50_p95_p99_ms': latencies}
 
 

@@ -21,7 +21,7 @@ _REFUSALS = {
     408: 'the body did not arrive in time', 413: 'too long a body, or too many inputs',
     422: 'no JSON, or a field that is wrong: `detail` names it',
     429: 'the queue is full: come again after `Retry-After` seconds',
-    500: 'the student failed on this batch', 503: 'loading or draining',
+    500: 'the student failed', 503: 'loading or draining',
     504: 'no answer in time'}
 
 

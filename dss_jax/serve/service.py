@@ -124,8 +124,7 @@ class Service:
         self._idle.set()
 
   async def questions(self, texts: Sequence[str], **asked: Any) -> list[engine_lib.Question]:
-    """Tokenizes, in a thread: megabytes take a while. Raises Refused."""
-    self.check_ready()
+    """Tokenizes, in a thread: megabytes take a while. Raises Refused; after `check_ready`."""
     if len(texts) > self.limits.max_inputs:
       raise Refused(413, f'inputs: {len(texts)} of them, at most {self.limits.max_inputs} in a '
                          'request')
@@ -184,8 +183,8 @@ class Service:
     try:
       answers = work.result()
     except Exception as error:
-      raise Refused(500, f'the student failed on this batch ({type(error).__name__}): the log of '
-                         'the server has more') from error
+      raise Refused(500, f'the student failed ({type(error).__name__}): the log of the server has '
+                         'more') from error
     self.metrics.tokens.labels('read').inc(sum(one.tokens for one in questions))
     self.metrics.tokens.labels('written').inc(sum(one.tokens for one in answers))
     return answers
@@ -195,7 +194,11 @@ class Service:
     assert self.engine is not None
     began = time.perf_counter()
     try:
-      return self.engine.answer(questions)
+      answers = self.engine.answer(questions)
+      for answer in answers:
+        if isinstance(answer, Exception):
+          _log.error('an input was not answered: %s', answer)
+      return answers
     except Exception:
       _log.exception('a batch of %d failed', len(questions))
       raise

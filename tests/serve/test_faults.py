@@ -71,7 +71,7 @@ def test_a_client_that_goes_away_is_dropped_from_the_queue(serve, gate):
   assert gate.seen == [['a'], ['stays']]
 
 
-def test_a_timeout_is_504_and_what_had_not_begun_never_does(serve, gate):
+def test_a_timeout_is_504_and_what_had_not_compilesnever_does(serve, gate):
   async def main():
     async with serve(gate, timeout=0.5) as client:
       found = await asyncio.gather(*(ask(client, text, 504) for text in 'abc'))
@@ -93,10 +93,40 @@ def test_a_batch_that_fails_is_500_for_its_requests_alone(serve, gate, caplog):
       await begun(gate, 4, client)
       gate.open.set()
       _, (found, _), *_ = await asyncio.gather(first, *failing, *others)
-      assert found['detail'].startswith('the student failed on this batch (RuntimeError)')
+      assert found['detail'].startswith('the student failed (RuntimeError)')
       assert 'the decoder broke' not in found['detail']
   asyncio.run(main())
   assert 'the decoder broke' in caplog.text
+
+
+def test_an_input_that_fails_is_500_for_its_request_alone(serve, gate, caplog):
+  answer = gate.answer
+  gate.answer = lambda questions: [FloatingPointError('NaN') if one.text == 'odd' else found
+                                   for one, found in zip(questions, answer(questions))]
+  gate.open.set()
+
+  async def main():
+    async with serve(gate, max_wait_ms=300) as client:
+      await asyncio.gather(ask(client, 'a'), ask(client, 'odd', 500), ask(client, 'b'))
+  asyncio.run(main())
+  assert sorted(gate.seen[0]) == ['a', 'b', 'odd'] and 'not answered: NaN' in caplog.text
+
+
+def test_the_end_does_not_turn_away_a_request_whose_body_is_on_its_way(serve):
+  async def main():
+    async with serve(told=True) as client:
+      body = b'{"input": "a", "rank": false}'
+      reader, writer = await connect(client)
+      writer.write(b'POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n' % len(body))
+      while await metric(client, 'dss_requests_in_flight') != 1:
+        await asyncio.sleep(0.02)
+      running.tell_to_stop()
+      while (await client.get('/readyz')).status != 503:
+        await asyncio.sleep(0.02)
+      writer.write(body)
+      assert b' 200 ' in await reader.readline()
+      writer.close()
+  asyncio.run(main())
 
 
 def test_a_slow_body_is_408_and_slow_headers_are_closed(serve, monkeypatch):
@@ -207,3 +237,26 @@ def test_what_cannot_be_loaded_ends_the_server():
       await server.run(sock, running.LIMITS, load)
     server.bind(*address[:2]).close()  # The port is free again.
   asyncio.run(main())
+
+
+def test_told_to_stop_while_it_compiles_it_compiles_no_more():
+  compiled, compiles, go_on = [], threading.Event(), threading.Event()
+
+  class Slow:
+    def programs(self):
+      return [(1, 32, False), (2, 32, False), (4, 32, False)]
+
+    def compile(self, *program):
+      compiled.append(program)
+      compiles.set()
+      assert go_on.wait(20)
+
+  async def main():
+    served = asyncio.create_task(server.run(server.bind('127.0.0.1', 0), running.LIMITS, Slow))
+    await asyncio.to_thread(compiles.wait, 10)
+    running.tell_to_stop()
+    await asyncio.sleep(0.2)
+    go_on.set()
+    assert await served == 0
+  asyncio.run(main())
+  assert compiled == [(1, 32, False)]
