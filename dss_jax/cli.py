@@ -28,6 +28,7 @@ VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'sweep': ('dss_jax.experiments.sweep', 'a grid of runs: methods, data and model sizes, seeds'),
     'report': ('dss_jax.experiments.report', "a sweep's tables and figures, as one page"),
     'predict': ('dss_jax.predict.__main__', "a trained student's answers to a file of inputs"),
+    'serve': ('dss_jax.serve.__main__', 'a student as an HTTP server'),
     'export': ('dss_jax.export.__main__', 'a student as StableHLO, to run without this project'),
     'convert': ('dss_jax.convert.__main__', 'checkpoints to and from Hugging Face and T5X'),
     'completion': ('dss_jax.completion', "the shell's completion of verbs and flags"),

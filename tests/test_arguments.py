@@ -70,7 +70,8 @@ EARLY = [
     ('inspect', ['--task=dss_cqa', '--records_dir=none'], 'none/manifest.json does not exist'),
     ('inspect', ['--records_dir=none'], 'give --task, such as'),
     ('vocab', ['--records_dir=none', '--output=v.model'], 'none/manifest.json does not exist'),
-    ('predict', ['--model_dir=m', '--input=none', '--output=o'], '--input=none: cannot be read (No such file or directory)'),
+    ('predict', ['--model_dir=m', '--input=none', '--output=o'],
+     '--input=none: cannot be read (No such file or directory)'),
 ]
 
 

@@ -27,6 +27,7 @@ FORBIDDEN = {  # folder or file of dss_jax -> parts of dss_jax that it must not 
     'convert': ('teacher', 'data', 'train', 'records', 'datasets', 'tasks', 'predict'),
   'train': ('teacher', 'tasks', 'experiments', 'predict'),
   'predict': ('teacher', 'data', 'records', 'tasks', 'experiments'),
+  'serve': ('teacher', 'data', 'records', 'tasks', 'experiments', 'export'),
   'export': ('teacher', 'data', 'records', 'tasks', 'experiments'),
   'precompile': ('teacher', 'data', 'records', 'tasks', 'experiments'),
 }
@@ -58,7 +59,7 @@ def test_imports_go_one_way(part):
                                   'train/step.py', 'train/state.py', 'train/rngs.py',
                                   'train/__init__.py', 'train/config.py', 'sharding.py',
                                   'families.py', 'decode',
-                                  'convert', 'predict', 'export', 'precompile',
+                                  'convert', 'predict', 'serve', 'export', 'precompile',
                                   'student_info.py', 'tokenizer.py',
                                   'files.py', 'records', 'page', 'cli.py',
                                   'data/__init__.py', 'data/description.py', 'data/settings.py'])

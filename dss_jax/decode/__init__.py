@@ -3,7 +3,7 @@
 No TensorFlow, SeqIO, gin or T5X is imported here.
 """
 
-from dss_jax.decode.batch_decoder import BatchDecoder, Prompts
+from dss_jax.decode.batch_decoder import BatchDecoder, Prompts, Shapes
 from dss_jax.decode.batching import batches_by_length
 from dss_jax.decode.beam import BeamResult, beam_search
 from dss_jax.decode.cache import Cache, decode_step, init_cache
@@ -19,6 +19,7 @@ __all__ = [
   'Prompts',
   'SampleResult',
   'Sampling',
+  'Shapes',
   'batches_by_length',
   'beam_search',
   'decode_step',

@@ -22,6 +22,21 @@ from dss_jax.decode.scoring import score_targets
 Prompts = Sequence[Sequence[int] | np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+  """What batches are padded to where no other programs than a few may be compiled.
+
+  Attributes:
+    widths: tokens of the prompts, ascending; () for all multiples of 32.
+    candidates: targets of a prompt in `score`, at least.
+    candidate_width: tokens of a target in `score`, at least.
+  """
+
+  widths: tuple[int, ...] = ()
+  candidates: int = 1
+  candidate_width: int = 8
+
+
 class BatchDecoder:
   """Decodes with one network, in batches by length over the devices.
 
@@ -31,6 +46,9 @@ class BatchDecoder:
   Args:
     model: the network.
     sharding: rows of a batch are split over its mesh's data and fsdp axes.
+
+  Attributes:
+    shapes: what batches are padded to; may be set.
   """
 
   def __init__(self, model: models.Network, sharding: sharding_lib.Sharding):
@@ -42,6 +60,7 @@ class BatchDecoder:
       model = model.clone(config=dataclasses.replace(model.config, scan_layers=False))
     self._model = model
     self._sharding = sharding
+    self.shapes = Shapes()
     # As many entries as options are used. Decorated methods would keep the network for ever.
     self.searcher = functools.cache(self._searcher)
     self._sampler = functools.cache(self._make_sampler)
@@ -91,7 +110,7 @@ class BatchDecoder:
     """Log probability of each of a prompt's targets (token lists with EOS)."""
     found: list[Any] = [None] * len(prompts)
     for rows, tokens in self._batches(prompts, batch_size, input_length):
-      padded = _pad_targets([targets[row] for row in rows], tokens.shape[0])
+      padded = _pad_targets([targets[row] for row in rows], tokens.shape[0], self.shapes)
       scores = jax.device_get(self._scorer(params, tokens, self._sharded(padded)))
       for row, row_scores in zip(rows, scores):
         found[row] = row_scores[:len(targets[row])].tolist()
@@ -100,7 +119,7 @@ class BatchDecoder:
   def _batches(self, prompts: Prompts, batch_size: int, input_length: int):
     """(rows, tokens on the devices) of each batch."""
     for rows, tokens in batches_by_length(
-        prompts, self._sharding.whole(batch_size), input_length):
+        prompts, self._sharding.whole(batch_size), input_length, widths=self.shapes.widths):
       yield rows, self._sharded(tokens)
 
   def _sharded(self, array: np.ndarray) -> jax.Array:
@@ -141,10 +160,10 @@ class BatchDecoder:
     return self._sharding.jit(function, out_shardings=self._sharding.replicated)
 
 
-def _pad_targets(targets: Sequence[Prompts], rows: int) -> np.ndarray:
+def _pad_targets(targets: Sequence[Prompts], rows: int, shapes: Shapes) -> np.ndarray:
   """int32 [rows, K, T]; T is a multiple of 8, so that few shapes are compiled."""
-  most = max(len(one) for one in targets)
-  longest = max(len(ids) for one in targets for ids in one)
+  most = max(shapes.candidates, *(len(one) for one in targets))
+  longest = max(shapes.candidate_width, *(len(ids) for one in targets for ids in one))
   padded = np.zeros((rows, most, -(-longest // 8) * 8), np.int32)
   for row, one in enumerate(targets):
     for k, ids in enumerate(one):

@@ -7,7 +7,7 @@ import numpy as np
 
 def batches_by_length(
     sequences: Sequence[Sequence[int] | np.ndarray], rows: int, max_length: int,
-    multiple: int = 32) -> Iterator[tuple[list[int], np.ndarray]]:
+    multiple: int = 32, widths: Sequence[int] = ()) -> Iterator[tuple[list[int], np.ndarray]]:
   """Sorts by length, so that short sequences are not padded to the longest.
 
   list(batches_by_length([[5, 6, 1], [7, 1]], 2, 8, multiple=4))
@@ -19,6 +19,7 @@ def batches_by_length(
     max_length: of a sequence; cutting is the caller's, who knows what stands at the end.
     multiple: a batch is as wide as its longest sequence, rounded up to a multiple of this, so
       that few shapes are compiled; never wider than max_length.
+    widths: ascending, in place of the multiples: as wide as the first that is wide enough.
 
   Returns:
     an iterator of (indices of the batch's sequences, int32 tokens [rows, width]).
@@ -33,13 +34,14 @@ def batches_by_length(
   if longest > max_length:
     raise ValueError(f'a sequence has {longest} tokens, max_length is {max_length}: cut it first.')
   order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
-  return (_pad(sequences, order[first:first + rows], rows, max_length, multiple)
+  return (_pad(sequences, order[first:first + rows], rows, max_length, multiple, widths)
           for first in range(0, len(order), rows))
 
 
-def _pad(sequences, indices: list[int], rows: int, max_length: int, multiple: int):
+def _pad(sequences, indices: list[int], rows: int, max_length: int, multiple: int, widths):
   longest = max(1, len(sequences[indices[-1]]))
-  width = min(-(-longest // multiple) * multiple, max_length)
+  width = next((one for one in widths if one >= longest), -(-longest // multiple) * multiple)
+  width = min(width, max_length)
   tokens = np.zeros((rows, width), np.int32)
   for row, index in enumerate(indices):
     tokens[row, :len(sequences[index])] = sequences[index]

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ killed one stopped.
 _EPILOG = """\
 examples:
   python -m dss_jax.predict --model_dir=runs/dss_cqa --input=new.jsonl --output=answers.jsonl
+
+  # In the terminal:
+  python -m dss_jax.predict --model_dir=runs/dss_cqa --text='Where do birds live?'
 
   # With the rationale, and five sampled answers:
   python -m dss_jax.predict ... --rationale --samples=5 --temperature=0.7
@@ -44,14 +48,13 @@ def parser() -> argparse.ArgumentParser:
       prog=cli.program('predict'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
-  add('--model_dir', required=True, metavar='DIR',
-      help="a run (its best checkpoint), one step's folder, a converted, Hugging Face or T5X "
-           "folder, or a model's name at the hub")
-  add('--input', required=True, metavar='FILE',
+  add('--input', metavar='FILE',
       help="rows, see below: a file, a 'GLOB', - for stdin, hf://OWNER/NAME:SPLIT")
   add('--columns', metavar='FIELD=COLUMN,...',
       help='which columns of the input the fields are: input=text,label=intent,id=key')
-  add('--output', required=True, metavar='FILE', help='JSON lines; must not exist')
+  add('--output', metavar='FILE', help='JSON lines; must not exist')
+  add('--text', action='append', default=[], metavar='INPUT',
+      help='an input, in place of a file: its answer is printed; may be repeated')
   add('--dataset', metavar='NAME',
       help="read the input as this dataset's raw rows; of a student of several, ask for its labels")
   add('--import', dest='modules', action='append', default=[], metavar='MODULE',
@@ -79,13 +82,21 @@ def parser() -> argparse.ArgumentParser:
   add('--batch_size', type=int, default=64, help='rows at a time (default: 64)')
   add('--max_input_length', type=int, help="tokens (default: the student's)")
   add('--max_target_length', type=int, help="tokens (default: the student's)")
+  loading_flags(add)
+  return parser
+
+
+def loading_flags(add: Callable[..., Any]) -> None:
+  """The flags that `load` reads, but for --dataset."""
+  add('--model_dir', required=True, metavar='DIR',
+      help="a run (its best checkpoint), one step's folder, a converted, Hugging Face or T5X "
+           "folder, or a model's name at the hub")
   add('--dtype', choices=('float32', 'bfloat16'), help='of parameters and activations')
   add('--mesh_model', type=int, default=1, help='devices that share one copy of the model')
   add('--vocabulary', metavar='FILE',
       help="SentencePiece model, or 'bytes', if there is none in the folder")
   add('--label_prefix', help="before every input (default: the student's)")
   add('--rationale_prefix', help="likewise with --rationale (default: the student's)")
-  return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,10 +110,13 @@ def _predict(args: argparse.Namespace) -> int:
   names = [field.name for field in dataclasses.fields(options_lib.Options)]
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
   _check(args)
-  source = _rows(args, 'input', args.columns)
-  read = _reader(args, source)
-  stream.check(source, read)
-  student = _load(args)
+  if args.text:
+    read = _reader(args, lambda number: f'--text, number {number + 1}')
+  else:
+    source = _rows(args, 'input', args.columns)
+    read = _reader(args, source.where)
+    stream.check(source, read)
+  student = load(args)
   common = _labels(args.labels) if args.labels else student.info.labels
   if args.rank:
     options = _ranking(args, options, student, common)
@@ -115,6 +129,10 @@ def _predict(args: argparse.Namespace) -> int:
                                   **dataclasses.asdict(options))
     return [output_row(e, p) for e, p in zip(examples, predictions)]
 
+  if args.text:
+    rows = predict([{'input': text} for text in args.text], 0)
+    print(''.join(map(stream.as_line, rows)), end='')
+    return 0
   settings = _settings(args, source, student, options)
   count = stream.run(source, args.output, predict, settings=settings,
                      window=WINDOW_BATCHES * options.batch_size)
@@ -124,6 +142,11 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+  named = [f'--{name}' for name in ('input', 'output') if getattr(args, name)]
+  if args.text and named:
+    raise errors.UserError(f'--text is answered in the terminal: leave {" and ".join(named)} out')
+  if not args.text and len(named) < 2:
+    raise errors.UserError('give --input=FILE and --output=FILE, or --text=INPUT')
   if args.labels and not args.rank:
     raise errors.UserError('--labels are what --rank scores: give --rank too, or leave them out')
   for name in ('rank_by', 'calibration'):
@@ -131,8 +154,9 @@ def _check(args: argparse.Namespace) -> None:
       raise errors.UserError(f'--{name} is how --rank compares labels: give --rank too')
   if args.rank_by and args.calibration:
     raise errors.UserError('--rank_by names what --calibration chooses: give one of the two')
-  files.check_path('--output', args.output)
-  files.check_writable_file('--output', args.output)
+  if args.output:
+    files.check_path('--output', args.output)
+    files.check_writable_file('--output', args.output)
 
 
 def _rows(args: argparse.Namespace, name: str, columns: str | None) -> rows_lib.Rows:
@@ -141,9 +165,10 @@ def _rows(args: argparse.Namespace, name: str, columns: str | None) -> rows_lib.
 
 def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Options:
   """The options with a `rank_by`; prints where it is from."""
+  told = sys.stderr if args.text else sys.stdout  # That has answers and nothing else.
   if args.calibration:
     source = _rows(args, 'calibration', args.calibration_columns or args.columns)
-    read = _reader(args, source)
+    read = _reader(args, source.where)
     stream.check(source, read)
     rows = [read(row, i) for i, row in enumerate(source)]
     found = student.calibrate(
@@ -152,13 +177,15 @@ def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Optio
             name: value for name, value in dataclasses.asdict(options).items()
             if name.startswith('max_') or name == 'batch_size'})
     way = ranking.best(found)
-    print(*ranking.table(found), sep='\n')
-    print(f'ranking by {way}, which has the least loss of {len(rows):,} rows of {args.calibration}')
+    print(*ranking.table(found), sep='\n', file=told)
+    print(f'ranking by {way}, which has the least loss of {len(rows):,} rows of '
+          f'{args.calibration}', file=told)
   else:
     way = args.rank_by or student.info.ranking or ranking.DEFAULT
     print(f'ranking by {way}' + (
         '' if args.rank_by else ', chosen on validation' if student.info.ranking else
-        ': not chosen on validation; --calibration=FILE does, on rows with known labels'))
+        ': not chosen on validation; --calibration=FILE does, on rows with known labels'),
+        file=told)
   return dataclasses.replace(options, rank_by=way)
 
 
@@ -170,7 +197,8 @@ def _labels(text: str) -> tuple[str, ...]:
   return tuple(found)
 
 
-def _load(args):
+def load(args: argparse.Namespace):
+  """The student that the flags name."""
   import dss_jax
   from dss_jax import student_info
   from dss_jax.convert import hub
@@ -187,29 +215,31 @@ def _load(args):
 def _settings(
     args, source: rows_lib.Rows, student, options: options_lib.Options) -> dict[str, Any]:
   """What the output depends on; of stdin also what came through it."""
-  ignored = ('output', 'modules', 'mesh_model')
+  ignored = ('output', 'modules', 'mesh_model', 'text')
   return {name: value for name, value in vars(args).items() if name not in ignored} | {
       'rank_by': options.rank_by, 'parameters': student.path,
       'input_bytes': source.size} | (
           {'input_sha256': source.sha256} if args.input == rows_lib.STDIN else {})
 
 
-def _reader(args, source: rows_lib.Rows) -> Callable[[stream.Row, int], datasets.Example]:
-  """(row of the source, its number) -> Example."""
+def _reader(
+    args, where: Callable[[int], str]) -> Callable[[stream.Row, int], datasets.Example]:
+  """(row, its number) -> Example; `where` names a row in messages."""
   if args.dataset or args.modules:
     cli.import_quietly('dss_jax.tasks', *args.modules)
-  read_row = datasets.get(args.dataset).read_row if args.dataset else read_input_row
+  raw = args.dataset and not args.text
+  read_row = datasets.get(args.dataset).read_row if raw else read_input_row
 
   def read(row: stream.Row, number: int) -> datasets.Example:
     try:
       return datasets.as_example(read_row(row, number))
     except KeyError as error:
       raise errors.UserError(
-          f'{source.where(number)}: no field {error} (it has: {", ".join(row)}); give rows with '
+          f'{where(number)}: no field {error} (it has: {", ".join(row)}); give rows with '
           f'`input`, say which column it is with --columns={error.args[0]}=COLUMN, or name the '
           'dataset they are of with --dataset') from error
     except (errors.UserError, TypeError, ValueError, IndexError, AttributeError) as error:
-      raise errors.UserError(f'{source.where(number)}: {error}') from error
+      raise errors.UserError(f'{where(number)}: {error}') from error
   return read
 
 
@@ -224,20 +254,8 @@ def read_input_row(row: stream.Row, number: int) -> datasets.Example:
 def output_row(
     example: datasets.Example, prediction: options_lib.Prediction) -> dict[str, Any]:
   """One line of the output."""
-  row: dict[str, Any] = {'id': example.id, 'predicted_label': prediction.label,
-                         'probability': prediction.probability}
-  if example.label:
-    row['label'] = example.label
-  if prediction.rationale is not None:
-    row['rationale'] = prediction.rationale
-  if prediction.tasks:
-    row['tasks'] = prediction.tasks
-  if prediction.samples:
-    row['samples'] = [{name: value for name, value in dataclasses.asdict(sample).items()
-                       if value is not None} for sample in prediction.samples]
-  if prediction.scores is not None:
-    row['scores'] = prediction.scores
-  return row
+  gold = {'label': example.label} if example.label else {}
+  return {'id': example.id, **prediction.as_row(), **gold}
 
 
 def _score(path: str, info: 'student_info.StudentInfo') -> str:

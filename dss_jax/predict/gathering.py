@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent import futures
 from typing import Any, Generic, TypeVar
@@ -18,6 +19,7 @@ class _Waiting(Generic[Item]):
   kind: Hashable
   length: int
   result: asyncio.Future[Any]
+  since: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Batches(Generic[Item, Result]):
@@ -30,7 +32,8 @@ class Batches(Generic[Item, Result]):
 
   def __init__(
       self, work: Callable[[Sequence[Item]], Sequence[Result | Exception]], rows: int, *,
-      kind: Callable[[Item], Hashable], length: Callable[[Item], int]):
+      kind: Callable[[Item], Hashable], length: Callable[[Item], int],
+      wait: float | None = None):
     """The thread begins with the first item.
 
     Args:
@@ -38,29 +41,42 @@ class Batches(Generic[Item, Result]):
       rows: items of a batch at most.
       kind: what all items of a batch have in common.
       length: of an item; a batch costs what its longest does.
+      wait: seconds that an item waits for others while the thread is idle; None for as long as
+        others keep coming.
     """
     self._work = work
     self._rows = rows
     self._kind = kind
     self._length = length
+    self._wait = wait
     self._waiting: list[_Waiting[Item]] = []
     self._arrived = asyncio.Event()
     self._serving: asyncio.Task[None] | None = None
     self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix='batches')
 
+  @property
+  def waiting(self) -> int:
+    """Items that are in no batch yet."""
+    return len(self._waiting)
+
   async def put(self, item: Item) -> Result:
     """The item's result, when its batch is done."""
+    return await self.submit(item)
+
+  def submit(self, item: Item) -> asyncio.Future[Result]:
+    """The result to come. The item waits from now on; cancelling the future drops it."""
     one = _Waiting(item, self._kind(item), self._length(item),
                    asyncio.get_running_loop().create_future())
+    one.result.add_done_callback(lambda _: self._forget(one))
     self._waiting.append(one)
     self._arrived.set()
     if self._serving is None or self._serving.done():
       self._serving = asyncio.create_task(self._serve())
-    try:
-      return await one.result
-    finally:
-      if one in self._waiting:  # Cancelled.
-        self._waiting.remove(one)
+    return one.result
+
+  def _forget(self, one: _Waiting[Item]) -> None:
+    if one in self._waiting:  # Cancelled.
+      self._waiting.remove(one)
 
   async def close(self) -> None:
     """Ends the thread, after the batch that it is at."""
@@ -88,15 +104,22 @@ class Batches(Generic[Item, Result]):
 
   async def _gather(self) -> None:
     """Returns when a batch is full, or nobody else is about to come."""
-    while len(self._alike()) < self._rows:
+    while self._waiting and len(self._alike()) < self._rows:
+      left = _QUIET
+      if self._wait is not None:
+        left = self._waiting[0].since + self._wait - time.monotonic()
+        if left <= 0:
+          return
       self._arrived.clear()
       try:
-        await asyncio.wait_for(self._arrived.wait(), _QUIET)
+        await asyncio.wait_for(self._arrived.wait(), left)
       except TimeoutError:
         return
 
   def _take(self) -> list[_Waiting[Item]]:
     """The next batch, in the order of arrival."""
+    # A cancelled one is forgotten a moment after.
+    self._waiting = [one for one in self._waiting if not one.result.done()]
     alike = sorted(self._alike(), key=lambda one: one.length)
     first = alike.index(self._waiting[0]) if alike else 0
     begin = max(0, min(first - self._rows // 2, len(alike) - self._rows))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dss_jax import ranking, valid
 
@@ -83,6 +84,20 @@ class Prediction:
   tasks: Mapping[str, str] = dataclasses.field(default_factory=dict)
   samples: tuple[Sample, ...] = ()
   scores: dict[str, float] | None = None
+
+  def as_row(self) -> dict[str, Any]:
+    """Its fields as JSON has them: those that were asked for, the label as `predicted_label`."""
+    row: dict[str, Any] = {'predicted_label': self.label, 'probability': self.probability}
+    if self.rationale is not None:
+      row['rationale'] = self.rationale
+    if self.tasks:
+      row['tasks'] = self.tasks
+    if self.samples:
+      row['samples'] = [{name: value for name, value in dataclasses.asdict(sample).items()
+                         if value is not None} for sample in self.samples]
+    if self.scores is not None:
+      row['scores'] = self.scores
+    return row
 
 
 @dataclasses.dataclass(frozen=True)

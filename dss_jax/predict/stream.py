@@ -61,7 +61,7 @@ def run(
       names.append(part.name)
       if not part.exists():
         predicted = predict(rows, start)
-        files.write(str(part), ''.join(_line(row) for row in predicted))
+        files.write(str(part), ''.join(map(as_line, predicted)))
       count = start + len(rows)
       bar.update(source.done - read)
       bar.set_postfix_str(f'{count:,} rows')
@@ -71,7 +71,8 @@ def run(
   return count
 
 
-def _line(row: Row) -> str:
+def as_line(row: Row) -> str:
+  """A line of output; UserError for a number that is none."""
   for name, value in row.items():
     try:
       json.dumps(value, allow_nan=False)

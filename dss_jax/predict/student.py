@@ -157,6 +157,26 @@ class Student:
                      for prediction, samples in zip(predictions, drawn)]
     return predictions
 
+  def check(self, labels: Sequence[str] = (), **options: Any) -> None:
+    """Raises the UserError that `predict` would, whatever the inputs; computes nothing."""
+    chosen = Options(**options)
+    self._check(chosen)
+    if chosen.rank:
+      self._candidates(self._allowed(labels, 1)[0], 0, chosen)
+
+  def compile(self, rows: int, width: int, labels: Sequence[str] = (), **options: Any) -> None:
+    """Compiles, or reads from disk, what answers `rows` prompts of `width` tokens; runs it once."""
+    chosen = Options(**options, batch_size=rows)
+    prompts = [[self.tokenizer.eos_id] * width] * rows
+    if chosen.rank:
+      self._rank(prompts, self._allowed(labels, rows), 0, chosen)
+    else:
+      self._search(prompts, chosen)
+
+  def pad_to(self, shapes: decode.Shapes) -> None:
+    """From now on, what fits into these shapes is padded to them and needs no other program."""
+    self._decoder.shapes = shapes
+
   def calibrate(
       self, inputs: Sequence[str], gold: Sequence[str], *,
       labels: Sequence[str] | Sequence[Sequence[str]] = (), **options: Any,

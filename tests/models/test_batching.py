@@ -44,3 +44,10 @@ def test_arguments_are_checked_at_the_call(name):
 def test_a_sequence_is_never_cut_without_its_eos():
   with pytest.raises(ValueError, match='a sequence has 3 tokens, max_length is 2'):
     decode.batches_by_length([[1], [5, 6, 1]], 2, 2)
+
+
+def test_given_widths_are_the_only_ones():
+  prompts = [[7] * n for n in (1, 31, 32, 33, 64, 65, 100)]
+  widths = [tokens.shape[1] for _, tokens in decode.batches_by_length(
+      prompts, 1, 100, widths=(32, 64, 100))]
+  assert widths == [32, 32, 32, 64, 64, 100, 100]

@@ -137,3 +137,35 @@ def test_closing_waits_for_the_batch_at_work():
     await made.close()
     assert done == [5] and await asking == 5
   asyncio.run(main())
+
+
+def test_an_item_waits_for_others_no_longer_than_is_said(monkeypatch):
+  """Although others keep coming."""
+  monkeypatch.setattr(gathering, '_QUIET', 1000)
+
+  async def main():
+    made = gathering.Batches(lambda batch: batch, 1000, kind=type, length=abs, wait=0.2)
+    first = asyncio.ensure_future(made.put(1))
+    others = []
+    while not first.done() and len(others) < 300:
+      others.append(asyncio.ensure_future(made.put(2)))
+      await asyncio.sleep(0.02)
+      assert made.waiting <= len(others) + 1
+    assert first.done() and len(others) > 1
+    assert await asyncio.gather(*others) == [2] * len(others)
+    assert made.waiting == 0
+    await made.close()
+  asyncio.run(main())
+
+
+def test_a_submitted_item_waits_at_once_and_a_cancelled_one_is_never_worked_on():
+  async def main():
+    seen = []
+    made = batches(lambda batch: seen.append(list(batch)) or batch)
+    futures = [made.submit(i) for i in range(3)]
+    assert made.waiting == 3
+    futures[1].cancel()
+    assert await asyncio.gather(futures[0], futures[2]) == [0, 2]
+    assert made.waiting == 0
+    return seen
+  assert asyncio.run(main()) == [[0, 2]]
