@@ -24,9 +24,9 @@ dss teacher --import=my_tasks --dataset={name} --split=train --inputs=train.csv 
     --completions=answers.jsonl --records_dir=records
 dss teacher --client=none --import=my_tasks --dataset={name} --split=test --inputs=test.csv \\
     --records_dir=records
-dss train --import=my_tasks --gin_file=gin/native/dss.gin --gin.DATASET={name} \\
-    --gin_file=gin/native/tiny.gin --gin.RECORDS_DIR=records --gin.VOCABULARY=bytes \\
-    --gin.TRAIN_STEPS=200 --gin.EVAL_PERIOD=50 --gin.MODEL_DIR=run
+dss train --import=my_tasks --method=dss --dataset={name} --gin_file=gin/native/tiny.gin \\
+    --gin.RECORDS_DIR=records --gin.VOCABULARY=bytes --gin.TRAIN_STEPS=200 \\
+    --gin.EVAL_PERIOD=50 --gin.MODEL_DIR=run
 dss predict --model_dir=run --input=test.csv --output=predictions.jsonl --rationale
 """
 

@@ -28,7 +28,7 @@ def main(verb, *words):
     (['--gin.TRAIN_STEPS', '--gin.SEED=1'], '--gin.TRAIN_STEPS: write --gin.TRAIN_STEPS=VALUE'),
     (['--model_dir=x'], '--model_dir x: write --gin.MODEL_DIR=x'),
     (['--records_dir', 'r=1'], '--records_dir r=1: write --gin.RECORDS_DIR=r=1'),
-    (['--dataset=cqa'], '--dataset cqa: write --gin.DATASET=cqa'),
+    (['--dropout_rate=0'], '--dropout_rate 0: write --gin.DROPOUT_RATE=0'),
     (['--learning-rate', '1e-4'], '--learning-rate 1e-4: write --gin.LEARNING_RATE=1e-4'),
     (['SEED=3'], 'SEED=3: write --gin.SEED=3'),
     (['--train_step=3'], "--train_step: .* no such flag: did you mean '--gin.TRAIN_STEPS'"),
@@ -101,3 +101,15 @@ def test_the_config_is_printed_without_folders(tmp_path, monkeypatch, capsys):
   assert "MODEL_DIR = 'of_the_file'" in capsys.readouterr().out
   with pytest.raises(errors.UserError, match='MODEL_DIR is not set: name a folder'):
     main('train', *RUN)
+
+
+def test_a_method_and_a_dataset_in_place_of_a_file(capsys):
+  from dss_jax.train import __main__ as train
+  assert train.main(['--method=finetune', '--dataset=svamp', '--gin.TRAIN_STEPS=7',
+                     '--print_config']) == 0
+  text = capsys.readouterr().out
+  assert "MIXTURE_OR_TASK_NAME = 'svamp_finetune'" in text and 'TRAIN_STEPS = 7' in text
+  for words, what in ((['--method=ds', '--dataset=cqa'], "did you mean 'gin/native/dss.gin'"),
+                      (['--dataset=cqa'], 'train what'), (['--method=dss'], 'give --gin.DATASET')):
+    with pytest.raises(errors.UserError, match=what):
+      train.main(words)

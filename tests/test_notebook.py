@@ -83,8 +83,8 @@ def test_what_is_wrong_is_said_in_one_line():
     teach(inputs=[ROWS[0], 'a text'])
   with pytest.raises(errors.UserError, match="--gin.TRAIN_STEP: .* did you mean 'TRAIN_STEPS'"):
     dss_jax.train('gin/native/dss.gin', DATASET='slips', TRAIN_STEP=3)
-  with pytest.raises(errors.UserError, match='--dataset slips|--dataset=slips|--gin.DATASET=slips'):
-    dss_jax.train('gin/native/dss.gin', dataset='slips')
+  with pytest.raises(errors.UserError, match="--datset: .* did you mean '--dataset'"):
+    dss_jax.train(method='dss', datset='slips')
   with pytest.raises(errors.UserError, match='holds no records, no run and no sweep') as caught:
     dss_jax.show(os.curdir)
   assert caught.value._render_traceback_() == [f'error: {caught.value}']

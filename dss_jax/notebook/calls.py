@@ -43,13 +43,13 @@ def teach(
   return results.Records(outcome) if outcome else None
 
 
-def train(gin_file: str | Sequence[str], **settings: Any) -> results.Run | None:
+def train(gin_file: str | Sequence[str] = (), **settings: Any) -> results.Run | None:
   """Trains a student, or goes on with its run: `dss train` from Python.
 
   Args:
-    gin_file: 'gin/native/dss.gin' for the paper's method; or several, later ones win.
-    **settings: macros in capitals, as after `--gin.`: DATASET='tickets', RECORDS_DIR='records',
-      MODEL_DIR='runs/tickets', TRAIN_STEPS=2000; and flags of `dss train`.
+    gin_file: files of settings, such as 'gin/native/tiny.gin'; later ones win.
+    **settings: flags of `dss train`: method='dss', dataset='tickets'; and macros in capitals, as
+      after `--gin.`: RECORDS_DIR='records', MODEL_DIR='runs/tickets', TRAIN_STEPS=2000.
 
   Returns:
     The finished run with its metrics; None with print_config, which only prints.

@@ -10,7 +10,7 @@ from typing import Any
 
 class _Callable(types.ModuleType):
 
-  def __call__(self, gin_file: Any, **settings: Any) -> Any:
+  def __call__(self, gin_file: Any = (), **settings: Any) -> Any:
     """See `dss_jax.notebook.calls.train`."""
     from dss_jax.notebook import calls
     return calls.train(gin_file, **settings)

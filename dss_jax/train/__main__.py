@@ -18,11 +18,11 @@ Train a student T5 on rationale records. Starting the same command again resumes
 _EPILOG = """\
 examples:
   # Distilling Step-by-Step on CommonsenseQA, the paper's settings:
-  python -m dss_jax.train --gin_file=gin/native/dss.gin --gin.DATASET=cqa \\
+  python -m dss_jax.train --method=dss --dataset=cqa \\
       --gin.RECORDS_DIR=records --gin.MODEL_DIR=runs/dss_cqa
 
   # A small student from scratch with a vocabulary of its own, on a CPU:
-  python -m dss_jax.train --gin_file=gin/native/dss.gin --gin.DATASET=cqa \\
+  python -m dss_jax.train --method=dss --dataset=cqa \\
       --gin_file=gin/native/tiny.gin --gin.RECORDS_DIR=records \\
       --gin.VOCABULARY=cqa.model --gin.MODEL_DIR=runs/tiny
 
@@ -30,8 +30,8 @@ examples:
   python -m dss_jax.train ... --gin.INITIAL_CHECKPOINT_PATH=google/t5-v1_1-base
 
   # The baselines: standard fine-tuning, standard distillation.
-  python -m dss_jax.train --gin_file=gin/native/finetune.gin --gin.DATASET=cqa ...
-  python -m dss_jax.train --gin_file=gin/native/distill.gin --gin.DATASET=cqa ...
+  python -m dss_jax.train --method=finetune --dataset=cqa ...
+  python -m dss_jax.train --method=distill --dataset=cqa ...
 
   # Another published size, of dss_jax/models/sizes.py (the default is T5 v1.1 base):
   python -m dss_jax.train ... --gin_file=gin/native/models/t5_1_1_large.gin
@@ -67,8 +67,15 @@ def parser() -> argparse.ArgumentParser:
       prog=cli.program('train'),
       description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--gin_file', action='append', required=True, metavar='FILE',
-                      help='may be given several times; later files override earlier ones')
+  parser.add_argument('--method', metavar='M', help=(
+      'dss, dss_teacher, finetune, distill, rationale_then_label or dss_shuffled: as '
+      '--gin_file=gin/native/M.gin'))
+  parser.add_argument('--dataset', metavar='D', help='as --gin.DATASET=D')
+  parser.add_argument('--log_to', metavar='TRACKER',
+                      help='wandb or mlflow, besides TensorBoard: as --gin.LOG_TO=TRACKER')
+  parser.add_argument('--gin_file', action='append', default=[], metavar='FILE',
+                      help='may be given several times; later files override earlier ones, and '
+                           'that of --method')
   parser.add_argument('--gin.NAME', dest='_shown_only', metavar='VALUE',
                       help='set a macro of the gin files, or Class.field; strings need no quotes')
   parser.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
@@ -98,6 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str] | None = None) -> 'tuple[TrainConfig, Result] | None':
   """The run of a command line, and what came of it; None after --print_config."""
   args, bindings = arguments.parse_with_gin(parser(), argv)
+  if args.method:
+    args.gin_file.insert(0, f'gin/native/{args.method}.gin')
+  bindings = [f'{name}={value}' for name, value in (
+      ('DATASET', args.dataset), ('LOG_TO', args.log_to)) if value] + bindings
+  if not args.gin_file:
+    raise errors.UserError('train what? Give --method=dss --dataset=NAME, or --gin_file=FILE')
 
   print('loading JAX and TensorFlow', file=sys.stderr, flush=True)
   config, text = _read(args, bindings)
