@@ -1,4 +1,4 @@
-"""docs/data.md: every cell of its table, as one runs it."""
+"""docs/data.md's first half: every cell of its table, as one runs it."""
 
 import gzip
 import io
@@ -18,7 +18,7 @@ from dss_jax import cli, datasets, errors, records
 from dss_jax.predict import __main__ as predict_main
 from dss_jax.teacher import __main__ as teacher_main
 
-PAGE = (pathlib.Path(__file__).parents[2] / 'docs' / 'data.md').read_text()
+PAGE, _, _ = (pathlib.Path(__file__).parents[2] / 'docs' / 'data.md').read_text().partition('\n## ')
 HEAD, _, *TABLE = [[cell.strip() for cell in line.strip('|').split('|')]
                    for line in PAGE.splitlines() if line.startswith('|')]
 # Not the fields' own names: the columns are named by the flags.
