@@ -40,6 +40,7 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {  # by their first bytes
     b'\xfd7zXZ\0': lzma.LZMAFile}
 _OTHERS = {  # first bytes: what is said of the file
     b'PK\x03\x04': 'is an archive or a spreadsheet (.zip, .xlsx); save the table as CSV in UTF-8',
+    b'ARROW1': 'is an Arrow or Feather file; write Parquet',
     b'\xff\xfe': 'is UTF-16; save it as UTF-8', b'\xfe\xff': 'is UTF-16; save it as UTF-8'}
 
 
