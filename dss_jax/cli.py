@@ -19,6 +19,7 @@ from dss_jax import __version__, datasets, errors, files
 
 VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'quickstart': ('dss_jax.quickstart', 'the whole method on a toy task, with a picture'),
+    'new': ('dss_jax.new', 'a folder to start a task of your own from, and the commands'),
     'teacher': ('dss_jax.teacher.__main__', "a teacher LLM's rationales and labels -> TFRecords"),
     'vocab': ('dss_jax.vocab', 'train a SentencePiece model on records'),
     'inspect': ('dss_jax.inspect.__main__', 'show rows of a task: raw, tokenized, packed and back'),
