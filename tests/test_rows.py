@@ -114,6 +114,17 @@ def test_a_glob_is_read_in_natural_order(tmp_path):
     rows.Rows(str(tmp_path / 'y_*'), '--input')
 
 
+def test_more_files_than_a_shell_lets_open(tmp_path):
+  for i in range(300):
+    (tmp_path / f'x_{i}.jsonl').write_text('{"text": "a"}\n')
+  code = ("import resource, sys; limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
+          'resource.setrlimit(resource.RLIMIT_NOFILE, (128, limit)); from dss_jax import rows; '
+          "print(sum(1 for row in rows.Rows(sys.argv[1], '--inputs')))")
+  done = subprocess.run([sys.executable, '-c', code, str(tmp_path / 'x_*')], capture_output=True,
+                        text=True, check=True)
+  assert done.stdout == '300\n'
+
+
 def test_a_name_with_brackets_that_is_there_is_no_glob(tmp_path):
   (tmp_path / 'in[1].csv').write_bytes(FORMATS['in.csv'])
   assert list(rows.Rows(str(tmp_path / 'in[1].csv'), '--input')) == ROWS
