@@ -7,10 +7,12 @@ your own rows, labels and prompt in the place of its example.
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from importlib import resources
 
-from dss_jax import arguments, cli, errors
+from dss_jax import arguments, cli, errors, files
+from dss_jax.teacher.ask import prompts
 
 _FILES = {  # in the package -> in the new folder
     'my_tasks.py.txt': 'my_tasks.py', 'prompt.toml': 'prompt.toml', 'train.csv': 'train.csv',
@@ -28,23 +30,31 @@ dss train --import=my_tasks --method=dss --dataset={name} --gin_file=gin/native/
     --gin.RECORDS_DIR=records --gin.VOCABULARY=bytes --gin.TRAIN_STEPS=200 \\
     --gin.EVAL_PERIOD=50 --gin.MODEL_DIR=run
 dss predict --model_dir=run --input=test.csv --output=predictions.jsonl --rationale
+
+To ask a live teacher: --client=openai --base_url=URL --model=NAME --prompt=prompt.toml in place of
+--completions; --show_prompt prints what it is sent, --dry_run what that costs.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Writes the folder and prints the commands."""
+  """Writes the folder and prints the commands.
+
+  Raises:
+    UserError: a name that is none, or another dataset's; the folder exists or cannot be made.
+  """
   args = arguments.parse(parser(), argv)
   folder = args.out or args.name
   if not (args.name.isidentifier() and args.name.isascii()):  # Of SeqIO tasks, gin macros, files.
     raise errors.UserError(f'{args.name!r}: use letters, digits and underscores, such as my_task')
+  if args.name == 'toy' or os.path.exists(prompts.path_of(args.name)):
+    raise errors.UserError(f'{args.name!r} is a dataset of the package: take another name')
   if os.path.exists(folder):
     raise errors.UserError(f'{folder} exists already: give another name, or --out=DIR')
-  os.makedirs(folder)
-  for source, target in _FILES.items():
-    text = resources.files('dss_jax').joinpath('starter', source).read_text(encoding='utf-8')
-    with open(os.path.join(folder, target), 'w', encoding='utf-8') as f:
-      f.write(text.replace('NAME', args.name))
-  print(_NEXT.format(folder=folder, name=args.name), end='')
+  with files.whole_folder(folder) as made:
+    for source, target in _FILES.items():
+      text = resources.files('dss_jax').joinpath('starter', source).read_text(encoding='utf-8')
+      (made / target).write_text(text.replace('NAME', args.name), encoding='utf-8')
+  print(_NEXT.format(folder=shlex.quote(folder), name=args.name), end='')
   return 0
 
 

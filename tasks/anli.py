@@ -24,4 +24,6 @@ DATASET = data.register(
     completion=datasets.CompletionFormat(end_marker='Premise:', label_kind='class'),
     holdout=None,
     source='TFDS anli/r1; Nie et al. 2020',
-    tfds='anli/r1')
+    tfds='anli/r1',
+    hub={'train': 'hf://facebook/anli:train_r1', 'validation': 'hf://facebook/anli:dev_r1',
+         'test': 'hf://facebook/anli:test_r1'})

@@ -47,4 +47,5 @@ DATASET = data.register(
     holdout='permutation',
     source='TFDS cos_e (test is its validation split); Talmor et al. 2019, Rajani et al. 2019',
     tfds='cos_e',
-    tfds_splits={'test': 'validation'})
+    tfds_splits={'test': 'validation'},
+    hub={'train': 'hf://tau/commonsense_qa:train', 'test': 'hf://tau/commonsense_qa:validation'})

@@ -27,4 +27,5 @@ DATASET = data.register(
     metric='equation',
     completion=COMPLETION,
     holdout='permutation',
-    source='github.com/arkilpatel/SVAMP; Patel et al. 2021')
+    source='github.com/arkilpatel/SVAMP; Patel et al. 2021',
+    hub={split: f'hf://ChilleD/SVAMP:{split}' for split in ('train', 'test')})

@@ -114,6 +114,17 @@ def test_a_glob_is_read_in_natural_order(tmp_path):
     rows.Rows(str(tmp_path / 'y_*'), '--input')
 
 
+def test_more_files_than_a_shell_lets_open(tmp_path):
+  for i in range(300):
+    (tmp_path / f'x_{i}.jsonl').write_text('{"text": "a"}\n')
+  code = ("import resource, sys; limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
+          'resource.setrlimit(resource.RLIMIT_NOFILE, (128, limit)); from dss_jax import rows; '
+          "print(sum(1 for row in rows.Rows(sys.argv[1], '--inputs')))")
+  done = subprocess.run([sys.executable, '-c', code, str(tmp_path / 'x_*')], capture_output=True,
+                        text=True, check=True)
+  assert done.stdout == '300\n'
+
+
 def test_a_name_with_brackets_that_is_there_is_no_glob(tmp_path):
   (tmp_path / 'in[1].csv').write_bytes(FORMATS['in.csv'])
   assert list(rows.Rows(str(tmp_path / 'in[1].csv'), '--input')) == ROWS
@@ -154,8 +165,9 @@ UNREADABLE = {
     'bad.jsonl': (b'{"text": "a"}\n{"text": \n', 'line 2: not JSON'),
     'table.json': (b'text,label\na,b\n', 'line 1: not JSON .*table is told by its name, .csv'),
     'nested.json': (json.dumps({'version': 1, 'data': ROWS}, indent=1).encode(),
-                    "one JSON object: write the list 'data' in it to a file of its own"),
+                    "the file is one object, with a list 'data': write its rows to a file"),
     'half.json': (b'[{"text": "a"}, ', 'not a JSON list'), 'none.json': (b'[]', 'list is empty'),
+    'feather.arrow': (b'ARROW1\0\0', 'Arrow or Feather file; write Parquet'),
     'book.xlsx': (b'PK\x03\x04rest', 'spreadsheet .*save the table as CSV'),
     'cut.csv.gz': (gzip.compress(random.Random(0).randbytes(999))[:500], 'cut off or damaged'),
     'cut.csv.zst': (zstd(random.Random(0).randbytes(999))[:500], 'cut off or damaged'),

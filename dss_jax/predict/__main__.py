@@ -235,7 +235,8 @@ def _reader(
       return datasets.as_example(read_row(row, number))
     except KeyError as error:
       raise errors.UserError(
-          f'{where(number)}: no field {error} (it has: {", ".join(row)}); give rows with '
+          f'{where(number)}: no field {error} (it has: {", ".join(row)}'
+          f'{rows_lib.inner_list(row)}); give rows with '
           f'`input`, say which column it is with --columns={error.args[0]}=COLUMN, or name the '
           'dataset they are of with --dataset') from error
     except (errors.UserError, TypeError, ValueError, IndexError, AttributeError) as error:

@@ -15,6 +15,7 @@ from typing import Any
 from dss_jax import errors
 from dss_jax.rows import files, hugging_face, json_copy, opening
 from dss_jax.rows.files import File as File
+from dss_jax.rows.files import inner_list as inner_list
 from dss_jax.rows.opening import STDIN as STDIN
 
 

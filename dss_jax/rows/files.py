@@ -110,6 +110,13 @@ class File(Sequence[Any]):
     raise NotImplementedError
 
 
+def inner_list(row: Mapping[str, Any]) -> str:
+  """Where the rows may be, of a file that is one object: ", with a list 'data'"; '' if nowhere."""
+  found = [key for key, value in row.items() if isinstance(value, list) and value
+           and isinstance(value[0], Mapping)]
+  return f', with a list {found[0]!r}' if found else ''
+
+
 class JsonLines(File):
   """A value in each line; blank lines are passed over."""
 
@@ -130,19 +137,19 @@ class JsonLines(File):
           f'{self._where(number)}: not UTF-8 (byte {offset + error.start}); save '
           f'{self._flag}={self.path} as UTF-8') from error
     except ValueError as error:
-      raise errors.UserError(f'{self._where(number)}: not JSON ({error}); {self._advice()}'
+      raise errors.UserError(f'{self._where(number)}: not JSON ({error}); {self._advice(line)}'
                              ) from error
 
-  def _advice(self) -> str:
+  def _advice(self, line: bytes) -> str:
+    if not line.lstrip().startswith(b'{'):
+      return 'each line must be one object; a table is told by its name, .csv or .tsv'
     try:
       with self._lock:
         self._opened.file.seek(self._start)
         whole = fields.parse_json(self._opened.file.read().decode('utf-8'))
     except ValueError:
-      return 'each line must be one object; a table is told by its name, .csv or .tsv'
-    lists = [key for key, value in whole.items() if isinstance(value, list)]
-    which = f'the list {lists[0]!r} in it' if lists else 'its rows'
-    return f'the file is one JSON object: write {which} to a file of its own'
+      return 'each line must be one object'
+    return f'the file is one object{inner_list(whole)}: write its rows to a file of their own'
 
 
 class Copied(JsonLines):

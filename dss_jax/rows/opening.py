@@ -13,6 +13,7 @@ import gzip
 import lzma
 import os
 import re
+import resource
 import shutil
 import sys
 import tempfile
@@ -40,6 +41,7 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {  # by their first bytes
     b'\xfd7zXZ\0': lzma.LZMAFile}
 _OTHERS = {  # first bytes: what is said of the file
     b'PK\x03\x04': 'is an archive or a spreadsheet (.zip, .xlsx); save the table as CSV in UTF-8',
+    b'ARROW1': 'is an Arrow or Feather file; write Parquet',
     b'\xff\xfe': 'is UTF-16; save it as UTF-8', b'\xfe\xff': 'is UTF-16; save it as UTF-8'}
 
 
@@ -80,8 +82,20 @@ def paths(pattern: str, flag: str) -> list[str]:
   if not glob.has_magic(pattern) or (local and os.path.exists(os.path.expanduser(pattern))):
     return [pattern]
   if found := natural_glob(pattern):
+    _allow_open_files(2 * len(found))  # Each may have a copy.
     return found
   raise errors.UserError(f'{flag}={pattern}: no such file; quote the pattern')
+
+
+def _allow_open_files(more: int) -> None:
+  """A shell's usual limit is 1,024, or 256 on a Mac; a process may raise it to a harder one."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  wanted = more + 512  # For what else a program opens.
+  if hard != resource.RLIM_INFINITY:
+    wanted = min(wanted, hard)
+  if soft != resource.RLIM_INFINITY and wanted > soft:
+    with contextlib.suppress(ValueError, OSError):  # Then the file that is too many is named.
+      resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def natural_glob(pattern: str) -> list[str]:

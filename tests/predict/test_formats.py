@@ -1,4 +1,4 @@
-"""docs/data.md: every cell of its table, as one runs it."""
+"""docs/data.md's first half: every cell of its table, as one runs it."""
 
 import gzip
 import io
@@ -19,7 +19,7 @@ from dss_jax.predict import __main__ as predict_main
 from dss_jax.predict import stream
 from dss_jax.teacher import __main__ as teacher_main
 
-PAGE = (pathlib.Path(__file__).parents[2] / 'docs' / 'data.md').read_text()
+PAGE, _, _ = (pathlib.Path(__file__).parents[2] / 'docs' / 'data.md').read_text().partition('\n## ')
 HEAD, _, *TABLE = [[cell.strip() for cell in line.strip('|').split('|')]
                    for line in PAGE.splitlines() if line.startswith('|')]
 # Not the fields' own names: the columns are named by the flags.
@@ -172,11 +172,13 @@ def test_labels_that_are_not_known_are_empty_cells(tickets):
                           '--columns=input=COLUMN says which'),
     (['--inputs=in.csv', '--columns=input=txt'], "no column 'txt', which the columns of --inputs"),
     (['--inputs=in.csv', '--columns=input'], '--columns=input: give FIELD=COLUMN'),
+    (['--inputs=one.json'], r"one.json, line 1: .*\(the row has: n, data, with a list 'data'\); "),
     (['--inputs=none.csv'], '--inputs=none.csv: cannot be read'),
     (['--inputs=s3://a/b.csv'], 's3:// cannot be read'),
 ])
 def test_what_is_wrong_with_inputs_is_one_line(tickets, flags, message):
   (tickets / 'in.csv').write_text('text,intent\nx,left\n')
+  (tickets / 'one.json').write_text(json.dumps({'n': [1], 'data': ROWS}))
   with pytest.raises(errors.UserError, match=message):
     teacher_main.main(['--client=none', '--dataset=tickets', '--split=train', '--records_dir=r',
                        *flags])

@@ -52,7 +52,7 @@ def test_a_source_without_rows_leaves_no_file(tmp_path):
 
 
 @pytest.mark.parametrize('dataset, split, folder, message', [
-    (svamp.DATASET, 'train', 'r', "'svamp' is in neither TFDS .* --inputs=FILE .github"),
+    (svamp.DATASET, 'train', 'r', "'svamp' is in neither TFDS .*=FILE, or --inputs=hub .github"),
     (anli.DATASET, 'train', '', 'give --records_dir=DIR'),
     (cqa.DATASET, 'validation', 'r', "cos_e has it as 'validation', which is this dataset's test"),
 ])
@@ -101,7 +101,7 @@ def test_tfds_rows_through_the_real_builders(tmp_path):
   assert [tuple(dataclasses.astuple(e)) for e in found] == [
       (f'u{i}', f'Prémisse {i}.</s>It is.', label, ())
       for i, label in enumerate(('entailment', 'neutral', 'contradiction'))]
-  found = sources.find(cqa.DATASET, 'test', **common)
+  found = sources.find(cqa.DATASET, 'test', **common | {'path': 'tfds'})
   assert found[1] == datasets.Example(
       'c1', 'Where?\nAnswer Choices:\n(a) sea\n(b) nest', 'nest', ('sea', 'nest'))
   (tmp_path / 'tfds' / 'esnli').write_text('in the way')  # TFDS tries a network for minutes.

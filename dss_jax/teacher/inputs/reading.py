@@ -127,7 +127,8 @@ def _read_row(
     known = ', '.join(map(str, row)) or 'none'
     name = str(error.args[0])
     raise errors.UserError(
-        f'{where}: no field {name!r}, which dataset {dataset.name!r} needs (the row has: {known}); '
+        f'{where}: no field {name!r}, which dataset {dataset.name!r} needs (the row has: {known}'
+        f'{rows_lib.inner_list(row)}); '
         f'--columns={name}=COLUMN says which of them it is') from error
   except errors.UserError as error:
     raise errors.UserError(f'{where}: {error}') from error
