@@ -10,6 +10,7 @@ last bits of the probabilities, are those of an uninterrupted run. At the end th
 the output.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +57,8 @@ def run(
   total = epath.Path(input_path).stat().length
   names: list[str] = []
   count = read = 0
-  with tqdm.tqdm(total=total, unit='B', unit_scale=True, desc='predicting', delay=2) as bar:
+  with (_removed_if_empty(parts),
+        tqdm.tqdm(total=total, unit='B', unit_scale=True, desc='predicting', delay=2) as bar):
     for start, rows, end in _windows(input_path, window):
       part = parts / f'{len(names):06d}.jsonl'
       names.append(part.name)
@@ -101,6 +103,17 @@ def _claim(parts: epath.Path, output: epath.Path, settings: Mapping[str, Any]) -
   files.write(str(file), json.dumps(now, indent=2) + '\n')
 
 
+@contextlib.contextmanager
+def _removed_if_empty(parts: epath.Path) -> Iterator[None]:
+  """Removes the folder of parts where an error came before the first part: nobody needs it."""
+  try:
+    yield
+  except BaseException:
+    if not list(parts.glob('*.jsonl')):
+      parts.rmtree(missing_ok=True)
+    raise
+
+
 def _join(parts: epath.Path, names: Sequence[str], output: epath.Path) -> None:
   with files.whole(output) as aside, aside.open('wb') as out:
     for name in names:
@@ -121,7 +134,11 @@ def _windows(path: str, window: int) -> Iterator[tuple[int, list[Row], int]]:
   if rows:
     yield start, rows, end
   elif not start:
-    raise errors.UserError(f'--input={path}: no rows; expected JSON lines or a JSON list')
+    raise _no_rows(path)
+
+
+def _no_rows(path: str) -> errors.UserError:
+  return errors.UserError(f'--input={path}: no rows; expected JSON lines or a JSON list')
 
 
 def read_rows(path: str) -> Iterator[tuple[Row, int]]:
@@ -143,10 +160,13 @@ def check(path: str, use: Callable[[Row, int], Any]) -> None:
     UserError: rows that are none, or that `use` refuses; lists the first ten.
   """
   wrong = errors.Collected(f'rows of {path}')
+  number = -1
   for number, (read, _) in enumerate(_values(path)):
     with wrong:
       use(read(), number)
   wrong.check()
+  if number < 0:
+    raise _no_rows(path)
 
 
 def _values(path: str) -> Iterator[tuple[Callable[[], Row], int]]:
