@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import importlib
 import importlib.util
 import logging
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
 
 from dss_jax import __version__, datasets, errors, files
@@ -51,17 +53,25 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
   sys.exit(code)
 
 
+@functools.cache  # Once: filters and hooks would pile up.
 def be_quiet() -> None:
   """Leaves out what libraries say to their own authors; before TensorFlow is imported."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   logging.getLogger('absl').setLevel(logging.ERROR)  # SeqIO and Orbax chatter.
-  # What goes wrong in Orbax's threads is raised again where they are waited for.
-  logging.getLogger('absl').addFilter(_is_news)
+  _pass_over_orbax()
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Only tf.data runs: no gain, many lines.
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-  return '_SignalingThread' not in str(record.msg)
+def _pass_over_orbax() -> None:
+  """What goes wrong in Orbax's threads is raised again where they are waited for, and told once."""
+  logging.getLogger('absl').addFilter(
+      lambda record: not str(record.msg).startswith('[process='))
+  logging.getLogger('asyncio').addFilter(lambda record: 'never retrieved' not in str(record.msg))
+  warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
+  # TensorStore's writers, of which one had failed and ended the loop that waits for all.
+  hook = sys.unraisablehook
+  sys.unraisablehook = lambda told: (
+      None if 'Event loop is closed' in str(told.exc_value) else hook(told))
 
 
 def print_anything() -> None:
@@ -92,9 +102,13 @@ def _exit_code(main: Callable[[Sequence[str] | None], int | None]) -> int:
 
 
 def _outside(error: Exception) -> str | None:
-  """What to say of a full disk or an object store that does not answer; None for our faults."""
-  if isinstance(error, OSError) and error.errno in _NO_ROOM:
-    return f'{error}: make room, or write elsewhere'
+  """What to say of a full disk, a path that is none, a silent object store; None for our faults."""
+  # TensorFlow and TensorStore have errors of their own for what the system says.
+  says = errors.system_error(error)
+  if any(os.strerror(number) in says for number in _NO_ROOM):
+    return f'{says}: make room, or write elsewhere'
+  if isinstance(error, OSError) and error.errno in _PATH and error.filename is not None:
+    return f'{os.fsdecode(error.filename)}: {error.strerror}: check the path, and who may use it'
   # TensorFlow reads object stores for us, with errors of its own.
   if type(error).__module__.startswith('tensorflow') and 'gs://' in str(error):
     return f'{" ".join(str(error).split())[:300]}: check the path and your credentials'
@@ -143,6 +157,8 @@ def _close_unread() -> bool:
 
 _UNREAD = 141  # as a program that SIGPIPE ends
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+         errno.ENAMETOOLONG, errno.ELOOP)
 _BANNER = ('WARNING: All log messages before absl', 'I0000 ', 'W0000 ', 'To enable the')
 _NO_CUDA = 'cuda_platform.cc'  # TensorFlow looks for a GPU that it is not to use.
 

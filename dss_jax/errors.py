@@ -1,6 +1,9 @@
 """Errors that are the user's to fix: one line, naming the file, row, field or flag."""
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable
 
 
@@ -56,6 +59,21 @@ class Collected:
       more = self._count - len(self._texts)
       raise UserError('\n  '.join([f'{self._count:,} {self._what} cannot be used:', *self._texts,
                                    *([f'and {more:,} more'] if more else [])]))
+
+
+def system_error(error: Exception) -> str:
+  """'No space left on device: Error writing ...': the system's words, which libraries put last.
+
+  Returns: '' where the error is not about a disk that is full, gone or not to be written.
+  """
+  text = ' '.join(re.sub(r'\{\{.*?\}\}', '', str(error)).split())  # Without TensorFlow's node.
+  for number in _OF_DISKS:
+    if (says := os.strerror(number)) in text:
+      return text[:200] if says in text[:200] else f'{says}: {text[:160]}...'
+  return ''
+
+
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Sequence
 
-from dss_jax import arguments, cli, valid
+from dss_jax import arguments, cli, files, valid
 
 NUM_FACTS = 20
 SPLITS = {'train': (800, 1), 'validation': (200, 2), 'test': (500, 3)}  # rows, data seed
@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Data, teacher job, sweep, report."""
   args = arguments.parse(parser(), argv)
   valid.whole(1, **{'--steps': args.steps, '--processes': args.processes})
+  files.check_writable('--out', args.out)
   began = time.monotonic()
   cli.import_quietly('dss_jax.tasks')
   records_dir, vocabulary = make_records(args.out)

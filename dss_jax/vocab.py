@@ -8,6 +8,7 @@ import ast
 import io
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sentencepiece
 
@@ -49,6 +50,8 @@ def train(
   if not names:
     raise errors.UserError(
         f'{records_dir}: no *-train record set; {errors.did_you_mean("", _sets(records_dir))}')
+  for name in names:
+    records.find_set(records_dir, *name.rpartition('-')[::2])
   model = io.BytesIO()
   # Only 'unigram' can stop early at a smaller vocabulary; the others are sized to the text.
   try:
@@ -99,6 +102,14 @@ def _sentences(records_dir: str, names: Sequence[str]) -> Iterator[str]:
         yield f'{row.prefix}{getattr(record, row.target)}'
 
 
+def _rows(text: str) -> Any:
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError) as error:
+    raise errors.UserError(f"--objectives={text}: write rows as the training's DSS_OBJECTIVES, "
+                           "(('premise', '[premise] ', 'teacher_label', 0.2),)") from error
+
+
 def parser() -> argparse.ArgumentParser:
   """Its flags."""
   parser = argparse.ArgumentParser(
@@ -115,7 +126,7 @@ example:
   parser.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
                       help='a module that registers datasets of your own: their labels and answer '
                            'phrases are covered; may be repeated')
-  parser.add_argument('--objectives', metavar='ROWS', type=ast.literal_eval, default=None,
+  parser.add_argument('--objectives', metavar='ROWS', type=_rows, default=None,
                       help="further tasks, as the training's DSS_OBJECTIVES: their prefixes and "
                            'targets are covered')
   parser.add_argument('--output', required=True, metavar='FILE', help='the .model file to write')
@@ -133,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   from dss_jax import files, records
   files.check_writable_file('--output', args.output)
   records.check_folder(args.records_dir)
-  valid.whole(1, **{'--vocab_size': args.vocab_size})
+  valid.whole(4, **{'--vocab_size': args.vocab_size})
   cli.import_tasks(args.modules)
   if args.objectives:
     from dss_jax import data

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 import sys
 import time
 
@@ -104,3 +105,20 @@ def served(tmp_path, monkeypatch):
     found.cache = tmp_path / 'home' / 'hub' / 'models--google--t5-v1_1-base'
     yield found
     hub._fetch.cache_clear()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """Makes `tmp_path/disk`, a disk of so many kB."""
+  folder = tmp_path / 'disk'
+
+  def mount(kilobytes):
+    folder.mkdir()
+    done = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'tmpfs',
+                           str(folder)], capture_output=True, check=False)
+    if done.returncode:
+      pytest.skip('no disk may be mounted here')
+    return folder
+  yield mount
+  if os.path.ismount(folder):
+    subprocess.run(['umount', '-l', str(folder)], check=True)

@@ -52,6 +52,7 @@ def test_it_prints_commands_that_there_are(folder):
 
 def test_what_it_refuses(folder):
   for name, what in (('mine', 'exists already'), ('my task', 'letters, digits'),
-                     ('1st', 'letters, digits'), ('cqa', 'of the package'), ('Übung', 'letters, digits')):
+                     ('1st', 'letters, digits'), ('Übung', 'letters, digits'),
+                     ('cqa', 'of the package')):
     with pytest.raises(errors.UserError, match=what):
       new.main([name])

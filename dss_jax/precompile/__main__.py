@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dss_jax import arguments, cli, errors, valid
+from dss_jax import arguments, cli, errors, files, valid
 
 _DESCRIPTION = """\
 Compile a run's train step and decoding for a TPU slice that is not here, on a CPU, and print the
@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, compiles cell by cell, prints the table."""
   os.environ['JAX_PLATFORMS'] = 'cpu'  # Where libtpu is installed, JAX would look for a TPU.
   args, bindings = arguments.parse_with_gin(parser(), argv)
+  if args.output and not args.known_only:
+    files.check_writable_file('--output', args.output)
   own = ['dss_jax.tasks', *args.modules] if args.modules else []  # Data sets to be named.
   cli.import_quietly('dss_jax.train.gin_config', *own)
   from dss_jax.precompile import jobs, plan, table, topologies
@@ -121,8 +123,8 @@ def _runs(args: argparse.Namespace, bindings: Sequence[str]):
     raise errors.UserError(
         f'--microbatches={args.microbatches}: give a number, or auto') from error
   found = []
-  for name, files in models or [('', [])]:
-    config = gin_config.parse([*args.gin_file, *files], bindings, model_dir='unused')
+  for name, sizes in models or [('', [])]:
+    config = gin_config.parse([*args.gin_file, *sizes], bindings, model_dir='unused')
     found.append((name or config.data.mixture_or_task,
                   dataclasses.replace(config, microbatches=parts)))
   return found

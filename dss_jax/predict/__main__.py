@@ -8,7 +8,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dss_jax import arguments, classes, cli, datasets, errors, fields, files, metrics, ranking
+from dss_jax import (
+  arguments,
+  classes,
+  cli,
+  datasets,
+  errors,
+  fields,
+  files,
+  metrics,
+  ranking,
+  valid,
+)
 from dss_jax import rows as rows_lib
 from dss_jax.predict import options as options_lib
 from dss_jax.predict import stream
@@ -199,10 +210,16 @@ def _labels(text: str) -> tuple[str, ...]:
 
 def load(args: argparse.Namespace):
   """The student that the flags name."""
+  import jax
+
   import dss_jax
   from dss_jax import student_info
   from dss_jax.convert import hub
   from dss_jax.train import config
+  valid.whole(1, **{'--mesh_model': args.mesh_model})
+  if jax.device_count() % args.mesh_model:
+    raise errors.UserError(f'--mesh_model={args.mesh_model}: the {jax.device_count()} devices here '
+                           'are no multiple of it')
   changes = {name: getattr(args, name) for name in ('label_prefix', 'rationale_prefix')
              if getattr(args, name) is not None}
   learnt = student_info.find(hub.local(args.model_dir))

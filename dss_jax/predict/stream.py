@@ -10,6 +10,7 @@ last bits of the probabilities, are those of an uninterrupted run. At the end th
 the output.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -55,7 +56,8 @@ def run(
   _claim(parts, epath.Path(output_path), settings)
   names: list[str] = []
   count = read = 0
-  with tqdm.tqdm(total=source.size, unit='B', unit_scale=True, desc='predicting', delay=2) as bar:
+  with (_removed_if_empty(parts), tqdm.tqdm(
+      total=source.size, unit='B', unit_scale=True, desc='predicting', delay=2) as bar):
     for start, rows in _windows(source, window):
       part = parts / f'{len(names):06d}.jsonl'
       names.append(part.name)
@@ -99,6 +101,17 @@ def _claim(parts: epath.Path, output: epath.Path, settings: Mapping[str, Any]) -
     raise errors.UserError(f'--output={output} exists: name another file, or remove it')
   parts.mkdir(parents=True, exist_ok=True)
   files.write(str(file), json.dumps(now, indent=2) + '\n')
+
+
+@contextlib.contextmanager
+def _removed_if_empty(parts: epath.Path) -> Iterator[None]:
+  """Removes the folder of parts where an error came before the first part: nobody needs it."""
+  try:
+    yield
+  except BaseException:
+    if not list(parts.glob('*.jsonl')):
+      parts.rmtree(missing_ok=True)
+    raise
 
 
 def _join(parts: epath.Path, names: Sequence[str], output: epath.Path) -> None:

@@ -51,6 +51,8 @@ def run(argv: Sequence[str], teacher: protocol.Client | None = None) -> job.Outc
   if not records_dir and not chosen.show_prompt:
     raise errors.UserError('where to? Set --records_dir=DIR, or DSS_DATA_DIR in the environment')
   _check_paths(chosen, records_dir)
+  if not (chosen.show_prompt or chosen.dry_run):
+    files.check_writable('--records_dir' if chosen.records_dir else 'DSS_DATA_DIR', records_dir)
   cli.import_quietly('dss_jax.tasks', *chosen.imports)  # They register datasets and teachers.
   clients.check(chosen)
   dataset = datasets.get(chosen.dataset)

@@ -143,15 +143,15 @@ class Checkpoints:
           clock=ocp.args.JsonSave(dataclasses.asdict(clock))))
 
   @contextlib.contextmanager
-  def _explained(self) -> Iterator[None]:
+  def _explained(self, name: str = _STEPS) -> Iterator[None]:
     """Turns what goes wrong while writing into one line."""
     try:
       yield
-    except Exception as error:  # OSError, or what TensorStore makes of it.
-      failed = self._saving[_STEPS]
+    except Exception as error:  # OSError, or what TensorFlow and TensorStore make of it.
+      failed = self._saving[name]
       left = [step for step in self._steps.all_steps(read=True) if step != failed]
       raise errors.UserError(
-          f'{self._model_dir}/checkpoints: the checkpoint of step {failed} could not be '
+          f'{self._model_dir / name}: the checkpoint of step {failed} could not be '
           f'written ({_one_line(error)}); '
           + (f'those of steps {left} are whole' if left else 'there is no earlier one')
           + '. Make room, or correct what it says, and start the same command again') from error
@@ -172,17 +172,17 @@ class Checkpoints:
     Raises:
       UserError: there are checkpoints, and none is whole.
     """
-    warnings: list[str] = []
+    problems: list[str] = []
     while (step := self._steps.latest_step()) is not None:
       if found := self._problems(step):
-        warnings.append(self._set_aside(step, found))
+        problems.append(self._set_aside(step, found))
         continue
       read = self._steps.restore(step, args=ocp.args.Composite(
           state=ocp.args.StandardRestore(abstract_state), data=DataPositionRestore(iterator),
           clock=ocp.args.JsonRestore()))
-      return Restored(step, read.state, RunTime(**read.clock), warnings)
-    if warnings:
-      raise errors.UserError('; '.join(warnings) + '; no other is left. To begin anew, use '
+      return Restored(step, read.state, RunTime(**read.clock), problems)
+    if problems:
+      raise errors.UserError('; '.join(problems) + '; no other is left. To begin anew, use '
                              'another MODEL_DIR')
     return None
 
@@ -214,9 +214,10 @@ class Checkpoints:
       if not (gain < 0 if self._lower_is_better else gain > 0):
         return False
     self._saving[_BEST] = step
-    self._best.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
-                    metrics=dict(metrics))
-    self._best.wait_until_finished()  # Small and rare; its metrics are read at the next one.
+    with self._explained(_BEST):
+      self._best.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)),
+                      metrics=dict(metrics))
+      self._best.wait_until_finished()  # Small and rare; its metrics are read at the next one.
     return True
 
   def restore_best(self, abstract_params: Any) -> tuple[int, Any, Mapping[str, float]] | None:
@@ -243,12 +244,14 @@ class Checkpoints:
       self._best.wait_until_finished()
 
   def close(self) -> None:
-    self._steps.close()
-    self._best.close()
+    """Ends the writing; UserError if something could not be written."""
+    for name, manager in ((_STEPS, self._steps), (_BEST, self._best)):
+      with self._explained(name):
+        manager.close()
 
 
 def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split())[:200] or type(error).__name__
+  return errors.system_error(error) or ' '.join(str(error).split())[:200] or type(error).__name__
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

@@ -73,9 +73,11 @@ def test_finished_windows_are_not_predicted_again(tmp_path):
 
 
 def test_another_commands_parts_are_refused_with_the_difference(tmp_path):
-  write_lines(tmp_path / 'in.jsonl', [{'x': 1}])
+  write_lines(tmp_path / 'in.jsonl', [{'x': i} for i in range(9)])
   def fails(rows, first):
-    raise RuntimeError('killed')
+    if first:
+      raise RuntimeError('killed')
+    return rows
   with pytest.raises(RuntimeError):
     run(tmp_path, fails, beams=1)
   with pytest.raises(errors.UserError, match=r'parts.*beams was 1, is 4.*remove the folder'):
@@ -155,4 +157,4 @@ def test_no_nan_is_written(tmp_path, row):
     stream.run(rows.Rows(str(tmp_path / 'in.jsonl'), '--input'), str(tmp_path / 'out.jsonl'),
                lambda rows, first: [{'id': '7', **row}], settings={}, window=2)
   assert not (tmp_path / 'out.jsonl').exists()
-  assert [p.name for p in (tmp_path / 'out.jsonl.parts').iterdir()] == ['settings.json']
+  assert not (tmp_path / 'out.jsonl.parts').exists()

@@ -1,8 +1,6 @@
 """Makes the helpers beside the teacher's tests importable."""
 
-import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
@@ -25,20 +23,3 @@ def fault(teacher):
     teacher.faults = lambda number, body: one
   yield set_fault
   set_fault(None)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-  """Makes `tmp_path/disk`, a disk of so many kB."""
-  folder = tmp_path / 'disk'
-
-  def mount(kilobytes):
-    folder.mkdir()
-    done = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'tmpfs',
-                           str(folder)], capture_output=True, check=False)
-    if done.returncode:
-      pytest.skip('no disk may be mounted here')
-    return folder
-  yield mount
-  if os.path.ismount(folder):
-    subprocess.run(['umount', '-l', str(folder)], check=True)
