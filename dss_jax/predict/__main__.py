@@ -44,9 +44,12 @@ def _parser() -> argparse.ArgumentParser:
       prog=cli.program('predict'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
+  add('--model_dir', required=True, metavar='DIR',
+      help="a run (its best checkpoint), one step's folder, a converted, Hugging Face or T5X "
+           "folder, or a model's name at the hub")
   add('--input', metavar='FILE', help='JSON lines or a JSON list; may be gs://')
   add('--output', metavar='FILE', help='JSON lines; must not exist')
-  add('--text', action='append', default=[], metavar='INPUT',
+  add('--text', action='append', metavar='INPUT',
       help='an input, in place of a file: its answer is printed; may be repeated')
   add('--dataset', metavar='NAME',
       help="read the input as this dataset's raw rows; of a student of several, ask for its labels")
@@ -79,10 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def loading_flags(add: Callable[..., Any]) -> None:
-  """The flags that `load` reads, but for --dataset."""
-  add('--model_dir', required=True, metavar='DIR',
-      help="a run (its best checkpoint), one step's folder, a converted, Hugging Face or T5X "
-           "folder, or a model's name at the hub")
+  """The flags that `load` reads, but for --model_dir and --dataset."""
   add('--dtype', choices=('float32', 'bfloat16'), help='of parameters and activations')
   add('--mesh_model', type=int, default=1, help='devices that share one copy of the model')
   add('--vocabulary', metavar='FILE',
@@ -102,7 +102,9 @@ def _predict(args: argparse.Namespace) -> int:
   names = [field.name for field in dataclasses.fields(options_lib.Options)]
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
   _check(args)
-  read = _reader(args, args.input or '--text')
+  if args.text:
+    return _answer(args, options)
+  read = _reader(args, args.input)
   student = load(args)
   common = _labels(args.labels) if args.labels else student.info.labels
   if args.rank:
@@ -116,14 +118,23 @@ def _predict(args: argparse.Namespace) -> int:
                                   **dataclasses.asdict(options))
     return [output_row(e, p) for e, p in zip(examples, predictions)]
 
-  if args.text:
-    rows = predict([{'input': text} for text in args.text], 0)
-    print(''.join(map(stream.as_line, rows)), end='')
-    return 0
   count = stream.run(args.input, args.output, predict, settings=_settings(args, student, options),
                      window=WINDOW_BATCHES * options.batch_size)
   print(f'{args.output}: {count:,} rows in {time.perf_counter() - began:.1f} s by {student.path}')
   print(_score(args.output, student.info), end='')
+  return 0
+
+
+def _answer(args: argparse.Namespace, options: options_lib.Options) -> int:
+  """Prints the answers to --text."""
+  student = load(args)
+  labels = _labels(args.labels) if args.labels else student.info.labels
+  if args.rank:
+    options = _ranking(args, options, student, labels)
+  predictions = student.predict(
+      args.text, labels=labels if args.rank else (), **dataclasses.asdict(options))
+  for i, prediction in enumerate(predictions):
+    print(stream.as_line({'id': str(i), **prediction.as_row()}), end='')
   return 0
 
 
@@ -193,7 +204,7 @@ def load(args: argparse.Namespace):
 
 def _settings(args, student, options: options_lib.Options) -> dict[str, Any]:
   """What the output depends on."""
-  ignored = ('output', 'modules', 'mesh_model', 'text')
+  ignored = ('output', 'modules', 'mesh_model')
   return {name: value for name, value in vars(args).items() if name not in ignored} | {
       'rank_by': options.rank_by, 'parameters': student.path,
       'input_bytes': epath.Path(args.input).stat().length}
@@ -203,8 +214,7 @@ def _reader(args, path: str) -> Callable[[stream.Row, int], datasets.Example]:
   """(row of the file `path`, its number) -> Example."""
   if args.dataset or args.modules:
     cli.import_quietly('dss_jax.tasks', *args.modules)
-  raw = args.dataset and not args.text
-  read_row = datasets.get(args.dataset).read_row if raw else read_input_row
+  read_row = datasets.get(args.dataset).read_row if args.dataset else read_input_row
 
   def read(row: stream.Row, number: int) -> datasets.Example:
     try:
