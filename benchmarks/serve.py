@@ -116,6 +116,7 @@ def _texts(seed: int, count: int) -> list[str]:
 
 
 def _serve(args: argparse.Namespace) -> int:
+  cli.end_with_parent()
   threads = machine.limit_threads(args.threads)
   import dss_jax
   from dss_jax.predict import options

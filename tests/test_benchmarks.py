@@ -246,6 +246,26 @@ def test_against_ctranslate2():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('flags', [[], ['--ctranslate2']])
+def test_servers_are_loaded_by_concurrent_clients(flags, tmp_path):
+  if flags:
+    for module in ('ctranslate2', 'torch', 'transformers'):
+      pytest.importorskip(module, reason="benchmark beside it: pip install -e '.[ct2,parity]'")
+  done = run('serve.py', '--tiny', '--clients', '1', '5', '--seconds=0.5', '--repeats=2',
+             '--max_batch=4', f'--json={tmp_path}/figures.json', *flags)
+  assert done.returncode == 0, done.stderr
+  rows = json.loads((tmp_path / 'figures.json').read_text())['rows']
+  engines = ['dss_jax', 'ctranslate2-float32', 'ctranslate2-int8'][:3 if flags else 1]
+  assert [(row['clients'], row['engine']) for row in rows] == [
+      (clients, engine) for clients in (1, 5) for engine in engines]
+  for row in rows:
+    p50, p95, p99 = row['p50_p95_p99_ms']
+    assert 0 < p50 <= p95 <= p99 and len(row['ratios']) == 2
+  for engine in engines[:2]:  # int8 rounds.
+    assert f'{engine}: 200 of 200 answers are those of dss_jax' in done.stdout
+
+
+@pytest.mark.slow
 def test_tokens_of_records_are_timed(toy_records, toy_vocabulary, tmp_path):
   path = tmp_path / 'toy.npz'
   done = run('make_tokens.py', '--task=dss_toy', f'--records_dir={toy_records}',

@@ -59,12 +59,15 @@ def parser() -> argparse.ArgumentParser:
       prog=cli.program('predict'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
+  add('--model_dir', required=True, metavar='DIR',
+      help="a run (its best checkpoint), one step's folder, a converted, Hugging Face or T5X "
+           "folder, or a model's name at the hub")
   add('--input', metavar='FILE',
       help="rows, see below: a file, a 'GLOB', - for stdin, hf://OWNER/NAME:SPLIT")
   add('--columns', metavar='FIELD=COLUMN,...',
       help='which columns of the input the fields are: input=text,label=intent,id=key')
   add('--output', metavar='FILE', help='JSON lines; must not exist')
-  add('--text', action='append', default=[], metavar='INPUT',
+  add('--text', action='append', metavar='INPUT',
       help='an input, in place of a file: its answer is printed; may be repeated')
   add('--dataset', metavar='NAME',
       help="read the input as this dataset's raw rows; of a student of several, ask for its labels")
@@ -98,10 +101,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def loading_flags(add: Callable[..., Any]) -> None:
-  """The flags that `load` reads, but for --dataset."""
-  add('--model_dir', required=True, metavar='DIR',
-      help="a run (its best checkpoint), one step's folder, a converted, Hugging Face or T5X "
-           "folder, or a model's name at the hub")
+  """The flags that `load` reads, but for --model_dir and --dataset."""
   add('--dtype', choices=('float32', 'bfloat16'), help='of parameters and activations')
   add('--mesh_model', type=int, default=1, help='devices that share one copy of the model')
   add('--vocabulary', metavar='FILE',
@@ -122,11 +122,10 @@ def _predict(args: argparse.Namespace) -> int:
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
   _check(args)
   if args.text:
-    read = _reader(args, lambda number: f'--text, number {number + 1}')
-  else:
-    source = _rows(args, 'input', args.columns)
-    read = _reader(args, source.where)
-    stream.check(source, read)
+    return _answer(args, options)
+  source = _rows(args, 'input', args.columns)
+  read = _reader(args, source.where)
+  stream.check(source, read)
   student = load(args)
   common = _labels(args.labels) if args.labels else student.info.labels
   if args.rank:
@@ -140,15 +139,24 @@ def _predict(args: argparse.Namespace) -> int:
                                   **dataclasses.asdict(options))
     return [output_row(e, p) for e, p in zip(examples, predictions)]
 
-  if args.text:
-    rows = predict([{'input': text} for text in args.text], 0)
-    print(''.join(map(stream.as_line, rows)), end='')
-    return 0
   settings = _settings(args, source, student, options)
   count = stream.run(source, args.output, predict, settings=settings,
                      window=WINDOW_BATCHES * options.batch_size)
   print(f'{args.output}: {count:,} rows in {time.perf_counter() - began:.1f} s by {student.path}')
   print(_score(args.output, student.info), end='')
+  return 0
+
+
+def _answer(args: argparse.Namespace, options: options_lib.Options) -> int:
+  """Prints the answers to --text."""
+  student = load(args)
+  labels = _labels(args.labels) if args.labels else student.info.labels
+  if args.rank:
+    options = _ranking(args, options, student, labels)
+  predictions = student.predict(
+      args.text, labels=labels if args.rank else (), **dataclasses.asdict(options))
+  for i, prediction in enumerate(predictions):
+    print(stream.as_line({'id': str(i), **prediction.as_row()}), end='')
   return 0
 
 
@@ -244,8 +252,7 @@ def _reader(
   """(row, its number) -> Example; `where` names a row in messages."""
   if args.dataset or args.modules:
     cli.import_quietly('dss_jax.tasks', *args.modules)
-  raw = args.dataset and not args.text
-  read_row = datasets.get(args.dataset).read_row if raw else read_input_row
+  read_row = datasets.get(args.dataset).read_row if args.dataset else read_input_row
 
   def read(row: stream.Row, number: int) -> datasets.Example:
     try:

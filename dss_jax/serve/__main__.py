@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
       prog=cli.program('serve'), description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
+  add('--model_dir', required=True, metavar='DIR', help='the student, as of `dss predict`')
   add('--host', default='127.0.0.1', help='to listen at (default: 127.0.0.1; 0.0.0.0 for all)')
   add('--port', type=int, default=8080, help='0 for any that is free (default: 8080)')
   add('--rationale', action='store_true', help='write rationales, unless a request says no')

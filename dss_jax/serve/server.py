@@ -34,11 +34,11 @@ def bind(host: str, port: int) -> socket.socket:
     # it the body of an answer waits 40 ms for the client's word that it got the head.
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return found
-  except OSError as error:
-    unknown = isinstance(error, socket.gaierror)
+  except (OSError, UnicodeError) as error:
     # `create_server` puts more words into strerror.
-    why = error.strerror if unknown else os.strerror(error.errno or 0)
-    if unknown or error.errno == errno.EADDRNOTAVAIL:
+    number = error.errno if isinstance(error, OSError) else None
+    why = os.strerror(number) if number and number > 0 else getattr(error, 'strerror', error)
+    if isinstance(error, (socket.gaierror, UnicodeError)) or number == errno.EADDRNOTAVAIL:
       raise errors.UserError(f'--host={host}: {why}; give an address of this machine, such as '
                              '127.0.0.1, or 0.0.0.0 for all') from error
     raise errors.UserError(f'--port={port}: {why} at {host}; give another one, or 0 for any that '

@@ -14,11 +14,13 @@ import pytest
 import dss_jax
 from dss_jax import errors
 from dss_jax.serve import __main__ as serve_main
+from dss_jax.serve import server
 
 
 @pytest.mark.parametrize(('flags', 'why'), [
     (['--port=70000'], '--port=70000: use one from 1 to 65535'),
     (['--host=no.such.host.invalid'], '--host=no.such.host.invalid: .*; give an address of this'),
+    (['--host=a..b'], '--host=a..b: .*; give an address of this'),
     (['--host=192.0.2.1'], '--host=192.0.2.1: Cannot assign requested address; give'),
     (['--max_batch=0'], '--max_batch=0: use a whole number'),
     (['--timeout=0'], '--timeout=0.0: use a number above 0'),
@@ -38,6 +40,12 @@ def test_a_port_in_use_is_one_line(folder):
     port = other.getsockname()[1]
     with pytest.raises(errors.UserError, match=f'--port={port}: Address already in use at 127'):
       serve_main.main([f'--model_dir={folder}', f'--port={port}'])
+
+
+def test_an_answer_of_two_packets_does_not_wait_for_the_first_one_to_be_acknowledged():
+  with server.bind('127.0.0.1', 0) as listening, \
+      socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_without_its_extra_it_says_what_to_install(monkeypatch):
