@@ -261,3 +261,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path, ending):
                         capture_output=True, text=True, check=True)
   found, megabytes = map(int, done.stdout.split())
   assert found == count and megabytes < 50, megabytes
+
+
+def test_what_is_heavy_is_loaded_when_it_is_needed():
+  code = ("import sys, dss_jax.rows; "
+          "assert not {'pyarrow', 'datasets', 'pandas', 'tensorflow'} & set(sys.modules)")
+  subprocess.run([sys.executable, '-c', code], check=True)
