@@ -31,9 +31,13 @@ def describe_run(path: str) -> dict[str, Any]:
       'task': config['data']['mixture_or_task'],
       'settings': {
           'steps': config['steps'], 'batch_size': config['data']['batch_size'],
-          'packed': config['data']['pack'], 'alpha': config['alpha'],
+          'packed': config['data']['pack'],
+          'row_lengths': config['data']['feature_lengths'], 'alpha': config['alpha'],
           'optimizer': config['optimizer']['name'],
-          **{key: config['optimizer'][key] for key in ('learning_rate', 'schedule')},
+          **{key: config['optimizer'].get(key) for key in (
+              'learning_rate', 'schedule', 'warmup_steps', 'weight_decay', 'clip_norm')},
+          'dropout_rate': config['model'].get('dropout_rate'),
+          'dtype': config['model'].get('dtype'),
           'train_fraction': config['data']['train_fraction'], 'seed': config['seed'],
           'initial_checkpoint': config.get('initial_checkpoint_path') or 'none (from scratch)'},
       'records': {name: one['num_records'] for name, one in run['records'].items()},
@@ -65,8 +69,8 @@ def text(info: student_info.StudentInfo, library: str, vocabulary: bytes | None 
     library: that loads the folder: 'jax', 'transformers' or 'ctranslate2'.
     vocabulary: contents of its SentencePiece model, for how it writes the labels.
   """
-  front = ['---', f'library_name: {library}',
-           'pipeline_tag: text2text-generation', 'tags:', '- t5',
+  # No pipeline_tag: transformers 5 has no pipeline for these networks.
+  front = ['---', f'library_name: {library}', 'tags:', '- t5',
            *(['- distilling-step-by-step'] if info.training else []), '---']
   sections = [_title(info), _task(info), _spelling(info, vocabulary), _metrics_table(info),
               _training(info), _use(info, library)]
@@ -150,10 +154,14 @@ from transformers import {tokenizer}, {network}
 
 tokenizer = {tokenizer}.from_pretrained('.')
 model = {network}.from_pretrained('.')
-batch = tokenizer({prefix!r} + 'your input', return_tensors='pt')
-print(tokenizer.decode(model.generate(**batch, max_new_tokens={length})[0],
-                       skip_special_tokens=True))
+for prefix in {prefixes!r}:
+  batch = tokenizer(prefix + 'your input', truncation=True, max_length={input_length},
+                    return_tensors='pt')
+  print(tokenizer.decode(model.generate(**batch)[0], skip_special_tokens=True))
 ```
+
+`generate` decodes greedily and ends after {length:,} tokens: generation_config.json says so.
+Transformers 5 has no pipeline that does this.
 
 `tokenizers` decides between two equally likely splits of a word differently from
 SentencePiece, which the model was trained with: of 12,970 inputs of public data sets, 23 had
@@ -190,8 +198,11 @@ def _use(info: student_info.StudentInfo, library: str) -> str:
     # The other one does not look which tokenizer an umT5's folder names.
     is_umt5s_bytes = network.startswith('UMT5') and info.vocabulary == student_info.BYTES
     tokenizer_class = 'ByT5Tokenizer' if is_umt5s_bytes else 'AutoTokenizer'
-    how = _WITH_TRANSFORMERS.format(prefix=info.label_prefix, length=info.target_length,
-                                    tokenizer=tokenizer_class, network=network)
+    prefixes = [info.label_prefix, *([] if info.rationale_prefix is None else
+                                     [info.rationale_prefix])]
+    how = _WITH_TRANSFORMERS.format(
+        prefixes=prefixes, length=info.target_length, input_length=info.input_length,
+        tokenizer=tokenizer_class, network=network)
   elif library == 'ctranslate2':
     how = _WITH_CTRANSLATE2.format(
         prefix=info.label_prefix, length=info.target_length, input_length=info.input_length,

@@ -146,7 +146,7 @@ def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Optio
   """The options with a `rank_by`; prints where it is from."""
   if args.calibration:
     read = _reader(args, args.calibration)
-    stream.check(args.calibration, read)
+    stream.check(args.calibration, read, '--calibration')
     rows = [read(row, i) for i, (row, _) in enumerate(stream.read_rows(args.calibration))]
     found = student.calibrate(
         [e.input for e in rows], [e.label for e in rows],

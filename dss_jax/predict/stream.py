@@ -137,8 +137,8 @@ def _windows(path: str, window: int) -> Iterator[tuple[int, list[Row], int]]:
     raise _no_rows(path)
 
 
-def _no_rows(path: str) -> errors.UserError:
-  return errors.UserError(f'--input={path}: no rows; expected JSON lines or a JSON list')
+def _no_rows(path: str, flag: str = '--input') -> errors.UserError:
+  return errors.UserError(f'{flag}={path}: no rows; expected JSON lines or a JSON list')
 
 
 def read_rows(path: str) -> Iterator[tuple[Row, int]]:
@@ -153,23 +153,25 @@ def read_rows(path: str) -> Iterator[tuple[Row, int]]:
     yield read(), end
 
 
-def check(path: str, use: Callable[[Row, int], Any]) -> None:
+def check(path: str, use: Callable[[Row, int], Any], flag: str = '--input') -> None:
   """Reads all rows once, and hands each, with its number from 0, to `use`.
+
+  `flag` is what the user set the path with.
 
   Raises:
     UserError: rows that are none, or that `use` refuses; lists the first ten.
   """
   wrong = errors.Collected(f'rows of {path}')
   number = -1
-  for number, (read, _) in enumerate(_values(path)):
+  for number, (read, _) in enumerate(_values(path, flag)):
     with wrong:
       use(read(), number)
   wrong.check()
   if number < 0:
-    raise _no_rows(path)
+    raise _no_rows(path, flag)
 
 
-def _values(path: str) -> Iterator[tuple[Callable[[], Row], int]]:
+def _values(path: str, flag: str = '--input') -> Iterator[tuple[Callable[[], Row], int]]:
   """What parses each row, so that one that is none does not hide those after it; bytes so far."""
   def line_of(line: bytes, where: str) -> Row:
     return _object(_parse(line, where), where)
@@ -187,7 +189,7 @@ def _values(path: str) -> Iterator[tuple[Callable[[], Row], int]]:
         if line.strip():
           yield functools.partial(line_of, line, f'{path}, line {number}'), end
   except OSError as error:
-    raise errors.UserError(f'--input={path}: cannot be read ({error}); check the path') from error
+    raise errors.UserError(f'{flag}={path}: cannot be read ({error}); check the path') from error
 
 
 def _is_list(f) -> bool:
