@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from dss_jax import families, student_info, tokenizer
+from dss_jax.convert import tokenizer_json
 
 FILE = 'README.md'
 _PAPER = 'https://arxiv.org/abs/2305.02301'
@@ -73,7 +74,7 @@ def text(info: student_info.StudentInfo, library: str, vocabulary: bytes | None 
   front = ['---', f'library_name: {library}', 'tags:', '- t5',
            *(['- distilling-step-by-step'] if info.training else []), '---']
   sections = [_title(info), _task(info), _spelling(info, vocabulary), _metrics_table(info),
-              _training(info), _use(info, library)]
+              _training(info), _use(info, library, vocabulary)]
   return '\n'.join(front) + '\n\n' + '\n\n'.join(filter(None, sections)) + '\n'
 
 
@@ -166,6 +167,23 @@ Transformers 5 has no pipeline that does this.
 `tokenizers` decides between two equally likely splits of a word differently from
 SentencePiece, which the model was trained with: of 12,970 inputs of public data sets, 23 had
 two pieces in another order. `dss_jax.load('.')` uses SentencePiece itself."""
+_WITHOUT_ITS_TOKENIZER = """\
+```python
+import sentencepiece
+import torch
+from transformers import {network}
+
+pieces = sentencepiece.SentencePieceProcessor(model_file='{file}')
+model = {network}.from_pretrained('.')
+for prefix in {prefixes!r}:
+  ids = [*pieces.encode(prefix + 'your input')[:{input_length} - 1], {eos_id}]
+  found = model.generate(torch.tensor([ids]))[0].tolist()
+  known = [i if i < pieces.vocab_size() else pieces.unk_id() for i in found]
+  print(pieces.decode([i for i in known if i not in ({pad_id}, {eos_id})]))
+```
+
+transformers cannot read this vocabulary: what `AutoTokenizer` makes of the folder is another one.
+`generate` decodes greedily and ends after {length:,} tokens: generation_config.json says so."""
 _WITH_CTRANSLATE2 = """\
 ```python
 import ctranslate2{imports}
@@ -191,7 +209,7 @@ print(student.predict(['your input']))
 ```"""
 
 
-def _use(info: student_info.StudentInfo, library: str) -> str:
+def _use(info: student_info.StudentInfo, library: str, vocabulary: bytes | None) -> str:
   how = _WITH_DSS_JAX
   if library == 'transformers':
     network, = families.of(info.model).to_hugging_face(info.model)['architectures']
@@ -200,9 +218,11 @@ def _use(info: student_info.StudentInfo, library: str) -> str:
     tokenizer_class = 'ByT5Tokenizer' if is_umt5s_bytes else 'AutoTokenizer'
     prefixes = [info.label_prefix, *([] if info.rationale_prefix is None else
                                      [info.rationale_prefix])]
-    how = _WITH_TRANSFORMERS.format(
+    is_unreadable = vocabulary is not None and tokenizer_json.why_not(vocabulary)
+    how = (_WITHOUT_ITS_TOKENIZER if is_unreadable else _WITH_TRANSFORMERS).format(
         prefixes=prefixes, length=info.target_length, input_length=info.input_length,
-        tokenizer=tokenizer_class, network=network)
+        tokenizer=tokenizer_class, network=network, file=student_info.VOCABULARY_FILE,
+        eos_id=info.model.eos_id, pad_id=info.model.pad_id)
   elif library == 'ctranslate2':
     how = _WITH_CTRANSLATE2.format(
         prefix=info.label_prefix, length=info.target_length, input_length=info.input_length,
