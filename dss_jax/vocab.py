@@ -147,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   valid.whole(4, **{'--vocab_size': args.vocab_size})
   cli.import_tasks(args.modules)
   if args.objectives:
+    cli.import_quietly('dss_jax.data.registration')
     from dss_jax import data
     data.configure(objectives=args.objectives)
   pieces = train(args.records_dir, args.output, sets=args.sets, vocab_size=args.vocab_size,

@@ -109,6 +109,14 @@ def test_a_vocabulary_of_what_is_not_there(toy_records, tmp_path, words, says):
   assert not list(tmp_path.iterdir())
 
 
+def test_objectives_that_are_none_are_one_line(toy_records, tmp_path):
+  done = subprocess.run([sys.executable, '-m', 'dss_jax.vocab', f'--records_dir={toy_records}',
+                         f'--output={tmp_path}/v.model', '--objectives=3'], text=True,
+                        capture_output=True, timeout=600, check=False)
+  assert done.returncode == 2
+  assert re.fullmatch(r'error: .*3 is no row.*\n', done.stderr), done.stderr
+
+
 def test_records_are_no_run(toy_records, tmp_path):
   from dss_jax.train import checkpoints
   with pytest.raises(errors.UserError, match='manifest.json exists but .*run.json does not'):

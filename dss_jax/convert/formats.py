@@ -70,7 +70,8 @@ class Format:
 
 
 def _write_hugging_face(path: str, weights: weights_lib.Weights, output: Output) -> None:
-  hugging_face.write_hugging_face(path, weights, dtype=output.dtype)
+  hugging_face.write_hugging_face(path, weights, dtype=output.dtype,
+                                  target_length=output.info.target_length)
   tokenizer_files.write(path, output.info, output.vocabulary)
 
 

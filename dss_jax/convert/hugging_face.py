@@ -130,6 +130,7 @@ def write_hugging_face(
     *,
     dtype: Any = None,
     max_shard_bytes: int = 5 * 10**9,
+    target_length: int | None = None,
 ) -> None:
   """Writes the configs and the tensors, one at a time, into an existing folder.
 
@@ -138,6 +139,8 @@ def write_hugging_face(
     weights: open for reading.
     dtype: of the new file; None keeps each tensor's own.
     max_shard_bytes: a file is closed before it grows past this (a tensor is never split).
+    target_length: tokens, EOS included, that `generate` writes at most if it is not told; None: its
+      own 20, which cut rationales.
   """
   folder = epath.Path(path)
   their_name = families.of(weights.config).their_name
@@ -160,7 +163,7 @@ def write_hugging_face(
   stored = next(iter(specs.values())).dtype
   for file, values in (
       (CONFIG_FILE, hugging_face_config.write(weights.config, stored)),
-      (_GENERATION_FILE, hugging_face_config.ids(weights.config))):
+      (_GENERATION_FILE, hugging_face_config.generation(weights.config, target_length))):
     (folder / file).write_text(json.dumps(values, indent=2) + '\n')
 
 

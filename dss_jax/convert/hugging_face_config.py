@@ -56,9 +56,18 @@ def check_ids(values: Mapping[str, Any], config: models.Config, where: str) -> N
 
 
 def ids(config: models.Config) -> dict[str, int]:
-  """What generation_config.json holds."""
+  """The ids that both files hold."""
   return {'decoder_start_token_id': config.start_id, 'pad_token_id': config.pad_id,
           'eos_token_id': config.eos_id}
+
+
+def generation(config: models.Config, target_length: int | None) -> dict[str, int]:
+  """What generation_config.json holds.
+
+  `max_length`, in which the start token counts, and not `max_new_tokens`: of that a caller's own
+  `max_length` would be overruled.
+  """
+  return ids(config) | ({} if target_length is None else {'max_length': target_length + 1})
 
 
 def write(config: models.Config, dtype: Any) -> dict[str, Any]:

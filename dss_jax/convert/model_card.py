@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from dss_jax import families, student_info, tokenizer
+from dss_jax.convert import tokenizer_json
 
 FILE = 'README.md'
 _PAPER = 'https://arxiv.org/abs/2305.02301'
@@ -31,9 +32,13 @@ def describe_run(path: str) -> dict[str, Any]:
       'task': config['data']['mixture_or_task'],
       'settings': {
           'steps': config['steps'], 'batch_size': config['data']['batch_size'],
-          'packed': config['data']['pack'], 'alpha': config['alpha'],
+          'packed': config['data']['pack'],
+          'row_lengths': config['data']['feature_lengths'], 'alpha': config['alpha'],
           'optimizer': config['optimizer']['name'],
-          **{key: config['optimizer'][key] for key in ('learning_rate', 'schedule')},
+          **{key: config['optimizer'].get(key) for key in (
+              'learning_rate', 'schedule', 'warmup_steps', 'weight_decay', 'clip_norm')},
+          'dropout_rate': config['model'].get('dropout_rate'),
+          'dtype': config['model'].get('dtype'),
           'train_fraction': config['data']['train_fraction'], 'seed': config['seed'],
           'initial_checkpoint': config.get('initial_checkpoint_path') or 'none (from scratch)'},
       'records': {name: one['num_records'] for name, one in run['records'].items()},
@@ -65,11 +70,11 @@ def text(info: student_info.StudentInfo, library: str, vocabulary: bytes | None 
     library: that loads the folder: 'jax', 'transformers' or 'ctranslate2'.
     vocabulary: contents of its SentencePiece model, for how it writes the labels.
   """
-  front = ['---', f'library_name: {library}',
-           'pipeline_tag: text2text-generation', 'tags:', '- t5',
+  # No pipeline_tag: transformers 5 has no pipeline for these networks.
+  front = ['---', f'library_name: {library}', 'tags:', '- t5',
            *(['- distilling-step-by-step'] if info.training else []), '---']
   sections = [_title(info), _task(info), _spelling(info, vocabulary), _metrics_table(info),
-              _training(info), _use(info, library)]
+              _training(info), _use(info, library, vocabulary)]
   return '\n'.join(front) + '\n\n' + '\n\n'.join(filter(None, sections)) + '\n'
 
 
@@ -150,14 +155,35 @@ from transformers import {tokenizer}, {network}
 
 tokenizer = {tokenizer}.from_pretrained('.')
 model = {network}.from_pretrained('.')
-batch = tokenizer({prefix!r} + 'your input', return_tensors='pt')
-print(tokenizer.decode(model.generate(**batch, max_new_tokens={length})[0],
-                       skip_special_tokens=True))
+for prefix in {prefixes!r}:
+  batch = tokenizer(prefix + 'your input', truncation=True, max_length={input_length},
+                    return_tensors='pt')
+  print(tokenizer.decode(model.generate(**batch)[0], skip_special_tokens=True))
 ```
+
+`generate` decodes greedily and ends after {length:,} tokens: generation_config.json says so.
+Transformers 5 has no pipeline that does this.
 
 `tokenizers` decides between two equally likely splits of a word differently from
 SentencePiece, which the model was trained with: of 12,970 inputs of public data sets, 23 had
 two pieces in another order. `dss_jax.load('.')` uses SentencePiece itself."""
+_WITHOUT_ITS_TOKENIZER = """\
+```python
+import sentencepiece
+import torch
+from transformers import {network}
+
+pieces = sentencepiece.SentencePieceProcessor(model_file='{file}')
+model = {network}.from_pretrained('.')
+for prefix in {prefixes!r}:
+  ids = [*pieces.encode(prefix + 'your input')[:{input_length} - 1], {eos_id}]
+  found = model.generate(torch.tensor([ids]))[0].tolist()
+  known = [i if i < pieces.vocab_size() else pieces.unk_id() for i in found]
+  print(pieces.decode([i for i in known if i not in ({pad_id}, {eos_id})]))
+```
+
+transformers cannot read this vocabulary: what `AutoTokenizer` makes of the folder is another one.
+`generate` decodes greedily and ends after {length:,} tokens: generation_config.json says so."""
 _WITH_CTRANSLATE2 = """\
 ```python
 import ctranslate2{imports}
@@ -183,15 +209,20 @@ print(student.predict(['your input']))
 ```"""
 
 
-def _use(info: student_info.StudentInfo, library: str) -> str:
+def _use(info: student_info.StudentInfo, library: str, vocabulary: bytes | None) -> str:
   how = _WITH_DSS_JAX
   if library == 'transformers':
     network, = families.of(info.model).to_hugging_face(info.model)['architectures']
     # The other one does not look which tokenizer an umT5's folder names.
     is_umt5s_bytes = network.startswith('UMT5') and info.vocabulary == student_info.BYTES
     tokenizer_class = 'ByT5Tokenizer' if is_umt5s_bytes else 'AutoTokenizer'
-    how = _WITH_TRANSFORMERS.format(prefix=info.label_prefix, length=info.target_length,
-                                    tokenizer=tokenizer_class, network=network)
+    prefixes = [info.label_prefix, *([] if info.rationale_prefix is None else
+                                     [info.rationale_prefix])]
+    is_unreadable = vocabulary is not None and tokenizer_json.why_not(vocabulary)
+    how = (_WITHOUT_ITS_TOKENIZER if is_unreadable else _WITH_TRANSFORMERS).format(
+        prefixes=prefixes, length=info.target_length, input_length=info.input_length,
+        tokenizer=tokenizer_class, network=network, file=student_info.VOCABULARY_FILE,
+        eos_id=info.model.eos_id, pad_id=info.model.pad_id)
   elif library == 'ctranslate2':
     how = _WITH_CTRANSLATE2.format(
         prefix=info.label_prefix, length=info.target_length, input_length=info.input_length,

@@ -152,8 +152,11 @@ class Run:
       initial.check(self.config)
     new = run_info.claim(
         self.config.model_dir, run_info.describe(self.config, gin_text, initial_path))
-    if new and processes.is_main():
-      student_files.write(self.config)
+    if processes.is_main():
+      if new:
+        student_files.write(self.config)
+      else:
+        student_files.renew(self.config.model_dir)
     processes.wait_for_all('MODEL_DIR is claimed')
 
   def _start(self) -> checkpoints_lib.Restored:

@@ -1,11 +1,13 @@
 """What a run leaves beside its parameters, so that they can be used: student.json, vocabulary."""
 
+import dataclasses
 import os
 from typing import Any
 
 import tensorflow as tf
 
 from dss_jax import files, student_info
+from dss_jax.convert import model_card
 from dss_jax.data import pipeline
 from dss_jax.train import config as config_lib
 
@@ -16,7 +18,18 @@ def write(config: config_lib.TrainConfig) -> None:
   if vocabulary != student_info.BYTES:
     with tf.io.gfile.GFile(vocabulary, 'rb') as f:
       files.write(os.path.join(config.model_dir, student_info.VOCABULARY_FILE), f.read())
-  files.write(os.path.join(config.model_dir, student_info.FILE), describe(config).as_json())
+  _write_info(config.model_dir, describe(config))
+
+
+def renew(model_dir: str) -> None:
+  """Writes what run.json says by now, of a run that goes on, into its student.json."""
+  if info := student_info.find(model_dir):
+    _write_info(model_dir, info)
+
+
+def _write_info(model_dir: str, info: student_info.StudentInfo) -> None:
+  info = dataclasses.replace(info, training=model_card.describe_run(model_dir))
+  files.write(os.path.join(model_dir, student_info.FILE), info.as_json())
 
 
 def describe(config: config_lib.TrainConfig) -> student_info.StudentInfo:

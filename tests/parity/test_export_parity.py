@@ -1,6 +1,9 @@
 """A trained student, exported, in `transformers` with its own tokenizer: the same answers."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -43,7 +46,7 @@ def generate(folder, texts):
   model = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
   batch = tokenizer(texts, return_tensors='pt', padding=True)
   with torch.no_grad():
-    ids = model.generate(**batch, max_new_tokens=48, do_sample=False, num_beams=1)
+    ids = model.generate(**batch)
   return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
@@ -69,6 +72,55 @@ def test_predictions_over_a_file_score_as_the_trainer_did(trained, toy_records, 
                             f'--output={tmp_path / "out"}']) == 0
   test = json.loads((trained / 'run' / 'test_metrics.json').read_text())['metrics']['accuracy']
   assert f'accuracy {test:.2f} % of 16 rows' in capsys.readouterr().out
+
+
+def printed_by_the_card(folder):
+  code = (folder / 'README.md').read_text().split('```python\n')[1].split('```')[0]
+  done = subprocess.run([sys.executable, '-c', code], cwd=folder, text=True,
+                        capture_output=True, check=False, timeout=600)
+  assert done.returncode == 0, done.stderr
+  return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['words', 'bytes'])
+def test_the_card_of_another_vocabulary(toy_vocabulary, random_weights, tmp_path, kind):
+  """transformers cannot read a model of words, and made another tokenizer of the folder."""
+  config = models.T5Config(vocab_size=128 if kind == 'words' else 259, emb_dim=32, num_heads=2,
+                           head_dim=16, mlp_dim=48, num_encoder_layers=1, num_decoder_layers=1)
+  model = pathlib.Path(toy_vocabulary).read_bytes() if kind == 'words' else None
+  info = student_info.StudentInfo(
+      model=config, vocabulary=student_info.VOCABULARY_FILE if model else student_info.BYTES,
+      label_prefix='[label] ', rationale_prefix='left ', target_length=30)
+  convert_main.convert(random_weights(config, seed=1), str(tmp_path / 'hf'), 'hf', info=info,
+                       vocabulary=model)
+  ours, = dss_jax.load(str(tmp_path / 'hf')).predict(['your input'], rationale=True)
+  printed = ' '.join(printed_by_the_card(tmp_path / 'hf'))  # Bytes may be line breaks.
+  assert printed.split() == f'{ours.label} {ours.rationale}'.split() and printed.strip()
+
+
+@pytest.mark.slow
+def test_the_program_on_the_card_runs_as_it_stands(trained):
+  """In the folder, with the installed transformers: the label and the rationale."""
+  ours, = dss_jax.load(str(trained / 'run')).predict(['your input'], rationale=True)
+  assert printed_by_the_card(trained / 'hf') == [ours.label, ours.rationale]
+  generation = json.loads((trained / 'hf' / 'generation_config.json').read_text())
+  assert generation['max_length'] == 1 + dss_jax.load(str(trained / 'run')).info.target_length == 49
+
+
+@pytest.mark.slow
+def test_the_student_says_how_it_was_trained(trained):
+  for folder in ('run', 'hf'):
+    training = json.loads((trained / folder / 'student.json').read_text())['training']
+    assert training['task'] == 'dss_toy' and training['records'] == {'toy-train': 96}
+    settings = {'steps': 400, 'batch_size': 8, 'alpha': 0.5, 'seed': 0, 'learning_rate': 0.003,
+                'row_lengths': {'inputs': 96, 'targets': 48}, 'dropout_rate': 0.0,
+                'initial_checkpoint': 'none (from scratch)'}
+    assert {name: training['settings'][name] for name in settings} == settings
+  card = (trained / 'hf' / 'README.md').read_text()
+  for name in settings:
+    assert f'| {name} | ' in card
+  assert 'text2text' not in card
 
 
 def translate(folder, texts):
