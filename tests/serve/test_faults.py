@@ -71,7 +71,7 @@ def test_a_client_that_goes_away_is_dropped_from_the_queue(serve, gate):
   assert gate.seen == [['a'], ['stays']]
 
 
-def test_a_timeout_is_504_and_what_had_not_compilesnever_does(serve, gate):
+def test_a_timeout_is_504_and_what_had_not_begun_never_does(serve, gate):
   async def main():
     async with serve(gate, timeout=0.5) as client:
       found = await asyncio.gather(*(ask(client, text, 504) for text in 'abc'))
