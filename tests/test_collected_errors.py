@@ -80,8 +80,8 @@ def test_inputs_of_predict_before_anything_is_loaded(tmp_path):
   path.write_text(json.dumps([{'input': 'a'}, 3, {'input': None}]))
   assert len(said(lambda: predict_main.main(command))) == 3
   path.write_text('\n')
-  with pytest.raises(errors.UserError, match=f'^--calibration={path}: no rows'):
-    stream.check(str(path), print, '--calibration')
+  with pytest.raises(errors.UserError, match=f'^--calibration={path}: the file is empty'):
+    rows_lib.Rows(str(path), '--calibration')
   seen = []
   path.write_text('{"input": "a"}\n\n{"input": "b"}\n')
   stream.check(rows_lib.Rows(str(path), '--input'),
