@@ -23,6 +23,7 @@ def folder(tmp_path, monkeypatch, capsys):
 def test_it_registers_what_its_rows_prompt_and_answers_have(folder, monkeypatch):
   path, _ = folder
   monkeypatch.syspath_prepend(str(path))
+  monkeypatch.delitem(sys.modules, 'my_tasks', raising=False)  # Of other tests.
   cli.import_quietly('my_tasks')
   del sys.modules['my_tasks']
   dataset = datasets.get('parcels')

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from dss_jax import cli, errors, files
+from dss_jax import rows as rows_lib
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.predict import stream
 
@@ -80,11 +81,15 @@ def test_what_the_system_says_is_one_line(error, says):
   assert found is None if says is None else re.search(says, found) and '\n' not in found
 
 
+def _rows():
+  return rows_lib.Rows('in.jsonl', '--input')
+
+
 def test_an_error_before_the_first_part_leaves_no_folder(here):
   def refuse(rows, first):
     raise errors.UserError('these rows are none')
   with pytest.raises(errors.UserError, match='are none'):
-    stream.run('in.jsonl', 'out', refuse, settings={}, window=1)
+    stream.run(_rows(), 'out', refuse, settings={}, window=1)
   assert not (here / 'out.parts').exists()
   rows = [{'input': 'x'}, {'input': 'y'}]
   pathlib.Path('in.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
@@ -92,9 +97,9 @@ def test_an_error_before_the_first_part_leaves_no_folder(here):
   def once(rows, first):
     return refuse(rows, first) if first else rows
   with pytest.raises(errors.UserError, match='are none'):
-    stream.run('in.jsonl', 'out', once, settings={}, window=1)
+    stream.run(_rows(), 'out', once, settings={}, window=1)
   assert (here / 'out.parts').exists()  # The next start goes on with it.
-  assert stream.run('in.jsonl', 'out', lambda rows, first: rows, settings={}, window=1) == 2
+  assert stream.run(_rows(), 'out', lambda rows, first: rows, settings={}, window=1) == 2
   assert not (here / 'out.parts').exists()
 
 

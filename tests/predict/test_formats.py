@@ -198,12 +198,12 @@ def test_predict_goes_on_from_stdin_with_the_same_bytes_only(tickets, monkeypatc
   assert not (tickets / 'a.jsonl.parts').exists()
   rows, written = as_lines(), []
 
-  def line(row, line=stream._line):
+  def line(row, line=stream.as_line):
     written.append(row)
     if len(written) == 5:
       raise KeyboardInterrupt
     return line(row)
-  monkeypatch.setattr(stream, '_line', line)
+  monkeypatch.setattr(stream, 'as_line', line)
   with pytest.raises(KeyboardInterrupt):
     run(rows)
   assert (tickets / 'a.jsonl.parts' / '000001.jsonl').exists()

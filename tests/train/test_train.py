@@ -299,7 +299,7 @@ def test_help_teaches(capsys):
   with pytest.raises(SystemExit):
     train_main.main(['--help'])
   said = capsys.readouterr().out
-  assert 'gin/native/dss.gin --gin.DATASET=cqa' in said and 'DSS_ALPHA' in said
+  assert '--method=dss --dataset=cqa' in said and 'DSS_ALPHA' in said
 
 
 def test_the_console_command_dispatches(capsys):
