@@ -8,6 +8,7 @@ submodule that needs them is imported. `docs/architecture.md` says what lives wh
 """
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,22 @@ __version__ = '0.1.0'
 def register(name: str, **description: Any) -> 'Dataset':
   """Describes a dataset of your own: `dss_jax.register('tickets', labels=('bug', 'other'))`.
 
-  See `dss_jax.data.register` for the description and the errors. The same name again replaces it.
+  Args:
+    name: letters, digits and underscores; the same name again replaces it.
+    **description: of `dss_jax.data.register`: labels (the closed set, if there is one), metric
+      ('text' or 'equation'), completion, read_row, holdout, and where its rows are found by name.
+
+  Returns: the description.
+
+  Raises:
+    UserError: an argument that there is not; and what `dss_jax.data.register` refuses.
   """
-  from dss_jax import data, datasets
+  from dss_jax import data, datasets, errors
+  known = inspect.signature(data.register).parameters
+  for argument in description:
+    if argument not in known:
+      raise errors.UserError(f'register: no argument {argument!r}: '
+                             f'{errors.did_you_mean(argument, known)}')
   with datasets.described_only():  # Its tasks are made when one of them is trained on.
     return data.register(name, **description)
 

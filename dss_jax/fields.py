@@ -77,6 +77,9 @@ def as_text(value: Any, where: str) -> str:
   number = isinstance(value, numbers.Real) and not isinstance(value, bool)
   if number and (isinstance(value, WrittenFloat) or math.isfinite(value)):
     return str(value)
+  if value is None:
+    raise errors.UserError(f'{where} is null (of a table: an empty cell): fill it in, or remove '
+                           'the row')
   raise errors.UserError(f'{where} is {describe(value)}: write it as text, "..."')
 
 

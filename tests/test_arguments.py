@@ -109,7 +109,7 @@ def test_a_method_and_a_dataset_in_place_of_a_file(capsys):
                      '--print_config']) == 0
   text = capsys.readouterr().out
   assert "MIXTURE_OR_TASK_NAME = 'svamp_finetune'" in text and 'TRAIN_STEPS = 7' in text
-  for words, what in ((['--method=ds', '--dataset=cqa'], "did you mean 'gin/native/dss.gin'"),
+  for words, what in ((['--method=ds', '--dataset=cqa'], "^--method=ds: did you mean 'dss'"),
                       (['--dataset=cqa'], 'train what'), (['--method=dss'], 'give --gin.DATASET')):
     with pytest.raises(errors.UserError, match=what):
       train.main(words)

@@ -158,3 +158,37 @@ def test_importing_the_package_is_cheap():
 def test_train_is_a_function_and_a_package():
   from dss_jax.train import config
   assert callable(dss_jax.train) and dss_jax.train.config is config
+
+
+def test_what_a_function_gives_is_checked():
+  def bad(example):
+    raise ValueError('mine')
+  with pytest.raises(errors.UserError, match="client: the function gave null for row '0': return"):
+    teach(client=lambda example: None)
+  with pytest.raises(ValueError, match='mine') as caught:
+    teach(client=bad)
+  assert "about row '0'" in caught.value.__notes__[0]
+  with pytest.raises(errors.UserError, match=r'40 no_answer_phrase'):  # Said, and not cut off.
+    teach(client=lambda example: 'blah')
+
+
+def test_gaps_and_numbers_of_tables():
+  numpy = pytest.importorskip('numpy')
+  rows = [{**row, 'id': numpy.int64(row['id']), 'label': row['label'] if i else float('nan')}
+          for i, row in enumerate(ROWS)]
+  found = teach(inputs=rows, client='none', holdout='none').splits['train']
+  assert (found.rows, found.gold) == (40, 39)
+  with pytest.raises(errors.UserError, match="^inputs, row 2: field 'input' is null .*remove the"):
+    teach(inputs=[ROWS[0], {**ROWS[1], 'input': float('nan')}])
+  with pytest.raises(errors.UserError, match='^inputs: no rows'):
+    teach(inputs=[])
+  with pytest.raises(errors.UserError, match='row 1: object is no text'):
+    teach(inputs=[{'input': object()}])
+
+
+def test_arguments_that_there_are_not():
+  with pytest.raises(errors.UserError, match="no argument 'label': did you mean 'labels'"):
+    dss_jax.register('q', label=('a', 'b'))
+  with pytest.raises(errors.UserError, match='int is nothing that can be shown'):
+    dss_jax.show(3)
+  assert 'MODEL_DIR=' in dss_jax.train.__doc__

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dss_jax import arguments, cli, datasets, errors
+from dss_jax import arguments, cli, datasets, errors, fields
 from dss_jax.notebook import results
 
 
@@ -29,7 +29,7 @@ def teach(
     from dss_jax.teacher.ask import clients
     own = None
     if callable(client):
-      own = clients.ScriptedClient(client, getattr(client, '__name__', 'function'))
+      own = clients.ScriptedClient(_checked(client), getattr(client, '__name__', 'function'))
       client = 'none'
     with _as_file(inputs, f'{dataset}-{split}') as path:
       words = _words({'dataset': dataset, 'split': split, 'inputs': path, 'client': client,
@@ -111,25 +111,67 @@ def _check(function: str, parse: Callable[[], Any]) -> None:
     raise errors.UserError(f'{function}: {why}') from error
 
 
+def _checked(teacher: Callable[[datasets.Example], str]) -> Callable[[datasets.Example], str]:
+  """A function that says of which row it failed, or gave what is no text."""
+  def ask(example: datasets.Example) -> str:
+    try:
+      said = teacher(example)
+    except Exception as error:
+      error.add_note(f'The teacher was asked about row {example.id!r}; nothing is written.')
+      raise
+    if not isinstance(said, str):
+      raise errors.UserError(f'client: the function gave {fields.describe(said)} for row '
+                             f'{example.id!r}: return what the teacher writes, a text')
+    return said
+  return ask
+
+
 @contextlib.contextmanager
 def _as_file(inputs: Any, name: str) -> Iterator[str | None]:
-  """The path of inputs, which may be rows: dicts, or a table that has `to_dict` (pandas)."""
+  """The path of inputs, which may be rows: dicts, or a table of pandas or polars."""
   if inputs is None or isinstance(inputs, str | os.PathLike):
     yield inputs if inputs is None else os.fspath(inputs)
     return
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, f'{name}.jsonl')
     with open(path, 'w', encoding='utf-8') as f:
-      f.writelines(json.dumps(row) + '\n' for row in _rows(inputs))
-    yield path
+      f.writelines(_line(row, number) for number, row in enumerate(_rows(inputs), 1))
+      if not f.tell():
+        raise errors.UserError('inputs: no rows')
+    try:
+      yield path
+    except errors.UserError as error:  # The user has no such file.
+      text = str(error).replace(f'--inputs={path}', 'inputs')
+      raise errors.UserError(text.replace(f'{path}, line', 'inputs, row')) from error
 
 
-def _rows(inputs: Any) -> Iterable[Mapping[str, Any]]:
-  rows = inputs.to_dict('records') if hasattr(inputs, 'to_dict') else inputs
-  for number, row in enumerate(rows, 1):
-    if isinstance(row, datasets.Example):
-      row = {name: value for name, value in dataclasses.asdict(row).items() if value}
-    if not isinstance(row, Mapping):
-      raise errors.UserError(f'inputs: row {number} is {type(row).__name__}: give dicts with id, '
-                             'input and label, a table, or the path of a file')
-    yield row
+def _rows(inputs: Any) -> Iterable[Any]:
+  if hasattr(inputs, 'to_dicts'):  # polars
+    return inputs.to_dicts()
+  return inputs.to_dict('records') if hasattr(inputs, 'to_dict') else inputs
+
+
+def _line(row: Any, number: int) -> str:
+  if isinstance(row, datasets.Example):
+    row = {name: value for name, value in dataclasses.asdict(row).items() if value}
+  if not isinstance(row, Mapping):
+    raise errors.UserError(f'inputs: row {number} is {type(row).__name__}: give dicts with id, '
+                           'input and label, a table, or the path of a file')
+  try:
+    return json.dumps({str(name): None if _is_missing(value) else value
+                       for name, value in row.items()}, default=_plain) + '\n'
+  except TypeError as error:
+    raise errors.UserError(f'inputs: row {number}: {error}: give texts and numbers') from error
+
+
+def _is_missing(value: Any) -> bool:
+  """NaN and its kin, which a table has where nothing is known."""
+  return type(value).__name__ in ('NAType', 'NaTType') or (
+      isinstance(value, float) and value != value)
+
+
+def _plain(value: Any) -> Any:
+  """Of NumPy's numbers."""
+  if hasattr(value, 'item'):
+    return value.item()
+  raise TypeError(f'{type(value).__name__} is no text')

@@ -102,6 +102,9 @@ def show(thing: Any, rows: int = 5) -> Shown:
   """See `dss_jax.show`."""
   if isinstance(thing, Sequence) and not isinstance(thing, str):
     return _predictions(thing[:rows], len(thing))
+  if not isinstance(thing, str | os.PathLike):
+    raise errors.UserError(f'show: {type(thing).__name__} is nothing that can be shown: give what '
+                           'teach, train, sweep or predict returned, or its folder')
   path = os.fspath(thing)
   for name, view in (('manifest.json', _records), ('run.json', _run), ('sweep.json', _sweep)):
     if os.path.exists(os.path.join(path, name)):

@@ -106,6 +106,10 @@ def run(argv: Sequence[str] | None = None) -> 'tuple[TrainConfig, Result] | None
   """The run of a command line, and what came of it; None after --print_config."""
   args, bindings = arguments.parse_with_gin(parser(), argv)
   if args.method:
+    from dss_jax import gin_files
+    if args.method not in gin_files.methods():
+      raise errors.UserError(f'--method={args.method}: '
+                             f'{errors.did_you_mean(args.method, gin_files.methods())}')
     args.gin_file.insert(0, f'gin/native/{args.method}.gin')
   bindings = [f'{name}={value}' for name, value in (
       ('DATASET', args.dataset), ('LOG_TO', args.log_to)) if value] + bindings

@@ -61,7 +61,8 @@ class ScriptedClient(protocol.Client):
       self, examples: Sequence[datasets.Example], attempt: int = 0
   ) -> list[tuple[protocol.Completion, ...]]:
     progress = tqdm.tqdm(examples, desc='teacher', unit='row', delay=3, disable=None)
-    return [(protocol.Completion(protocol.clean(self._fn(example))),) for example in progress]
+    return [(protocol.Completion(protocol.clean(self._fn(example)), 'stop'),)
+            for example in progress]
 
 
 CLIENTS: dict[str, Any] = {
