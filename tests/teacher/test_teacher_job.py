@@ -77,7 +77,7 @@ def test_records_of_parsed_and_failed_rows(tmp_path):
   completion = 'Since q1. So the answer is yes.'
   assert rows[1] == records.RationaleRecord(
       id='q1', input='input 1', label='no', teacher_label='yes', rationale='Since q1.',
-      dataset='mine', split='test', teacher_model='me',
+      dataset='mine', split='test', teacher_model='me', finish_reason='stop',
       request_key=hashlib.sha256(f'["q1", "{completion}"]'.encode()).hexdigest())
   assert (rows[2].label, rows[2].rationale, rows[2].teacher_label, rows[2].parse_status) == (
       'yes', '', '', 'no_answer_phrase')
