@@ -8,7 +8,6 @@ submodule that needs them is imported. `docs/architecture.md` says what lives wh
 """
 
 import importlib
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,8 +33,10 @@ def register(name: str, **description: Any) -> 'Dataset':
   Raises:
     UserError: an argument that there is not; and what `dss_jax.data.register` refuses.
   """
+  from inspect import signature  # Not the package's own `inspect`.
+
   from dss_jax import data, datasets, errors
-  known = inspect.signature(data.register).parameters
+  known = signature(data.register).parameters
   for argument in description:
     if argument not in known:
       raise errors.UserError(f'register: no argument {argument!r}: '

@@ -28,7 +28,7 @@ dss teacher --client=none --import=my_tasks --dataset={name} --split=test --inpu
     --records_dir=records
 dss train --import=my_tasks --method=dss --dataset={name} --gin_file=gin/native/tiny.gin \\
     --gin.RECORDS_DIR=records --gin.VOCABULARY=bytes --gin.TRAIN_STEPS=200 \\
-    --gin.EVAL_PERIOD=50 --gin.MODEL_DIR=run
+    --gin.EVAL_PERIOD=50 --gin.EVAL_METRIC=loss --gin.MODEL_DIR=run
 dss predict --model_dir=run --input=test.csv --output=predictions.jsonl --rationale
 
 To ask a live teacher: --client=openai --base_url=URL --model=NAME --prompt=prompt.toml in place of

@@ -187,6 +187,7 @@ def test_gaps_and_numbers_of_tables():
 
 
 def test_arguments_that_there_are_not():
+  import dss_jax.inspect  # It has the name of a module of Python's.
   with pytest.raises(errors.UserError, match="no argument 'label': did you mean 'labels'"):
     dss_jax.register('q', label=('a', 'b'))
   with pytest.raises(errors.UserError, match='int is nothing that can be shown'):
