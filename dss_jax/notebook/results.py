@@ -83,7 +83,7 @@ class Sweep(Shown):
     lines += [f'note: {problem}' for problem in written.problems]
     super().__init__('\n'.join([*lines, f'page: {os.path.join(out, "report.html")}']),
                      f'<pre>{html.escape(chr(10).join(lines))}</pre>', *(
-                         page.figure(one.title, one.caption, one.svg) for one in written.figures))
+                         _figure(one) for one in written.figures))
     self.out, self.rows = out, rows
     self.findings, self.problems = written.findings, written.problems
 
@@ -131,7 +131,7 @@ def _run(model_dir: str, rows: int) -> Shown:
   from dss_jax.experiments import curves
   parts = []
   if figure := curves.draw_run(model_dir):
-    parts.append(page.figure(figure.title, figure.caption, figure.svg))
+    parts.append(_figure(figure))
   measured = [(name, f'{value:.4g}') for name, value in _measured(model_dir).items()]
   lines = [f'{name}: {value}' for name, value in measured]
   parts.append(page.table(('metric', ''), measured))
@@ -144,6 +144,12 @@ def _run(model_dir: str, rows: int) -> Shown:
     lines += [title, *_listed(header, wrong[:rows])]
     parts.append(f'<h4>{html.escape(title)}</h4>' + page.table(header, wrong[:rows], len(header)))
   return Shown('\n'.join(lines), *parts)
+
+
+def _figure(one: page.Figure) -> str:
+  """No wider than the column that shows it."""
+  svg = one.svg.replace('<svg ', '<svg style="max-width: 100%; height: auto" ', 1)
+  return page.figure(one.title, one.caption, svg)
 
 
 def _sweep(out: str, rows: int) -> Shown:
