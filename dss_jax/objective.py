@@ -12,6 +12,7 @@ Pure JAX, so that both engines, the benchmarks and the tests call the same funct
 """
 
 import dataclasses
+import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from dss_jax import errors, valid
 
 FEATURE = 'objective'  # the task feature that says which loss a target token belongs to
 PADDING, LABEL, RATIONALE = 0, 1, 2  # row k of the table is k + 1
+INPUT = '{input}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,23 +34,82 @@ class Objective:
     name: `dss_D_<name>` is its task, `<name>_loss` its metric.
     prefix: put before the input.
     target: the field of a record that is to be written.
-    weight: of its mean cross entropy in the loss.
+    weight: of its mean cross entropy in the loss; or its schedule, (step, weight) points that are
+      joined by lines: ((0, 1.0), (500, 0.2)) falls for 500 steps and stays.
+    inputs: what stands behind the prefix, with fields of the record in braces.
   """
 
   name: str
   prefix: str
   target: str
-  weight: float
+  weight: Any  # float, Sequence[tuple[int, float]], or what `at_step` puts
+  inputs: str = INPUT
 
   def __post_init__(self):
+    if isinstance(self.weight, jax.Array):
+      return  # Of a step: the row was looked at before.
     row = f'DSS_OBJECTIVES[{self.name!r}]'
     if not isinstance(self.name, str) or not self.name.isidentifier():
       raise errors.UserError(f'{row}: a name is letters, digits and underscores')
-    valid.text(**{f'{row}.prefix': self.prefix, f'{row}.target': self.target})
-    valid.number(lambda x: x >= 0, 'of at least 0', **{f'{row}.weight': self.weight})
+    valid.text(**{f'{row}.prefix': self.prefix, f'{row}.target': self.target,
+                  f'{row}.inputs': self.inputs})
+    if isinstance(self.weight, (tuple, list)):
+      valid.schedule(**{f'{row}.weight': self.weight})
+    else:
+      valid.number(lambda x: x >= 0, 'of at least 0', **{f'{row}.weight': self.weight})
+    _ = self.parts  # Refuses braces that are none.
+
+  @property
+  def parts(self) -> list[tuple[str, str]]:
+    """'{input} {label}' -> [('', 'input'), (' ', 'label')]: words, and the field after them."""
+    try:
+      found = list(string.Formatter().parse(self.inputs))
+    except ValueError as error:
+      found, wrong = [], str(error)
+    else:
+      wrong = 'a name alone stands in braces' if any(
+          spec or converted for _, _, spec, converted in found) else ''
+    if wrong or not any(field for _, field, _, _ in found):
+      raise errors.UserError(
+          f'DSS_OBJECTIVES[{self.name!r}].inputs={self.inputs!r}: {wrong or "it has no field"}; '
+          "name fields of the record, as in '{input} {rationale}'")
+    return [(words, field or '') for words, field, _, _ in found]
+
+  @property
+  def reads(self) -> list[str]:
+    """The fields that stand in its input."""
+    return [field for _, field in self.parts if field]
 
 
 Objectives = tuple[Objective, ...]
+
+
+def at_step(objectives: Objectives, step: jax.Array | None = None) -> Objectives:
+  """The table with the weights of a step.
+
+  at_step((Objective('label', '', 'label', ((0, 1.0), (10, 0.5))),), 4) has the weight 0.8
+
+  Args:
+    objectives: the table; without a schedule in it, it is returned as it is.
+    step: int32 scalar, steps done before; None: after the last point of every schedule, by which
+      validation losses of all steps compare.
+  """
+  if not any(isinstance(row.weight, (tuple, list)) for row in objectives):
+    return objectives
+  return weighing(objectives, jnp.stack([_weight(row, step) for row in objectives]))
+
+
+def weighing(objectives: Objectives, weights: jax.Array) -> Objectives:
+  """The table with other weights, float32 [K]."""
+  return tuple(dataclasses.replace(row, weight=weight)
+               for row, weight in zip(objectives, weights, strict=True))
+
+
+def _weight(row: Objective, step: jax.Array | None) -> jax.Array:
+  if not isinstance(row.weight, (tuple, list)):
+    return jnp.asarray(row.weight, jnp.float32)
+  steps, weights = jnp.array(row.weight, jnp.float32).T
+  return weights[-1] if step is None else jnp.interp(step.astype(jnp.float32), steps, weights)
 
 
 def table(
@@ -65,7 +126,8 @@ def table(
   Args:
     alpha: weight of the label loss, in [0, 1]; 0.5 is the paper's lambda = 1.
     label_prefix, rationale_prefix: of the first two.
-    rows: (name, prefix, target, weight) each; in place of a row that has this name already.
+    rows: (name, prefix, target, weight) or (name, prefix, target, weight, inputs) each, see
+      `Objective`; in place of a row that has this name already.
 
   Raises:
     UserError: what stands in `rows` is no row.
@@ -73,9 +135,10 @@ def table(
   found = {'label': Objective('label', label_prefix, 'label', alpha),
            'rationale': Objective('rationale', rationale_prefix, 'rationale', 1.0 - alpha)}
   for row in rows if isinstance(rows, (tuple, list)) else () if rows is None else (rows,):
-    if not isinstance(row, (tuple, list)) or len(row) != 4:
-      raise errors.UserError(f'DSS_OBJECTIVES: {row!r} is no row: give (name, prefix, target, '
-                             "weight) each, as in (('premise', '[premise] ', 'rationale', 0.2),)")
+    if not isinstance(row, (tuple, list)) or len(row) not in (4, 5):
+      raise errors.UserError(
+          f'DSS_OBJECTIVES: {row!r} is no row: give (name, prefix, target, weight) each, as in '
+          "(('premise', '[premise] ', 'rationale', 0.2),), or (..., weight, inputs)")
     made = Objective(*row)
     found[made.name] = made
   return tuple(found.values())

@@ -32,7 +32,8 @@ from dss_jax.train import optimizer as optimizer_lib
 gin_files.register()  # `include 'gin/...'` finds the files of an installed package.
 
 _OBJECTIVE = feature_converter.OBJECTIVE
-_COUNTS = 'objective_counts'  # |L|, |R|, ... of the whole batch, in every row: float32 [B, K]
+# |L|, |R|, ... of the whole batch, and the weights of the step, in every row: float32 [B, 2 K]
+_COUNTS = 'objective_counts'
 
 
 class FeatureConverter(feature_converter.DssFeatureConverter):
@@ -52,12 +53,13 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
 
   Attributes:
     objectives: the table.
+    first_step: see `learning_rate`; a weight's schedule counts from there.
   """
 
   FEATURE_CONVERTER_CLS = FeatureConverter
 
   def __init__(self, *args: Any, alpha: float = 0.5, objectives: Sequence[Any] | None = None,
-               z_loss: float = 0.0, label_smoothing: float = 0.0,
+               first_step: int = 0, z_loss: float = 0.0, label_smoothing: float = 0.0,
                loss_normalizing_factor: Any = None, **kwargs: Any):
     """As T5X's, whose terms of the loss are no part of ours and must be off.
 
@@ -65,6 +67,7 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
       *args: see T5X.
       alpha: weight of the label loss, in [0, 1].
       objectives: further rows of the table, see `objective.table`.
+      first_step: of the checkpoint that training starts from.
       z_loss, label_smoothing, loss_normalizing_factor: as they are here; T5X's sizes bind them.
       **kwargs: see T5X.
 
@@ -80,6 +83,7 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
             f'{name.upper()} = {value!r} (t5x_engine.EncoderDecoderModel.{name}): the loss of '
             f'Distilling Step-by-Step has no such term; bind {name.upper()} = {off}')
     self.objectives = objective.table(alpha, rows=objectives)
+    self.first_step = first_step
     self._own_network = isinstance(self.module, t5x_network.Transformer)
 
   def loss_fn(
@@ -91,10 +95,14 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
     """
     logits_BxTxV = self._compute_logits(params, batch, dropout_rng)
     tasks_BxT = batch[_OBJECTIVE]
-    counts = jnp.max(batch[_COUNTS], axis=0) if _COUNTS in batch else (
-        objective.count_tokens(tasks_BxT, self.objectives))
+    if _COUNTS in batch:
+      counts, weights = jnp.split(jnp.max(batch[_COUNTS], axis=0), 2)
+      table = objective.weighing(self.objectives, weights)
+    else:
+      counts = objective.count_tokens(tasks_BxT, self.objectives)
+      table = objective.at_step(self.objectives)
     loss, sums = objective.weighted_loss(
-        logits_BxTxV, batch['decoder_target_tokens'], tasks_BxT, counts, self.objectives)
+        logits_BxTxV, batch['decoder_target_tokens'], tasks_BxT, counts, table)
     shared = self._compute_metrics(
         logits=logits_BxTxV, targets=batch['decoder_target_tokens'],
         mask=(tasks_BxT != objective.PADDING).astype(jnp.int32), loss=loss,
@@ -166,8 +174,11 @@ class Trainer(trainer.Trainer):
   @functools.cached_property
   def _partitioned_train_step(self) -> Callable[..., Any]:
     def train_step(state, batch):
-      counts = objective.count_tokens(batch[_OBJECTIVE], self._model.objectives)
-      rows = jnp.broadcast_to(counts, (batch[_OBJECTIVE].shape[0], len(counts)))
+      table = objective.at_step(
+          self._model.objectives, state.step - self._model.first_step)
+      said = jnp.concatenate([objective.count_tokens(batch[_OBJECTIVE], table),
+                              jnp.array([row.weight for row in table], jnp.float32)])
+      rows = jnp.broadcast_to(said, (batch[_OBJECTIVE].shape[0], len(said)))
       return trainer.train_with_lr(
           state, {**batch, _COUNTS: rows}, learning_rate=self._learning_rate_fn(state.step),
           dropout_rng=self._get_step_rng(state.step), model=self._model,

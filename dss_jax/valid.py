@@ -44,6 +44,19 @@ def number(fits: Callable[[float], bool], what: str, **settings: Any) -> None:
       _fail(name, value, f'use a number {what}')
 
 
+def schedule(**settings: Any) -> None:
+  """Raises UserError unless every value is (step, weight) points in the order of their steps."""
+  for name, value in settings.items():
+    if not value or any(not isinstance(point, (tuple, list)) or len(point) != 2 for point in value):
+      _fail(name, value, 'give (step, weight) points, such as ((0, 1.0), (500, 0.2))')
+    for i, (step, at) in enumerate(value):
+      whole(0, **{f'{name}[{i}]: step': step})
+      number(lambda x: x >= 0, 'of at least 0', **{f'{name}[{i}]: weight': at})
+    steps = [step for step, _ in value]
+    if steps != sorted(set(steps)):
+      _fail(name, value, 'give the points in the order of their steps, each step once')
+
+
 def share(**settings: Any) -> None:
   """Raises UserError unless every value is a part of the training inputs."""
   number(lambda x: 0 < x <= 1, 'in (0, 1], the share of the training inputs', **settings)

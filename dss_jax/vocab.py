@@ -99,7 +99,8 @@ def _sentences(records_dir: str, names: Sequence[str]) -> Iterator[str]:
       if record.rationale:
         yield rationale.prefix + record.rationale
       for row in others:
-        yield f'{row.prefix}{getattr(record, row.target)}'
+        words = ' '.join(words for words, _ in row.parts)
+        yield f'{row.prefix}{words} {getattr(record, row.target)}'
 
 
 def _rows(text: str) -> Any:

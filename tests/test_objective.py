@@ -104,11 +104,34 @@ def test_a_row_of_the_same_name_takes_its_place():
     ([('a b', '', 'input', 1)], r"DSS_OBJECTIVES\['a b'\]: a name is letters"),
     ([([], '', 'input', 1)], 'a name is letters'),
     ([('a', None, 'input', 1)], r"DSS_OBJECTIVES\['a'\].prefix=None: use a text"),
+    ([('a', '', 'label', 1, 'no field')], r"DSS_OBJECTIVES\['a'\].inputs='no field': it has no"),
+    ([('a', '', 'label', 1, '{input')], r"inputs='{input': .*; name fields of the record"),
+    ([('a', '', 'label', 1, '{input!r} {label:3}')], 'a name alone stands in braces'),
+    ([('a', '', 'label', 1, None)], r"\['a'\].inputs=None: use a text"),
+    ([('a', '', 'label', ())], r"\['a'\].weight=\(\): give \(step, weight\) points"),
+    ([('a', '', 'label', (3, 0.5))], r"weight=\(3, 0.5\): give \(step, weight\) points"),
+    ([('a', '', 'label', ((0, 1), (5, -1)))], r"weight\[1\]: weight=-1: use a number of"),
+    ([('a', '', 'label', ((0.5, 1),))], r"weight\[0\]: step=0.5: use a whole number"),
+    ([('a', '', 'label', ((5, 1), (5, 2)))], 'in the order of their steps, each step once'),
     ([('a', '', 'input', -1)], r"DSS_OBJECTIVES\['a'\].weight=-1: use a number of at least 0")])
 def test_what_is_no_row_is_refused(rows, message):
   with pytest.raises(errors.UserError, match=message) as caught:
     objective.table(rows=rows)
   assert '\n' not in str(caught.value)
+
+
+def test_a_weight_follows_its_schedule():
+  table = objective.table(rows=[('label', '', 'label', ((10, 1.0), (20, 0.5), (40, 0.0))),
+                                ('premise', '', 'input', 0.25)])
+  def weights(step):
+    return [float(row.weight) for row in objective.at_step(
+        table, None if step is None else jnp.int32(step))]
+  steps = (0, 10, 13, 20, 30, 39, 40, 1000)
+  expected = np.interp(steps, (10, 20, 40), (1.0, 0.5, 0.0))
+  np.testing.assert_allclose([weights(step)[0] for step in steps], expected, rtol=1e-6)
+  assert weights(3)[1:] == [0.5, 0.25] and weights(None) == weights(40)
+  plain = objective.table()
+  assert objective.at_step(plain, jnp.int32(3)) is plain
 
 
 def test_rationales_do_not_outweigh_labels_by_their_length():

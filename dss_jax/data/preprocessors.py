@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -28,9 +28,17 @@ def parsed(row: dict[str, tf.Tensor]) -> tf.Tensor:
   return row['parse_status'] == records.PARSED
 
 
-def has_target(row: dict[str, tf.Tensor], *, target: str) -> tf.Tensor:
-  """Rows in which that field can be written; see `teacher_target` for the teacher's label."""
-  return parsed(row) if target == 'rationale' else tf.strings.length(_target(row, target)) > 0
+def has_target(
+    row: dict[str, tf.Tensor], *, target: str, reads: Sequence[str] = ('input',)) -> tf.Tensor:
+  """Rows in which that field can be written; see `teacher_target` for the teacher's label.
+
+  And in which all fields that the input is made of can be read.
+  """
+  found = parsed(row) if target == 'rationale' else tf.strings.length(_target(row, target)) > 0
+  for field in reads:
+    if field != 'input':
+      found = tf.logical_and(found, tf.strings.length(_read(row, field)) > 0)
+  return found
 
 
 def is_for_rationale_then_label(row: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -64,6 +72,12 @@ def _target(row: dict[str, tf.Tensor], target: str) -> tf.Tensor:
   return teacher_target(row) if target == 'teacher_label' else row[target]
 
 
+def _read(row: dict[str, tf.Tensor], field: str) -> tf.Tensor:
+  """What a field gives to an input: of a failed completion nothing."""
+  return tf.where(parsed(row), row[field], '') if field in _TEACHERS else row[field]
+
+
+_TEACHERS = ('teacher_label', 'rationale')  # fields that stand for something only if it parsed
 LABEL_FEATURE = 'label'  # as the record spells it, which its tokens may not tell; for scoring
 
 
@@ -73,23 +87,25 @@ def _example(row, inputs, targets, task, label='') -> dict[str, tf.Tensor]:
           objective.FEATURE: tf.constant(task, tf.int32)}
 
 
-def example(row: dict[str, tf.Tensor], *, prefix: str, target: str, task: int
+def example(row: dict[str, tf.Tensor], *, learnt: objective.Objective, task: int
             ) -> dict[str, tf.Tensor]:
   """`[label] x -> label`, `[rationale] x -> rationale`; the baselines have no prefix.
 
-  {'input': 'Where do birds live?', 'label': 'nest', ...}  (prefix='[label] ', target='label')
+  {'input': 'Where do birds live?', 'label': 'nest', ...}
+    with Objective(prefix='[label] ', target='label', ...)
   -> {'inputs': '[label] Where do birds live?', 'targets': 'nest', 'label': 'nest',
       'objective': LABEL, 'id': ...}
 
   Args:
     row: a record.
-    prefix: put before its input.
-    target: the field that is to be written.
+    learnt: what stands before its input, what that is made of, and what is to be written.
     task: LABEL, RATIONALE, ...: which objective it is of.
   """
-  written = _target(row, target)
-  return _example(
-      row, prefix + row['input'], written, task, written if task == objective.LABEL else '')
+  written = _target(row, learnt.target)
+  inputs = tf.strings.join([learnt.prefix, *(
+      part for words, field in learnt.parts
+      for part in (words, _read(row, field) if field else ''))])
+  return _example(row, inputs, written, task, written if task == objective.LABEL else '')
 
 
 def rationale_then_label_example(

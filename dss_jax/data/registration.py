@@ -1,7 +1,6 @@
 """From one description of a dataset to all of its SeqIO tasks and mixtures."""
 
 import functools
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +32,7 @@ def add_tasks(dataset: datasets.Dataset, chosen: settings.DataSettings) -> None:
   """
   name = dataset.name
   label, rationale, *further = chosen.table()
-  _check(further)
+  _check(chosen.table())
   plain = replace(label, prefix='')
   add = functools.partial(_add_task, dataset, chosen)
   made = {
@@ -65,8 +64,8 @@ def _add_task(
     keep, example = prep.is_for_rationale_then_label, functools.partial(
         prep.rationale_then_label_example, answer_phrase=phrase)
   else:
-    keep, example = functools.partial(prep.has_target, target=row.target), functools.partial(
-        prep.example, prefix=row.prefix, target=row.target, task=number)
+    keep = functools.partial(prep.has_target, target=row.target, reads=row.reads)
+    example = functools.partial(prep.example, learnt=row, task=number)
   feature = seqio.Feature(vocabulary=vocabularies.named(chosen.vocabulary), add_eos=True)
   scored = number == objective.LABEL
   read = prep.ReadAnswer(dataset.name, chosen.vocabulary, dataset.labels or (), phrase)
@@ -92,13 +91,18 @@ def _register(registry: Any, made: seqio.Task | seqio.Mixture) -> None:
     registry.add_provider(made.name, made)
 
 
-def _check(further: Sequence[objective.Objective]) -> None:
-  for row in further:
-    if row.target not in records.TEXT_FIELDS:
+def _check(table: objective.Objectives) -> None:
+  for row in table:
+    if row.name in ('label', 'rationale') and row.inputs != objective.INPUT:
       raise errors.UserError(
-          f'DSS_OBJECTIVES[{row.name!r}].target={row.target!r} is no field of a record: '
-          f'{errors.did_you_mean(row.target, records.TEXT_FIELDS)}')
-    for name in datasets.names():
+          f'DSS_OBJECTIVES[{row.name!r}].inputs={row.inputs!r}: a student in use has the input '
+          'alone; give what reads more a row of its own, with another name')
+    for what, field in (('target', row.target), *(('inputs', field) for field in row.reads)):
+      if field not in records.TEXT_FIELDS:
+        raise errors.UserError(
+            f'DSS_OBJECTIVES[{row.name!r}].{what}={field!r} is no field of a record: '
+            f'{errors.did_you_mean(field, records.TEXT_FIELDS)}')
+    for name in datasets.names() if row.name not in ('label', 'rationale') else ():
       for other in datasets.names():
         if (task := f'dss_{name}_{row.name}') in datasets.seqio_names(other):
           raise errors.UserError(

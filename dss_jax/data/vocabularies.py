@@ -80,7 +80,8 @@ def fingerprint(spec: str) -> str:
 def describe(chosen: settings.DataSettings) -> str:
   """What the tokens of a row depend on besides the row: vocabulary, prefixes, subset."""
   described: dict[str, object] = {'vocabulary': fingerprint(chosen.vocabulary)[:12],
-                                  'prefixes': [row.prefix for row in chosen.table()]}
+                                  'prefixes': [row.prefix + row.inputs.removeprefix('{input}')
+                                               for row in chosen.table()]}
   if chosen.train_fraction < 1.0:
     described['train_fraction'] = [chosen.train_fraction, chosen.train_fraction_seed]
   return json.dumps(described)

@@ -99,7 +99,8 @@ class Evaluator:
       self._between()
       sums = self._eval_step(params, self._sharding.shard_batch(step_lib.features(batch)))
       total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    fetched = jax.device_get(objective.summarize(total, self._config.objectives))
+    fetched = jax.device_get(objective.summarize(
+        total, objective.at_step(self._config.objectives)))
     summary = objective.only_present(fetched)
     return {name: value for name, value in summary.items() if not name.endswith('_tokens')}
 

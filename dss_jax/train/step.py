@@ -122,12 +122,13 @@ def make_train_step(
 
   def train_step(state, batch):
     key = rngs.dropout(state.step) if use_dropout else None
+    weighted = objective.at_step(objectives, state.step)
     grads, sums = gradients(
-        model, state.params, batch, objectives=objectives, microbatches=microbatches,
+        model, state.params, batch, objectives=weighted, microbatches=microbatches,
         dropout_key=key, loss_chunk=loss_chunk)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = objective.summarize(sums, objectives) | {
+    metrics = objective.summarize(sums, weighted) | {
         'gradient_norm': optax.global_norm(grads),
         'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
         'examples': count_examples(batch),
@@ -143,7 +144,8 @@ def make_eval_step(
   """(params, batch) -> sums of teacher-forced cross entropy; add them, then `summarize`."""
   def eval_step(params, batch):
     counts = objective.count_tokens(batch['decoder_objective'], objectives)
-    return batch_loss(model, params, batch, counts, objectives, loss_chunk=loss_chunk)[1]
+    return batch_loss(model, params, batch, counts, objective.at_step(objectives),
+                      loss_chunk=loss_chunk)[1]
   return eval_step
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from dss_jax import files, student_info
+from dss_jax import files, objective, student_info
 from dss_jax.convert import model_card
 from dss_jax.data import pipeline
 from dss_jax.train import config as config_lib
@@ -54,7 +54,7 @@ def _asked(data: config_lib.DataConfig) -> dict[str, Any]:
         'labels': dataset.labels or (), 'metric': dataset.metric})
     if (prefix := f'{row.name}_prefix') in info:
       info[prefix] = info[prefix] or row.prefix
-    else:
+    elif row.inputs == objective.INPUT:  # What else it reads, nobody has at prediction.
       prefixes[row.name] = row.prefix
     if task.postprocessor and task.postprocessor.phrase:
       info['answer_phrase'] = task.postprocessor.phrase

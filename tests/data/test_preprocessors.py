@@ -30,8 +30,9 @@ def texts(dataset):
 BYTES = settings.DataSettings(vocabulary='bytes')
 
 
-def example(prefix, target, task):
-  return functools.partial(prep.example, prefix=prefix, target=target, task=task)
+def example(prefix, target, task, inputs='{input}'):
+  return functools.partial(
+      prep.example, learnt=objective.Objective('it', prefix, target, 1.0, inputs), task=task)
 
 
 RATIONALE = example('[rationale] ', 'rationale', objective.RATIONALE)
@@ -49,6 +50,25 @@ def test_any_field_of_a_record_is_a_target():
   assert texts(made.map(example('who? ', 'dataset', 3)))[0] == (
       'who? Where do birds live?', 'birds', 3)
   assert len(list(made.filter(functools.partial(prep.has_target, target='teacher_model')))) == 1
+
+
+def test_an_input_is_made_of_any_fields():
+  """Rationale-conditioned labels, and rationales of a given label."""
+  made = rows({}, {'parse_status': 'truncated', 'teacher_label': 'tree'}, {'label': ''})
+  conditioned = example('[answer] ', 'label', 3, '{input}</s>{rationale}')
+  explained = example('', 'rationale', 3, 'Why {label}? {input}')
+  assert texts(made.map(conditioned))[:2] == [
+      ('[answer] Where do birds live?</s>Birds build nests.', 'nest', 3),
+      ('[answer] Where do birds live?</s>', 'nest', 3)]
+  assert texts(made.map(explained))[0] == (
+      'Why nest? Where do birds live?', 'Birds build nests.', 3)
+  def kept(target, *reads):
+    keep = functools.partial(prep.has_target, target=target, reads=reads)
+    return [i for i, row in enumerate(made) if keep(row)]
+  assert kept('label', 'input') == [0, 1]
+  assert kept('label', 'input', 'rationale') == [0]  # What failed is nobody's input.
+  assert kept('label', 'teacher_label') == [0]
+  assert kept('rationale', 'label', 'input') == [0]
 
 
 def test_the_released_prefixes_are_a_setting():

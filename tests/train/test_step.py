@@ -213,3 +213,24 @@ def test_a_stream_is_its_seed_its_generator_and_the_step(default):
     assert jax.random.key_data(masks).tolist() == [2647473427, 4234374204, 2647473427, 4234374204]
   other = Rngs(3, RngConfig(dropout='threefry2x32')).dropout(7)
   assert jax.random.key_data(other).tolist() == [2647473427, 4234374204]
+
+
+def test_a_scheduled_weight_is_that_of_its_step():
+  """Each step is that of the table with the weights written out, whatever the microbatches."""
+  fading = objective.table(rows=[('rationale', '', 'rationale', ((0, 1.0), (4, 0.0)))])
+  batch = ragged.packed_batch(ragged.examples(tasks=(2, 1)))
+  config = config_lib.OptimizerConfig(learning_rate=1e-2)
+  schedule = optimizer_lib.make_schedule(config, 5)
+  optimizer = optimizer_lib.make_optimizer(config, schedule)
+  def run(table_of, **kwargs):
+    state, losses = state_lib.init_state(MODEL, optimizer, Rngs(0, RngConfig())), []
+    for i in range(5):
+      step = jax.jit(step_lib.make_train_step(
+          MODEL, optimizer, schedule, objectives=table_of(i), **kwargs))
+      state, metrics = step(state, batch)
+      losses.append(float(metrics['loss']))
+    return losses
+  expected = run(lambda i: objective.table(
+      rows=[('rationale', '', 'rationale', 1.0 - i / 4)]))
+  for kwargs in ({}, {'microbatches': len(batch['encoder_input_tokens'])}, {'loss_chunk': 3}):
+    np.testing.assert_allclose(run(lambda i: fading, **kwargs), expected, rtol=1e-5)

@@ -68,6 +68,18 @@ def test_packed_equals_unpacked(train):
     assert packed[f'validation/{name}'] == pytest.approx(unpacked[f'validation/{name}'], rel=1e-5)
 
 
+def test_an_input_of_two_fields_and_a_weight_of_the_step(train, tmp_path):
+  row = "(('conditioned', '[answer] ', 'label', ((0, 1.0), (2, 0.0)), '{input} {rationale}'),)"
+  lines = train('train/loss', 'run', DSS_OBJECTIVES=row)
+  for weight, line in zip((1.0, 0.5, 0.0), lines, strict=True):
+    label, rationale, conditioned = (
+        line[f'train/{name}_loss'] for name in ('label', 'rationale', 'conditioned'))
+    assert line['train/loss'] == pytest.approx(
+        0.5 * label + 0.5 * rationale + weight * conditioned, rel=1e-5)
+    assert line['train/conditioned_tokens'] == line['train/label_tokens']
+  assert student_info.find(str(tmp_path / 'run')).prefixes == {}  # Nobody has its input then.
+
+
 def test_another_row_is_another_run(train, capsys):
   train('train/loss', 'run', TRAIN_STEPS=1, EVAL_PERIOD=0)
   with pytest.raises(Exception, match='other settings: data.objectives was'):
