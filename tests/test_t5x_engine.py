@@ -125,12 +125,14 @@ def test_loss_and_gradients_are_the_native_engines(student, t5x_model, batch):
   assert float(metrics['label/tokens'].total) == float(summary['label_tokens']) > 0
 
 
-def test_a_third_objective_is_weighed_as_by_the_native_engine(student, batch):
+@pytest.mark.parametrize('weight', [0.2, ((0, 0.0), (6, 0.4))], ids=['fixed', 'scheduled'])
+def test_a_third_objective_is_weighed_as_by_the_native_engine(student, batch, weight):
   """The same loss and gradients of three rows, one of them absent, in microbatches too."""
-  row = ('premise', '[premise] ', 'teacher_label', 0.2)
-  table = objective.table(ALPHA, rows=[row])
-  model = make_model(NETWORKS['ours'], objectives=[row])
-  assert model.objectives == table
+  row = ('premise', '[premise] ', 'teacher_label', weight)
+  model = make_model(NETWORKS['ours'], objectives=[row], first_step=-3)
+  assert model.objectives == objective.table(ALPHA, rows=[row])
+  table, last = (objective.table(ALPHA, rows=[(*row[:3], at)])
+                 for at in (0.2, 0.2 if weight == 0.2 else 0.4))
   for tasks in ((1, 2, 3), (1, 3)):
     of_row = np.resize(tasks, (16, 1)).astype(np.int32)
     batch = {**batch, 'decoder_objective': of_row * (batch['decoder_objective'] > 0)}
@@ -141,7 +143,7 @@ def test_a_third_objective_is_weighed_as_by_the_native_engine(student, batch):
     summary = objective.summarize(sums, table)
     assert float(metrics['loss'].total) == pytest.approx(float(summary['loss']), rel=1e-5)
     loss, metrics = model.loss_fn(student[1], batch, None)
-    assert float(loss) == pytest.approx(float(summary['loss']), rel=1e-5)
+    assert float(loss) == pytest.approx(float(objective.summarize(sums, last)['loss']), rel=1e-5)
     for one in table:
       assert float(metrics[f'{one.name}/loss'].compute()) == pytest.approx(
           float(summary[f'{one.name}_loss']), rel=1e-5)
