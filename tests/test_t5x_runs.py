@@ -253,8 +253,8 @@ def test_a_native_checkpoint_continues(folder, trained, tmp_path):
 
 
 def test_a_term_that_our_loss_has_not_stops_the_run(folder):
-  with pytest.raises(AssertionError, match='UserError: Z_LOSS = 0.0001 .*bind Z_LOSS = 0.0'):
-    train(folder, 'refused', 2, Z_LOSS=1e-4)
+  with pytest.raises(AssertionError, match='UserError: LOSS_NORMALIZING_FACTOR = 1024 .*= None'):
+    train(folder, 'refused', 2, LOSS_NORMALIZING_FACTOR=1024)
 
 
 def test_our_tasks_in_somebody_elses_mixture_under_stock_t5x(folder, runs):

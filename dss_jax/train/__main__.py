@@ -44,6 +44,7 @@ settings (--gin.NAME=VALUE; --print_config shows all with their values):
   MIXTURE_OR_TASK_NAME                 what to train on, if not what file and DATASET say
   TRAIN_STEPS, BATCH_SIZE, TASK_FEATURE_LENGTHS, PACK, MICROBATCHES
   DSS_ALPHA                            weight of the label loss, 0.5 in the paper
+  LABEL_SMOOTHING, Z_LOSS              further terms of the loss; 0 in the paper
   TRAIN_FRACTION                       nested subset of the training inputs
   LEARNING_RATE, SCHEDULE, WARMUP_STEPS, OPTIMIZER, DROPOUT_RATE, SEED
   EVAL_PERIOD, EVAL_METRIC (chooses the best checkpoint), CHECKPOINT_PERIOD

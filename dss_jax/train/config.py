@@ -185,6 +185,8 @@ class TrainConfig:
     data, optimizer, rngs, mesh, evaluation, checkpoints: see their classes.
     alpha: weight of the label loss (DESIGN: loss = alpha * label + (1 - alpha) * rationale);
       1.0 for the single-task baselines.
+    label_smoothing, z_loss: of the loss that is differentiated, see `objective.Terms`; what is
+      logged and evaluated stays the plain cross entropy.
     microbatches: parts that a batch is computed in, one after the other; same update, but for
       what dropout draws. 'auto': the fewest that fit the devices, see
       `precompile.advice.fewest_microbatches`; those of the run that is continued.
@@ -209,6 +211,8 @@ class TrainConfig:
   evaluation: EvalConfig = EvalConfig()
   checkpoints: CheckpointConfig = _free(CheckpointConfig())
   alpha: float = 0.5
+  label_smoothing: float = 0.0
+  z_loss: float = 0.0
   microbatches: int | Any = _free(1)  # or AUTO
   loss_chunk: int = _free(0)
   seed: int = 0
@@ -228,7 +232,7 @@ class TrainConfig:
         raise errors.UserError(f'TrainConfig.{field.name} is not a {field.type.__name__}: set its '
                                'fields, not itself')
     valid.weight(**valid.fields(self, 'alpha'))
-    _ = self.objectives  # Refuses rows that are none.
+    _ = self.objectives, self.terms  # Refuse what is none.
     valid.whole(1, **valid.fields(self, 'steps', 'log_every'))
     valid.whole(0, **valid.fields(self, 'loss_chunk', 'seed', 'profile_steps'))
     if self.microbatches != AUTO:
@@ -250,6 +254,10 @@ class TrainConfig:
     data = self.data
     return objective.table(
         self.alpha, data.label_prefix, data.rationale_prefix, data.objectives)
+
+  @property
+  def terms(self) -> objective.Terms:
+    return objective.Terms(self.label_smoothing, self.z_loss)
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
