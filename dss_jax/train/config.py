@@ -106,6 +106,8 @@ class OptimizerConfig:
     clip_norm: global norm of the gradient, 0 for none. None: 1.0 with AdamW, as in the released
       code; none with Adafactor, which clips its updates (T5 and T5X clip nothing else).
     beta1, beta2, epsilon: AdamW's.
+    ema_decay: of a moving average of the parameters, which is evaluated, kept and tested in their
+      place, see `train/average.py`; 0 for none.
   """
 
   name: str = 'adamw'
@@ -118,6 +120,7 @@ class OptimizerConfig:
   beta1: float = 0.9
   beta2: float = 0.999
   epsilon: float = 1e-8
+  ema_decay: float = 0.0
 
   def __post_init__(self):
     valid.one_of(OPTIMIZERS, **valid.fields(self, 'name'))
@@ -127,7 +130,8 @@ class OptimizerConfig:
     valid.whole(0, **valid.fields(self, 'warmup_steps'))
     valid.number(lambda x: x >= 0, 'of at least 0',
                  **valid.fields(self, 'learning_rate', 'weight_decay', 'clip_norm'))
-    valid.number(lambda x: 0 <= x < 1, 'in [0, 1)', **valid.fields(self, 'beta1', 'beta2'))
+    valid.number(lambda x: 0 <= x < 1, 'in [0, 1)',
+                 **valid.fields(self, 'beta1', 'beta2', 'ema_decay'))
     valid.number(lambda x: x > 0, 'above 0', **valid.fields(self, 'epsilon'))
     if not isinstance(self.no_decay, (tuple, list, type(None))):
       raise errors.UserError(f'OptimizerConfig.no_decay={self.no_decay!r}: give a tuple of names, '
@@ -147,19 +151,29 @@ class EvalConfig:
     metric: of the validation, which chooses the best checkpoint: 'accuracy' (where a mixture
       has label tasks of several datasets, the mean over them), '<task>/accuracy' of one of them,
       or a loss; the larger, the better, of a loss the smaller.
-    test_at_end: evaluate the best checkpoint on test when training is done.
+    early_stopping: training ends, by the schedule of all steps, when so many evaluations in a row
+      were no better than the best before them; 0 for never.
+    test_with: which parameters are tested, ranked and the student's: 'best' by the metric, or
+      'last', of which no best/ is kept.
+    test_at_end: evaluate them on test when training is done.
   """
 
   every: int = 250
   batch_size: int = _free(64)
   num_examples: int = 0
   metric: str = 'accuracy'
+  early_stopping: int = 0
+  test_with: str = 'best'
   test_at_end: bool = _free(True)
 
   def __post_init__(self):
-    valid.whole(0, **valid.fields(self, 'every', 'num_examples'))
+    valid.whole(0, **valid.fields(self, 'every', 'num_examples', 'early_stopping'))
     valid.whole(1, **valid.fields(self, 'batch_size'))
+    valid.one_of(('best', 'last'), **valid.fields(self, 'test_with'))
     valid.flag(**valid.fields(self, 'test_at_end'))
+    if self.early_stopping and not self.every:
+      raise errors.UserError(f'EvalConfig.early_stopping={self.early_stopping}: it waits for '
+                             'evaluations, and EvalConfig.every=0 makes none; set both, or none')
 
 
 @dataclasses.dataclass(frozen=True)
