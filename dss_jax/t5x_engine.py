@@ -166,6 +166,15 @@ class Trainer(trainer.Trainer):
   batch: then k microbatches give the gradient of one.
   """
 
+  def __init__(self, *args: Any, early_stopping: int = 0, ema_decay: float = 0.0, **kwargs: Any):
+    """As T5X's; UserError if something is asked for that only the native trainer does."""
+    for name, value in (('EARLY_STOPPING', early_stopping), ('EMA_DECAY', ema_decay)):
+      if value:
+        raise errors.UserError(
+            f'{name} = {value!r}: T5X has no metric to stop by and evaluates the parameters '
+            'themselves; leave it at 0, or train with the native engine')
+    super().__init__(*args, **kwargs)
+
   @functools.cached_property
   def _partitioned_train_step(self) -> Callable[..., Any]:
     def train_step(state, batch):

@@ -251,6 +251,13 @@ def test_terms_that_are_none_are_refused(arguments, message):
   make_model(NETWORKS['theirs'], z_loss=0, label_smoothing=0.0, loss_normalizing_factor=None)
 
 
+@pytest.mark.parametrize('arguments', [{'early_stopping': 2}, {'ema_decay': 0.9}])
+def test_what_only_the_native_trainer_does_is_refused(arguments):
+  (name,) = arguments
+  with pytest.raises(errors.UserError, match=f'{name.upper()} = .* native engine'):
+    t5x_engine.Trainer(**arguments)
+
+
 def test_an_optimizer_that_is_not_here_is_refused():
   for name in ('adafactor', adafactor.Adafactor()):
     with pytest.raises(errors.UserError, match='OPTIMIZER=.*EncoderDecoderModel.optimizer_def'):
