@@ -112,6 +112,45 @@ def _weight(row: Objective, step: jax.Array | None) -> jax.Array:
   return weights[-1] if step is None else jnp.interp(step.astype(jnp.float32), steps, weights)
 
 
+@dataclasses.dataclass(frozen=True)
+class Terms:
+  """What a token's loss is besides its cross entropy; nothing by default.
+
+    (1 - label_smoothing) * CE + label_smoothing * mean_v(-log p_v) + z_loss * log_z^2
+
+  Each token of an objective has them, weighed as its cross entropy is.
+
+  Attributes:
+    label_smoothing: the share of the target that all V pieces have alike (Szegedy et al. 2016,
+      section 7; `optax.smooth_labels`, PyTorch's `label_smoothing`). T5X's own loss divides its
+      share among the other V - 1 pieces: it has the gradient of V / (V - 1) times as much here.
+    z_loss: keeps log_z = logsumexp(logits) near 0 (T5X, mesh-tensorflow: 1e-4 in pretraining).
+  """
+
+  label_smoothing: float = 0.0
+  z_loss: float = 0.0
+
+  def __post_init__(self):
+    valid.number(lambda x: 0 <= x < 1, 'in [0, 1), the share of all pieces',
+                 LABEL_SMOOTHING=self.label_smoothing)
+    valid.number(lambda x: x >= 0, 'of at least 0', Z_LOSS=self.z_loss)
+
+  def add(self, cross_entropy_BxT: jax.Array, logits_BxTxV: jax.Array) -> jax.Array:
+    """What each target token costs, float32 [B, T]."""
+    logits_BxTxV = logits_BxTxV.astype(jnp.float32)
+    log_z_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
+    loss_BxT = cross_entropy_BxT
+    if self.label_smoothing:
+      uniform_BxT = log_z_BxT - jnp.mean(logits_BxTxV, axis=-1)
+      loss_BxT += self.label_smoothing * (uniform_BxT - cross_entropy_BxT)
+    if self.z_loss:
+      loss_BxT += self.z_loss * log_z_BxT**2
+    return loss_BxT
+
+
+NO_TERMS = Terms()
+
+
 def table(
     alpha: float = 0.5, label_prefix: str = '[label] ', rationale_prefix: str = '[rationale] ',
     rows: Sequence[Any] | None = None,
@@ -204,8 +243,11 @@ def weighted_loss(
     counts: jax.Array,
     objectives: Objectives,
     eos_id: int = 1,
+    terms: Terms = NO_TERMS,
 ) -> tuple[jax.Array, TaskSums]:
   """This (micro)batch's part of the loss, and its sums; differentiate the first.
+
+  The sums are of the plain cross entropy, whatever the terms, so that figures compare.
 
   Args:
     logits_BxTxV: the decoder's output, any float dtype.
@@ -214,9 +256,11 @@ def weighted_loss(
     counts: |L|, |R|, ... of the global batch, float32 [K].
     objectives: the table.
     eos_id: the token that `TaskSums.words` leave out.
+    terms: see `Terms`.
   """
   cross_entropy_BxT = token_cross_entropy(logits_BxTxV, targets_BxT)
-  loss = jnp.sum(cross_entropy_BxT * token_weights(objective_BxT, counts, objectives))
+  loss = jnp.sum(terms.add(cross_entropy_BxT, logits_BxTxV) * token_weights(
+      objective_BxT, counts, objectives))
   word_BxT = targets_BxT != eos_id
   correct_BxT = (jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT) & word_BxT
   sums = TaskSums(
@@ -236,6 +280,7 @@ def weighted_loss_in_chunks(
     objectives: Objectives,
     chunk: int,
     eos_id: int = 1,
+    terms: Terms = NO_TERMS,
 ) -> tuple[jax.Array, TaskSums]:
   """`weighted_loss` without the logits of all positions at once.
 
@@ -247,7 +292,7 @@ def weighted_loss_in_chunks(
   Args:
     logits_of: the head, [B, chunk, D] -> [B, chunk, V]; what it closes over gets its gradient.
     hidden_BxTxD: what the head reads.
-    targets_BxT, objective_BxT, counts, objectives, eos_id: see `weighted_loss`.
+    targets_BxT, objective_BxT, counts, objectives, eos_id, terms: see `weighted_loss`.
     chunk: positions, at least 1; T need not be a multiple.
   """
   length = targets_BxT.shape[1]
@@ -262,7 +307,7 @@ def weighted_loss_in_chunks(
   def add(total, part):
     hidden_BxCxD, targets_BxC, objective_BxC = part
     found = weighted_loss(
-        logits_of(hidden_BxCxD), targets_BxC, objective_BxC, counts, objectives, eos_id)
+        logits_of(hidden_BxCxD), targets_BxC, objective_BxC, counts, objectives, eos_id, terms)
     return jax.tree.map(jnp.add, total, found), None
 
   total, _ = jax.lax.scan(add, (jnp.zeros(()), no_sums(objectives)), tuple(map(split, (
@@ -273,7 +318,8 @@ def weighted_loss_in_chunks(
 def summarize(sums: TaskSums, objectives: Objectives) -> dict[str, jax.Array]:
   """Metrics of a batch or a whole split, from its summed `TaskSums`.
 
-  Returns: `loss` (the formula above), `label_loss` and `rationale_loss` (nats per token),
+  Returns: `loss` (the formula above, without `Terms`), `label_loss` and `rationale_loss` (the
+    plain cross entropy in nats per token),
     `label_token_accuracy`, `rationale_token_accuracy` (percent, without EOS), `label_tokens`,
     `rationale_tokens`, and so of each row; 0 for a task without tokens.
   """

@@ -54,6 +54,8 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
   Attributes:
     objectives: the table.
     first_step: see `learning_rate`; a weight's schedule counts from there.
+    terms: of the loss besides the cross entropy. They are in T5X's metric `loss`, not in
+      `label/loss` and its like.
   """
 
   FEATURE_CONVERTER_CLS = FeatureConverter
@@ -61,29 +63,29 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
   def __init__(self, *args: Any, alpha: float = 0.5, objectives: Sequence[Any] | None = None,
                first_step: int = 0, z_loss: float = 0.0, label_smoothing: float = 0.0,
                loss_normalizing_factor: Any = None, **kwargs: Any):
-    """As T5X's, whose terms of the loss are no part of ours and must be off.
+    """As T5X's, but for its normalisation of the loss, which is no part of ours.
 
     Args:
       *args: see T5X.
       alpha: weight of the label loss, in [0, 1].
       objectives: further rows of the table, see `objective.table`.
       first_step: of the checkpoint that training starts from.
-      z_loss, label_smoothing, loss_normalizing_factor: as they are here; T5X's sizes bind them.
+      z_loss, label_smoothing: see `objective.Terms`.
+      loss_normalizing_factor: None; T5X's sizes bind it.
       **kwargs: see T5X.
 
     Raises:
-      UserError: `z_loss`, `label_smoothing` or `loss_normalizing_factor` is given.
+      UserError: `loss_normalizing_factor` is given, or another one is none.
     """
     super().__init__(*args, **kwargs)
-    for name, value, off in (
-        ('z_loss', z_loss, 0.0), ('label_smoothing', label_smoothing, 0.0),
-        ('loss_normalizing_factor', loss_normalizing_factor, None)):
-      if value != off:
-        raise errors.UserError(
-            f'{name.upper()} = {value!r} (t5x_engine.EncoderDecoderModel.{name}): the loss of '
-            f'Distilling Step-by-Step has no such term; bind {name.upper()} = {off}')
+    if loss_normalizing_factor is not None:
+      raise errors.UserError(
+          f'LOSS_NORMALIZING_FACTOR = {loss_normalizing_factor!r} (t5x_engine.EncoderDecoderModel.'
+          'loss_normalizing_factor): the loss of Distilling Step-by-Step has no such term; bind '
+          'LOSS_NORMALIZING_FACTOR = None')
     self.objectives = objective.table(alpha, rows=objectives)
     self.first_step = first_step
+    self.terms = objective.Terms(label_smoothing, z_loss)
     self._own_network = isinstance(self.module, t5x_network.Transformer)
 
   def loss_fn(
@@ -102,7 +104,7 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
       counts = objective.count_tokens(tasks_BxT, self.objectives)
       table = objective.at_step(self.objectives)
     loss, sums = objective.weighted_loss(
-        logits_BxTxV, batch['decoder_target_tokens'], tasks_BxT, counts, table)
+        logits_BxTxV, batch['decoder_target_tokens'], tasks_BxT, counts, table, terms=self.terms)
     shared = self._compute_metrics(
         logits=logits_BxTxV, targets=batch['decoder_target_tokens'],
         mask=(tasks_BxT != objective.PADDING).astype(jnp.int32), loss=loss,
@@ -170,6 +172,15 @@ class Trainer(trainer.Trainer):
   T5X adds up the gradients of microbatches, so each must be divided by the counts of the whole
   batch: then k microbatches give the gradient of one.
   """
+
+  def __init__(self, *args: Any, early_stopping: int = 0, ema_decay: float = 0.0, **kwargs: Any):
+    """As T5X's; UserError if something is asked for that only the native trainer does."""
+    for name, value in (('EARLY_STOPPING', early_stopping), ('EMA_DECAY', ema_decay)):
+      if value:
+        raise errors.UserError(
+            f'{name} = {value!r}: T5X has no metric to stop by and evaluates the parameters '
+            'themselves; leave it at 0, or train with the native engine')
+    super().__init__(*args, **kwargs)
 
   @functools.cached_property
   def _partitioned_train_step(self) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,6 +88,45 @@ def test_the_formula_holds_of_three_rows_and_an_absent_one_adds_nothing(present,
   names = {k: row.name for k, row in enumerate(THREE, 1)}
   assert set(objective.only_present(summary)) == {'loss'} | {
       f'{names[k]}_{what}' for k in present for what in ('loss', 'token_accuracy', 'tokens')}
+
+
+@pytest.mark.parametrize('chunk', [0, 4])
+@pytest.mark.parametrize(('smoothing', 'z_loss'), [(0.1, 0.0), (0.0, 0.02), (0.3, 0.01)])
+def test_smoothed_labels_and_z_loss_are_weighed_as_the_cross_entropy(smoothing, z_loss, chunk):
+  """Against NumPy, and `optax.smooth_labels`; the sums are those of the plain cross entropy."""
+  of_task = {objective.LABEL: pairs(1, [2, 3]), objective.RATIONALE: pairs(2, [9, 7])}
+  logits, targets, tasks = padded(list(of_task.items()), 9)
+  counts = objective.count_tokens(tasks, EVEN)
+  def run(terms):
+    arguments = (targets, tasks, counts, EVEN)
+    if chunk:
+      return objective.weighted_loss_in_chunks(
+          lambda hidden: hidden, jnp.asarray(logits), *arguments, chunk, terms=terms)
+    return objective.weighted_loss(jnp.asarray(logits), *arguments, terms=terms)
+
+  def mean(rows):
+    found = []
+    for values, ids in rows:
+      log_z = np.log(np.exp(np.float64(values)).sum(-1))
+      target = (1 - smoothing) * np.eye(VOCAB)[ids] + smoothing / VOCAB
+      np.testing.assert_allclose(
+          optax.smooth_labels(jnp.eye(VOCAB)[ids], smoothing), target, rtol=1e-6)
+      found += list(-(target * (values - log_z[:, None])).sum(-1) + z_loss * log_z**2)
+    return np.mean(found)
+
+  loss, sums = run(objective.Terms(smoothing, z_loss))
+  np.testing.assert_allclose(loss, sum(map(mean, of_task.values())) / 2, rtol=1e-5)
+  plain, plain_sums = run(objective.NO_TERMS)
+  assert abs(float(loss - plain)) > 1e-2
+  jax.tree.map(np.testing.assert_array_equal, sums, plain_sums)
+
+
+@pytest.mark.parametrize(('terms', 'message'), [
+    ({'label_smoothing': 1}, r'LABEL_SMOOTHING=1: use a number in \[0, 1\)'),
+    ({'label_smoothing': 'a'}, "LABEL_SMOOTHING='a'"), ({'z_loss': -1e-4}, 'Z_LOSS=-0.0001: use')])
+def test_terms_that_are_none_are_refused(terms, message):
+  with pytest.raises(errors.UserError, match=message):
+    objective.Terms(**terms)
 
 
 def test_a_row_of_the_same_name_takes_its_place():

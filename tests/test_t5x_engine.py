@@ -15,7 +15,7 @@ pytest.importorskip('t5x', reason='T5X is on no package index; docs/t5x.md says 
 import seqio
 from flax import linen as nn
 from flax import traverse_util
-from t5x import adafactor, decoding, optimizers, partitioning, train_state
+from t5x import adafactor, decoding, losses, optimizers, partitioning, train_state
 from t5x.examples.t5 import network
 
 from dss_jax import errors, models, objective, t5x_engine, t5x_network
@@ -149,6 +149,29 @@ def test_a_third_objective_is_weighed_as_by_the_native_engine(student, batch, we
           float(summary[f'{one.name}_loss']), rel=1e-5)
 
 
+@pytest.mark.parametrize('microbatches', [1, 4])
+def test_smoothing_and_z_loss_are_the_native_engines(student, batch, microbatches):
+  """And T5X's own, but for the share: its one-hot targets leave out the piece itself."""
+  model = make_model(NETWORKS['ours'], label_smoothing=0.1, z_loss=1e-2)
+  grads, metrics = _one_step(student, model, batch, microbatches)
+  wanted, sums = step_lib.gradients(
+      student[0], student[1], batch, objectives=TABLE, terms=objective.Terms(0.1, 1e-2))
+  _assert_close(wanted, grads, 1e-5, rounding=2.0**-23)
+  assert float(metrics['label/loss'].compute()) == pytest.approx(
+      float(objective.summarize(sums, TABLE)['label_loss']), rel=1e-5)
+
+
+def test_our_terms_are_t5xs():
+  logits = jax.random.normal(jax.random.key(0), (2, 5, 11)) * 3
+  targets, tasks = jnp.ones((2, 5), jnp.int32), jnp.ones((2, 5), jnp.int32)
+  ours = jax.grad(lambda x: objective.weighted_loss(
+      x, targets, tasks, jnp.ones(2), objective.table(1.0),
+      terms=objective.Terms(0.1 * 11 / 10, 1e-2))[0])(logits)
+  theirs = jax.grad(lambda x: losses.compute_weighted_cross_entropy(
+      x, targets, jnp.ones((2, 5)), label_smoothing=0.1, z_loss=1e-2)[0])(logits)
+  np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_a_task_without_tokens_adds_nothing_and_no_nan(student, t5x_model, batch):
   only_labels = {**batch, 'decoder_objective': np.where(
       batch['decoder_objective'] == objective.LABEL, objective.LABEL, 0)}
@@ -219,15 +242,22 @@ def test_the_optimizer_and_its_schedule_are_the_native_engines(student, fields):
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    ({'z_loss': 1e-4}, 'Z_LOSS = 0.0001 .*EncoderDecoderModel.z_loss.*bind Z_LOSS = 0.0'),
-    ({'label_smoothing': 0.1}, 'LABEL_SMOOTHING = 0.1 .*bind LABEL_SMOOTHING = 0.0'),
+    ({'z_loss': -1e-4}, 'Z_LOSS=-0.0001: use a number of at least 0'),
+    ({'label_smoothing': 1.0}, 'LABEL_SMOOTHING=1.0: use a number in'),
     ({'loss_normalizing_factor': 1024}, 'LOSS_NORMALIZING_FACTOR = 1024 .*= None'),
     ({'loss_normalizing_factor': 0}, 'LOSS_NORMALIZING_FACTOR = 0 '),
 ])
-def test_terms_that_our_loss_has_not_are_refused(arguments, message):
+def test_terms_that_are_none_are_refused(arguments, message):
   with pytest.raises(errors.UserError, match=message):
     make_model(NETWORKS['theirs'], **arguments)
   make_model(NETWORKS['theirs'], z_loss=0, label_smoothing=0.0, loss_normalizing_factor=None)
+
+
+@pytest.mark.parametrize('arguments', [{'early_stopping': 2}, {'ema_decay': 0.9}])
+def test_what_only_the_native_trainer_does_is_refused(arguments):
+  (name,) = arguments
+  with pytest.raises(errors.UserError, match=f'{name.upper()} = .* native engine'):
+    t5x_engine.Trainer(**arguments)
 
 
 def test_an_optimizer_that_is_not_here_is_refused():

@@ -252,9 +252,22 @@ def test_a_native_checkpoint_continues(folder, trained, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
 
 
-def test_a_term_that_our_loss_has_not_stops_the_run(folder):
-  with pytest.raises(AssertionError, match='UserError: Z_LOSS = 0.0001 .*bind Z_LOSS = 0.0'):
-    train(folder, 'refused', 2, Z_LOSS=1e-4)
+@pytest.mark.parametrize(('binding', 'value', 'message'), [
+    ('LOSS_NORMALIZING_FACTOR', 1024, 'LOSS_NORMALIZING_FACTOR = 1024 .*= None'),
+    ('EARLY_STOPPING', 2, 'EARLY_STOPPING = 2: .* native engine')])
+def test_what_is_not_here_stops_the_run(folder, binding, value, message):
+  with pytest.raises(AssertionError, match=f'UserError: {message}'):
+    train(folder, 'refused', 2, **{binding: value})
+
+
+def test_smoothing_and_z_loss_are_in_the_loss_and_not_in_its_parts(folder):
+  def losses(name, **bindings):
+    log = train(folder, name, 2, LEARNING_RATE=0.0, **bindings)
+    line = next(line for line in log.splitlines() if 'training_eval/dss_svamp accuracy' in line)
+    return [float(line.partition(f' {what}=')[2].partition(',')[0])
+            for what in ('loss', 'label/loss', 'rationale/loss')]
+  plain, smoothed = losses('plain'), losses('smoothed', LABEL_SMOOTHING=0.3, Z_LOSS=0.1)
+  assert smoothed[1:] == plain[1:] and smoothed[0] > plain[0] + 0.1
 
 
 def test_our_tasks_in_somebody_elses_mixture_under_stock_t5x(folder, runs):

@@ -2,7 +2,8 @@
 
 A student's folder is one of
 
-  MODEL_DIR of a run   student.json, best/<step>/params, checkpoints/<step>/state
+  MODEL_DIR of a run   student.json, best/<step>/params, checkpoints/<step>/state (of which, as in
+                       training, the average of the parameters counts where there is one)
   a converted model    student.json, params/
 """
 
@@ -63,7 +64,7 @@ class NativeWeights(weights_lib.Weights):
       raise errors.UserError(f'{path}: no params/, best/<step>/ or checkpoints/<step>/ in it')
     self._arrays = epath.Path(epath.Path(found[0]).resolve())
     self.path = str(found[0])
-    self._stored, self._in_state = _metadata(self._arrays)
+    self._stored, self._inside = _metadata(self._arrays)
     scanned = any(name.startswith('encoder/layers/') for name in self._stored)
     self.specs, self._place = _unrolled(self._stored)
     try:
@@ -88,8 +89,7 @@ class NativeWeights(weights_lib.Weights):
     return self._last[1][index]
 
   def _restore(self, stored: str) -> np.ndarray:
-    path = tuple(stored.split('/'))
-    path = (PARAMS, *path) if self._in_state else path
+    path = (*self._inside, *stored.split('/'))
     item = traverse_util.unflatten_dict({path: 0})
     as_numpy = traverse_util.unflatten_dict({path: ocp.RestoreArgs(restore_type=np.ndarray)})
     tree = ocp.PyTreeCheckpointHandler().restore(self._arrays, args=ocp.args.PyTreeRestore(
@@ -97,13 +97,19 @@ class NativeWeights(weights_lib.Weights):
     return jax.tree.leaves(tree)[0]
 
 
-def _metadata(arrays: epath.Path) -> tuple[dict[str, jax.ShapeDtypeStruct], bool]:
-  """Specs as stored, and whether they are the `params` of a train state."""
+_AVERAGE = ('opt_state', 'average')  # See `train/average.py`.
+
+
+def _metadata(arrays: epath.Path) -> tuple[dict[str, jax.ShapeDtypeStruct], tuple[str, ...]]:
+  """Specs as stored, and where they are in a train state, if it is one."""
   tree = ocp.PyTreeCheckpointHandler().metadata(arrays).tree
-  in_state = PARAMS in tree
-  flat = traverse_util.flatten_dict(tree[PARAMS] if in_state else tree, sep='/')
+  has_average = isinstance(tree.get(_AVERAGE[0]), dict) and _AVERAGE[1] in tree[_AVERAGE[0]]
+  inside = _AVERAGE if has_average else (PARAMS,) if PARAMS in tree else ()
+  for name in inside:
+    tree = tree[name]
+  flat = traverse_util.flatten_dict(tree, sep='/')
   specs = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
-  return specs, in_state
+  return specs, inside
 
 
 def _unrolled(stored: weights_lib.Specs):

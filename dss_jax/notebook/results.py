@@ -53,7 +53,7 @@ class Run(Shown):
 
   Attributes:
     model_dir: its folder; `dss_jax.load` takes it, or the run itself.
-    step, best_step: the last one, and the one that validation chose.
+    step, best_step: the last one, and the one whose parameters were tested.
     validation, test: metrics of that one; accuracies in percent, losses in nats per token.
     config: with all settings.
   """

@@ -44,9 +44,13 @@ settings (--gin.NAME=VALUE; --print_config shows all with their values):
   MIXTURE_OR_TASK_NAME                 what to train on, if not what file and DATASET say
   TRAIN_STEPS, BATCH_SIZE, TASK_FEATURE_LENGTHS, PACK, MICROBATCHES
   DSS_ALPHA                            weight of the label loss, 0.5 in the paper
+  LABEL_SMOOTHING, Z_LOSS              further terms of the loss; 0 in the paper
   TRAIN_FRACTION                       nested subset of the training inputs
   LEARNING_RATE, SCHEDULE, WARMUP_STEPS, OPTIMIZER, DROPOUT_RATE, SEED
   EVAL_PERIOD, EVAL_METRIC (chooses the best checkpoint), CHECKPOINT_PERIOD
+  EARLY_STOPPING                       ends after so many evaluations without a better one
+  TEST_WITH                            best or last: which parameters are the student's
+  EMA_DECAY                            of an average of the parameters, used in their place
   MESH_DATA, MESH_FSDP, MESH_MODEL
   PROFILE_STEPS                        so many steps traced, for TensorBoard's profile page
   LOG_TO                               wandb or mlflow, besides TensorBoard
@@ -170,7 +174,7 @@ def summary(config, result) -> str:
   from dss_jax.train import reporting
   lines = [f'done: {result.step} steps of {config.data.mixture_or_task} in {config.model_dir}']
   if result.best_step is not None:
-    lines.append(f'best validation at step {result.best_step}: '
+    lines.append(f'{config.evaluation.test_with} validation at step {result.best_step}: '
                  f'{reporting.as_text(result.validation)}')
   if result.test:
     lines.append(f'test: {reporting.as_text(result.test)}')

@@ -20,7 +20,7 @@ import tensorflow as tf
 from etils import epath
 
 from dss_jax import errors, files, records
-from dss_jax.train import checksums, processes
+from dss_jax.train import checksums, early_stopping, processes
 from dss_jax.train import config as config_lib
 from dss_jax.train import state as state_lib
 
@@ -69,11 +69,13 @@ class RunTime:
     seconds: spent on training so far, over all starts.
     compiling: of them.
     evaluated: whether the evaluation that was due at this step is done.
+    progress: of the evaluations until then.
   """
 
   seconds: float = 0.0
   evaluated: bool = True
   compiling: float = 0.0
+  progress: early_stopping.Progress = early_stopping.Progress()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +95,13 @@ class Checkpoints:
     model_dir = model_dir if files.is_remote(model_dir) else os.path.abspath(model_dir)
     self.every = config.every
     self._metric = metric
-    self._lower_is_better = metric.endswith('loss')
     self._model_dir = epath.Path(model_dir)
     self._keep = config.keep
     self._saving = {_STEPS: 0, _BEST: 0}
     self._steps = self._open(_STEPS, max_to_keep=config.keep)
     self._best = self._open(
         _BEST, max_to_keep=1, best_fn=lambda metrics: metrics[metric],
-        best_mode='min' if self._lower_is_better else 'max')
+        best_mode='min' if early_stopping.is_better(metric, 0, 1) else 'max')
 
   def _open(self, name: str, **options) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
@@ -180,7 +181,9 @@ class Checkpoints:
       read = self._steps.restore(step, args=ocp.args.Composite(
           state=ocp.args.StandardRestore(abstract_state), data=DataPositionRestore(iterator),
           clock=ocp.args.JsonRestore()))
-      return Restored(step, read.state, RunTime(**read.clock), problems)
+      progress = early_stopping.Progress(**read.clock.get('progress', {}))
+      return Restored(
+          step, read.state, RunTime(**{**read.clock, 'progress': progress}), problems)
     if problems:
       raise errors.UserError('; '.join(problems) + '; no other is left. To begin anew, use '
                              'another MODEL_DIR')
@@ -209,10 +212,9 @@ class Checkpoints:
     best_step = self._best.best_step()
     if step in self._best.all_steps():  # A killed run got this far before; same parameters.
       return best_step == step
-    if best_step is not None:
-      gain = value - self._best.metrics(best_step)[self._metric]
-      if not (gain < 0 if self._lower_is_better else gain > 0):
-        return False
+    if best_step is not None and not early_stopping.is_better(
+        self._metric, value, self._best.metrics(best_step)[self._metric]):
+      return False
     self._saving[_BEST] = step
     with self._explained(_BEST):
       self._best.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)),

@@ -43,7 +43,8 @@ def build(config: config_lib.TrainConfig, sharding: sharding_lib.Sharding) -> Co
   train_step = sharding.jit(
       step_lib.make_train_step(
           model, optimizer, schedule, objectives=config.objectives,
-          microbatches=config.microbatches, rngs=rngs, loss_chunk=config.loss_chunk),
+          microbatches=config.microbatches, rngs=rngs, loss_chunk=config.loss_chunk,
+          terms=config.terms),
       donate_argnums=0, out_shardings=(state_sharding, sharding.replicated))
   return Compute(model, optimizer, state_sharding,
                  lambda: state_lib.init_state(model, optimizer, rngs), train_step)

@@ -106,6 +106,8 @@ class OptimizerConfig:
     clip_norm: global norm of the gradient, 0 for none. None: 1.0 with AdamW, as in the released
       code; none with Adafactor, which clips its updates (T5 and T5X clip nothing else).
     beta1, beta2, epsilon: AdamW's.
+    ema_decay: of a moving average of the parameters, which is evaluated, kept and tested in their
+      place, see `train/average.py`; 0 for none.
   """
 
   name: str = 'adamw'
@@ -118,6 +120,7 @@ class OptimizerConfig:
   beta1: float = 0.9
   beta2: float = 0.999
   epsilon: float = 1e-8
+  ema_decay: float = 0.0
 
   def __post_init__(self):
     valid.one_of(OPTIMIZERS, **valid.fields(self, 'name'))
@@ -127,7 +130,8 @@ class OptimizerConfig:
     valid.whole(0, **valid.fields(self, 'warmup_steps'))
     valid.number(lambda x: x >= 0, 'of at least 0',
                  **valid.fields(self, 'learning_rate', 'weight_decay', 'clip_norm'))
-    valid.number(lambda x: 0 <= x < 1, 'in [0, 1)', **valid.fields(self, 'beta1', 'beta2'))
+    valid.number(lambda x: 0 <= x < 1, 'in [0, 1)',
+                 **valid.fields(self, 'beta1', 'beta2', 'ema_decay'))
     valid.number(lambda x: x > 0, 'above 0', **valid.fields(self, 'epsilon'))
     if not isinstance(self.no_decay, (tuple, list, type(None))):
       raise errors.UserError(f'OptimizerConfig.no_decay={self.no_decay!r}: give a tuple of names, '
@@ -147,19 +151,29 @@ class EvalConfig:
     metric: of the validation, which chooses the best checkpoint: 'accuracy' (where a mixture
       has label tasks of several datasets, the mean over them), '<task>/accuracy' of one of them,
       or a loss; the larger, the better, of a loss the smaller.
-    test_at_end: evaluate the best checkpoint on test when training is done.
+    early_stopping: training ends, by the schedule of all steps, when so many evaluations in a row
+      were no better than the best before them; 0 for never.
+    test_with: which parameters are tested, ranked and the student's: 'best' by the metric, or
+      'last', of which no best/ is kept.
+    test_at_end: evaluate them on test when training is done.
   """
 
   every: int = 250
   batch_size: int = _free(64)
   num_examples: int = 0
   metric: str = 'accuracy'
+  early_stopping: int = 0
+  test_with: str = 'best'
   test_at_end: bool = _free(True)
 
   def __post_init__(self):
-    valid.whole(0, **valid.fields(self, 'every', 'num_examples'))
+    valid.whole(0, **valid.fields(self, 'every', 'num_examples', 'early_stopping'))
     valid.whole(1, **valid.fields(self, 'batch_size'))
+    valid.one_of(('best', 'last'), **valid.fields(self, 'test_with'))
     valid.flag(**valid.fields(self, 'test_at_end'))
+    if self.early_stopping and not self.every:
+      raise errors.UserError(f'EvalConfig.early_stopping={self.early_stopping}: it waits for '
+                             'evaluations, and EvalConfig.every=0 makes none; set both, or none')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +199,8 @@ class TrainConfig:
     data, optimizer, rngs, mesh, evaluation, checkpoints: see their classes.
     alpha: weight of the label loss (DESIGN: loss = alpha * label + (1 - alpha) * rationale);
       1.0 for the single-task baselines.
+    label_smoothing, z_loss: of the loss that is differentiated, see `objective.Terms`; what is
+      logged and evaluated stays the plain cross entropy.
     microbatches: parts that a batch is computed in, one after the other; same update, but for
       what dropout draws. 'auto': the fewest that fit the devices, see
       `precompile.advice.fewest_microbatches`; those of the run that is continued.
@@ -209,6 +225,8 @@ class TrainConfig:
   evaluation: EvalConfig = EvalConfig()
   checkpoints: CheckpointConfig = _free(CheckpointConfig())
   alpha: float = 0.5
+  label_smoothing: float = 0.0
+  z_loss: float = 0.0
   microbatches: int | Any = _free(1)  # or AUTO
   loss_chunk: int = _free(0)
   seed: int = 0
@@ -228,7 +246,7 @@ class TrainConfig:
         raise errors.UserError(f'TrainConfig.{field.name} is not a {field.type.__name__}: set its '
                                'fields, not itself')
     valid.weight(**valid.fields(self, 'alpha'))
-    _ = self.objectives  # Refuses rows that are none.
+    _ = self.objectives, self.terms  # Refuse what is none.
     valid.whole(1, **valid.fields(self, 'steps', 'log_every'))
     valid.whole(0, **valid.fields(self, 'loss_chunk', 'seed', 'profile_steps'))
     if self.microbatches != AUTO:
@@ -250,6 +268,10 @@ class TrainConfig:
     data = self.data
     return objective.table(
         self.alpha, data.label_prefix, data.rationale_prefix, data.objectives)
+
+  @property
+  def terms(self) -> objective.Terms:
+    return objective.Terms(self.label_smoothing, self.z_loss)
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:

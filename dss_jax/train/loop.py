@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,10 +17,8 @@ from dss_jax import data as data_lib
 from dss_jax import sharding as sharding_lib
 from dss_jax.data import checks, pipeline, settings, vocabularies
 from dss_jax.precompile import advice
-from dss_jax.train import checkpoints as checkpoints_lib
-from dss_jax.train import compute as compute_lib
-from dss_jax.train import config as config_lib
 from dss_jax.train import (
+  average,
   evaluation,
   identity,
   initial,
@@ -34,6 +32,9 @@ from dss_jax.train import (
   trackers,
   watchdogs,
 )
+from dss_jax.train import checkpoints as checkpoints_lib
+from dss_jax.train import compute as compute_lib
+from dss_jax.train import config as config_lib
 from dss_jax.train import state as state_lib
 from dss_jax.train import step as step_lib
 
@@ -43,7 +44,7 @@ class Result:
   """What a finished run has to say.
 
   Attributes:
-    step: the last one.
+    step: the last one, earlier than TRAIN_STEPS where EARLY_STOPPING ended training.
     best_step, validation: of the parameters that were tested; None and {} without validation.
     test: metrics, or {}.
     classes: of each task with a closed label set, lines about its labels on test.
@@ -73,7 +74,7 @@ def train(config: config_lib.TrainConfig, gin_text: str = '') -> Result:
     run = Run(config, closing, gin_text)
     try:
       run.begin()
-      while run.step < config.steps:
+      while not run.is_done:
         run.take_a_step()
         if run.is_due(config.evaluation.every):
           run.validate()
@@ -122,6 +123,7 @@ class Run:
         seed=data.seed)
     start = self._start()
     self.step, self.state, self._evaluated = start.step, start.state, start.clock.evaluated
+    self._progress = start.clock.progress
     self._began = time.monotonic() - start.clock.seconds
     self._compiled = throughput.compile_seconds() - start.clock.compiling
     self._warnings += start.problems
@@ -207,17 +209,35 @@ class Run:
 
   def is_due(self, every: int) -> bool:
     """Whether what happens every so many steps, and at the end, happens now."""
-    return bool(every) and (self.step == self.config.steps or self.step % every == 0)
+    return bool(every) and (self.is_done or self.step % every == 0)
+
+  @property
+  def stopped(self) -> bool:
+    """Whether the metric has not become better for long enough to end training."""
+    patience = self.config.evaluation.early_stopping
+    return bool(patience) and self._progress.waited >= patience
+
+  @property
+  def is_done(self) -> bool:
+    """Whether there is no step to come."""
+    return self.step >= self.config.steps or self.stopped
+
+  @property
+  def params(self) -> Any:
+    """Those that are evaluated, kept and tested."""
+    return average.evaluated(self.state.params, self.state.opt_state)
 
   def validate(self) -> None:
     """Evaluates on validation; keeps the parameters if they are the best so far."""
     assert self._evaluator
-    validation = self._evaluator(self.state.params, self.step)
+    validation = self._evaluator(self.params, self.step)
     self._evaluated = True
     self._reporter.evaluated(self.step, 'validation', validation)
     if (metric := self.config.evaluation.metric) not in validation:
       raise evaluation.no_metric(metric, validation)
-    self._checkpoints.save_best(self.step, self.state.params, validation)
+    self._progress = self._progress.after(self.step, metric, validation)
+    if self.config.evaluation.test_with == 'best':
+      self._checkpoints.save_best(self.step, self.params, validation)
 
   def save(self) -> None:
     """Starts to write a checkpoint, of numbers only."""
@@ -225,7 +245,7 @@ class Run:
     self._reporter.flush()
     clock = checkpoints_lib.RunTime(
         time.monotonic() - self._began, self._evaluated,
-        throughput.compile_seconds() - self._compiled)
+        throughput.compile_seconds() - self._compiled, self._progress)
     self._checkpoints.save(self.step, self.state, self._iterator, clock)
 
   def save_now(self) -> None:
@@ -236,26 +256,44 @@ class Run:
     self._checkpoints.wait()
 
   def finish(self) -> Result:
-    """Test, once, with the parameters that validation chose (the last ones without it)."""
+    """Test, once, with the parameters that validation chose (without it, the last ones)."""
     seconds = time.monotonic() - self._began
     compiling = throughput.compile_seconds() - self._compiled
     self._reporter.close_bar()
     self._checkpoints.wait()
-    abstract = checkpoints_lib.abstract(
-        self.state.params, self._compute.state_sharding.params)
-    best = self._checkpoints.restore_best(abstract)
-    best_step, params, validation = best or (None, self.state.params, {})
+    if self.stopped:
+      self._say_why()
+    best_step, params, validation = self._chosen()
+    step = best_step or self.step
     path = os.path.join(self.config.model_dir, run_info.TEST_FILE)
     tested = tf.io.gfile.exists(path)
     if not tested:  # Before the file of the test, which says that all is done.
       ranking_choice.choose(
           self.config, self._compute.model, params, self._sharding, self._reporter.say)
-    test = self._test(path, best_step or self.config.steps, params)
+    test = self._test(path, step, params)
     if not tested:
-      self._reporter.tested(best_step or self.config.steps, test)
+      self._reporter.tested(step, test)
     self._reporter.close()
-    return Result(self.config.steps, best_step, dict(validation), test, seconds, compiling,
+    return Result(self.step, best_step, dict(validation), test, seconds, compiling,
                   evaluation.read_classes(path) if test else {})
+
+  def _chosen(self) -> tuple[int | None, Any, Mapping[str, float]]:
+    """Step, parameters and validation metrics of what is tested."""
+    if self.config.evaluation.test_with == 'last':
+      return self.step if self._evaluator else None, self.params, self._progress.newest
+    best = self._checkpoints.restore_best(checkpoints_lib.abstract(
+        self.params, self._compute.state_sharding.params))
+    return best or (None, self.params, {})
+
+  def _say_why(self) -> None:
+    """That training has ended early, in words and in run.json."""
+    found = self._progress
+    self._reporter.say(
+        f'stopped early, at step {self.step} of {self.config.steps}: no better '
+        f'{self.config.evaluation.metric} than {found.best:.6g} of step {found.step} in '
+        f'{found.waited} evaluation{"s" * (found.waited > 1)}')
+    if processes.is_main():
+      run_info.note(self.config.model_dir, stopped_at=self.step)
 
   def _test(self, path: str, step: int, params: Any) -> dict[str, float]:
     if tf.io.gfile.exists(path):
@@ -268,6 +306,7 @@ class Run:
     if processes.is_main():
       found = {name: one.as_json() for name, one in evaluator.classes(step).items()}
       files.write(path, json.dumps({'step': step, 'metrics': metrics} | (
+          {'stopped_at': self.step} if self.stopped else {}) | (
           {'classes': found} if found else {}), indent=2) + '\n')
     return metrics
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from dss_jax import models
+from dss_jax.train import average
 from dss_jax.train import config as config_lib
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]  # step (from 0) -> learning rate
@@ -47,6 +48,8 @@ def make_optimizer(
   'adafactor' has T5's settings: relative to the parameters' scale, no momentum, decay 0.8,
   updates clipped to a root mean square of 1, each layer by itself. Weight decay is multiplied by
   the rate here, too; T5X does that with `weight_decay_rate_lr_exponent = 1` only.
+
+  With `ema_decay` the state has an average of the parameters beside it, see `average.averaged`.
   """
   clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
   mask = functools.partial(_decays, config.no_decay) if config.no_decay else None
@@ -62,7 +65,8 @@ def make_optimizer(
     update = optax.adamw(
         schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon,
         weight_decay=config.weight_decay, mask=mask)
-  return optax.chain(clip, update)
+  chained = optax.chain(clip, update)
+  return average.averaged(chained, config.ema_decay) if config.ema_decay else chained
 
 
 def _decays(no_decay: Sequence[str], params: Any) -> Any:

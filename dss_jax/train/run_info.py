@@ -188,6 +188,13 @@ def _write(model_dir: str, run: Mapping[str, Any]) -> None:
   files.write(os.path.join(model_dir, RUN_FILE), json.dumps(run, indent=2, sort_keys=True) + '\n')
 
 
+def note(model_dir: str, **facts: Any) -> None:
+  """Adds what came of the run to its run.json."""
+  run = _read(model_dir)
+  if not facts.items() <= run.items():
+    _write(model_dir, {**run, **facts})
+
+
 def _lengthen(model_dir: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
   """Lets a run go on to more steps, and keeps what was measured at its earlier end.
 

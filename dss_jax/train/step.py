@@ -32,6 +32,7 @@ def batch_loss(
     objectives: objective.Objectives,
     dropout_key: jax.Array | None = None,
     loss_chunk: int = 0,
+    terms: objective.Terms = objective.NO_TERMS,
 ) -> tuple[jax.Array, objective.TaskSums]:
   """This batch's part of the objective; without a key, no dropout.
 
@@ -43,6 +44,7 @@ def batch_loss(
     objectives: the table.
     dropout_key: for dropout, or None.
     loss_chunk: target positions whose logits are computed at a time; 0 for all.
+    terms: of the loss besides the cross entropy.
   """
   inputs: Any = {name: batch[name] for name in _MODEL_INPUTS if name in batch}
   hidden_BxTxD: Any = model.apply(
@@ -55,8 +57,8 @@ def batch_loss(
   rest = (batch['decoder_target_tokens'], batch['decoder_objective'], counts, objectives)
   if loss_chunk:
     return objective.weighted_loss_in_chunks(
-        logits_of, hidden_BxTxD, *rest, loss_chunk, model.config.eos_id)
-  return objective.weighted_loss(logits_of(hidden_BxTxD), *rest, model.config.eos_id)
+        logits_of, hidden_BxTxD, *rest, loss_chunk, model.config.eos_id, terms)
+  return objective.weighted_loss(logits_of(hidden_BxTxD), *rest, model.config.eos_id, terms)
 
 
 def gradients(
@@ -68,6 +70,7 @@ def gradients(
     microbatches: int = 1,
     dropout_key: jax.Array | None = None,
     loss_chunk: int = 0,
+    terms: objective.Terms = objective.NO_TERMS,
 ) -> tuple[Any, objective.TaskSums]:
   """Gradient of the objective over the whole batch, one microbatch at a time.
 
@@ -79,7 +82,8 @@ def gradients(
   """
   counts = objective.count_tokens(batch['decoder_objective'], objectives)
   loss_and_grad = jax.grad(
-      lambda p, part, key: batch_loss(model, p, part, counts, objectives, key, loss_chunk),
+      lambda p, part, key: batch_loss(
+          model, p, part, counts, objectives, key, loss_chunk, terms),
       has_aux=True)
   if microbatches == 1:
     return loss_and_grad(params, batch, dropout_key)
@@ -116,6 +120,7 @@ def make_train_step(
     microbatches: int = 1,
     rngs: rngs_lib.Rngs = rngs_lib.Rngs(),  # noqa: B008
     loss_chunk: int = 0,
+    terms: objective.Terms = objective.NO_TERMS,
 ) -> Callable[[state_lib.TrainState, Batch], tuple[state_lib.TrainState, Metrics]]:
   """The function that the trainer compiles: (state, batch) -> (new state, metrics)."""
   use_dropout = model.config.dropout_rate > 0
@@ -125,7 +130,7 @@ def make_train_step(
     weighted = objective.at_step(objectives, state.step)
     grads, sums = gradients(
         model, state.params, batch, objectives=weighted, microbatches=microbatches,
-        dropout_key=key, loss_chunk=loss_chunk)
+        dropout_key=key, loss_chunk=loss_chunk, terms=terms)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = objective.summarize(sums, weighted) | {

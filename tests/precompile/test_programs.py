@@ -74,6 +74,16 @@ def test_the_new_state_takes_the_place_of_the_old_one(sharding, recwarn):
   assert not [one for one in recwarn if 'donated' in str(one.message)]
 
 
+def test_the_plan_knows_of_an_average_of_the_parameters(sharding):
+  """In training, and so in what lies beside decoding."""
+  plain, averaged = (compiled.bytes_of_arguments(compiled.train_program(
+      config(optimizer=config_lib.OptimizerConfig(ema_decay=decay)), sharding).arguments)
+      for decay in (0.0, 0.9))
+  params = compiled.bytes_of_arguments(
+      compiled.decode_program(config(), sharding).arguments[:1])
+  assert averaged - plain == params + 4  # And a counter.
+
+
 def test_the_planned_decoding_is_that_of_evaluation(sharding, toy_data):
   settings = config(evaluation=config_lib.EvalConfig(batch_size=7, num_examples=4))
   compute = compute_lib.build(settings, sharding)

@@ -101,8 +101,13 @@ def final_state(model_dir, step):
         manager.item_metadata(step).state)
     state = manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.StandardRestore(target))).state
+  return by_name(state)
+
+
+def by_name(tree):
+  """{"['encoder']['norm']['scale']": numpy array, ...}"""
   return {jax.tree_util.keystr(path): np.asarray(leaf)
-          for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def assert_same(found, wanted):
