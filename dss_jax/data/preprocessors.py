@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import answers, errors, objective, records
-from dss_jax.data import settings, vocabularies
+from dss_jax.data import samples, settings, vocabularies
 from dss_jax.data import source as source_lib
 
 KEEP = 'keep'  # bool: whether the task uses the row
@@ -29,13 +29,18 @@ def parsed(row: dict[str, tf.Tensor]) -> tf.Tensor:
 
 
 def has_target(row: dict[str, tf.Tensor], *, target: str) -> tf.Tensor:
-  """Rows in which that field can be written; see `teacher_target` for the teacher's label."""
-  return parsed(row) if target == 'rationale' else tf.strings.length(_target(row, target)) > 0
+  """Rows in which that field can be written; see `teacher_target` for the teacher's label.
+
+  Of an input with several rows, one for each rationale, what is no rationale has the first.
+  """
+  if target == 'rationale':
+    return samples.explained(row)
+  return tf.logical_and(samples.first(row), tf.strings.length(_target(row, target)) > 0)
 
 
 def is_for_rationale_then_label(row: dict[str, tf.Tensor]) -> tf.Tensor:
   """Rows with a gold label; on train also a rationale, since the target needs both."""
-  trainable = tf.logical_or(row['split'] != 'train', parsed(row))
+  trainable = tf.logical_or(row['split'] != 'train', samples.explained(row))
   return tf.logical_and(trainable, has_gold_label(row))
 
 
