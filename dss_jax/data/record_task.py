@@ -25,9 +25,10 @@ class RecordTask(seqio.Task):
 
   Attributes:
     objective: what the student learns by it.
+    epoch: int64 scalar, in the copy of a task that makes an epoch; else None.
   """
 
-  _epoch: tf.Tensor | None = None
+  epoch: tf.Tensor | None = None
 
   def __init__(self, *args: Any, objective: objective_lib.Objective, **kwargs: Any):
     super().__init__(*args, **kwargs)
@@ -37,7 +38,7 @@ class RecordTask(seqio.Task):
   def source(self) -> Any:
     """Of the records; in an epoch of `get_marked`, of that one."""
     found = super().source
-    return found if self._epoch is None else found.at(self._epoch)
+    return found if self.epoch is None else found.at(self.epoch)
 
   @tf.autograph.experimental.do_not_convert
   def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
@@ -74,7 +75,7 @@ class RecordTask(seqio.Task):
     @tf.autograph.experimental.do_not_convert
     def epoch_rows(epoch: tf.Tensor) -> tf.data.Dataset:
       of_epoch = copy.copy(self)
-      of_epoch._epoch = epoch
+      of_epoch.epoch = epoch
       return one(of_epoch, seed=_seed_of(first, epoch), num_epochs=1)
     return epochs.flat_map(epoch_rows).prefetch(tf.data.AUTOTUNE)
 
