@@ -14,7 +14,7 @@ from dss_jax.data import checks, pipeline, row_lengths
 from dss_jax.train import watchdogs
 
 LENGTHS = {'inputs': 64, 'targets': 48}
-INPUTS = 150
+INPUTS = 60
 GOLD = '( 1.0 + 2.0 )'
 LABELS = ('( 3.0 )', '( 7.0 )', '( 2.0 + 1.0 )')  # of samples 0, 1, 2
 
@@ -81,7 +81,7 @@ def batches(settings, pack=True):
 @pytest.mark.parametrize('settings', [{}, {'train_fraction': 0.4}])
 def test_the_first_samples_make_the_batches_of_records_without_others(folder, plain, settings):
   ours, theirs = (batches({'folder': one, **settings}) for one in (folder, plain))
-  for _ in range(50):
+  for _ in range(25):
     found, wanted = pipeline.to_numpy(next(ours)), pipeline.to_numpy(next(theirs))
     for name, value in wanted.items():
       np.testing.assert_array_equal(found[name], value)
@@ -147,7 +147,7 @@ def test_validation_sees_each_input_once(folder, plain, rationales_):
   assert found == examples('dss_svamp', 'validation', shuffle=False)
 
 
-@pytest.mark.parametrize('rationales_', ['first', 'cycle', 'all'])
+@pytest.mark.parametrize('rationales_', ['first', 'all'])
 def test_a_fraction_is_of_inputs_whatever_their_samples(folder, plain, rationales_):
   configure(plain, train_fraction=0.2)
   wanted = {text for _, text, _ in examples('dss_svamp')}
@@ -174,15 +174,15 @@ def test_packed_and_unpacked_hold_the_same_examples(folder, rationales_):
 
 @pytest.mark.parametrize('rationales_', ['cycle', 'all'])
 def test_a_saved_position_goes_on_in_its_epoch(folder, tmp_path, rationales_):
-  """Epochs are of some 20 batches."""
+  """Epochs are of some eight batches."""
   settings = {'folder': folder, 'rationales': rationales_, 'agreeing': 'label'}
   whole = batches(settings)
-  for _ in range(45):
+  for _ in range(20):
     next(whole)
   saved = tf.train.Checkpoint(iterator=whole).write(str(tmp_path / 'position'))
   resumed = batches(settings)
   tf.train.Checkpoint(iterator=resumed).read(saved).assert_consumed()
-  for _ in range(60):
+  for _ in range(25):
     ours, theirs = pipeline.to_numpy(next(whole)), pipeline.to_numpy(next(resumed))
     for name, value in ours.items():
       np.testing.assert_array_equal(theirs[name], value)
@@ -201,7 +201,7 @@ def test_rows_of_a_batch_are_measured_on_all_rationales(tmp_path):
 def test_a_batch_finds_its_records_in_any_epoch(folder):
   lengths = {'inputs': 256, 'targets': 160}
   found = batches({'folder': folder, 'rationales': 'cycle'})
-  for _ in range(45):
+  for _ in range(20):
     batch = pipeline.to_numpy(next(found))
   ids = watchdogs.batch_ids('dss_svamp', lengths, batch)
   assert len(ids) >= int(batch['encoder_segment_ids'].max(axis=1).sum()) // 2
@@ -244,7 +244,7 @@ def test_a_task_without_rows_counts_inputs(tmp_path):
   records.write_records(str(tmp_path), 'svamp', 'train', [
       dataclasses.replace(row, label='') for row in ROWS])
   configure(str(tmp_path))
-  with pytest.raises(errors.UserError, match='svamp-train holds 150 records'):
+  with pytest.raises(errors.UserError, match='svamp-train holds 60 records'):
     checks.measure('svamp_finetune', 'train')
 
 
