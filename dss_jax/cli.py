@@ -23,6 +23,7 @@ VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'quickstart': ('dss_jax.quickstart', 'the whole method on a toy task, with a picture'),
     'new': ('dss_jax.new', 'a folder to begin a task of your own with'),
     'teacher': ('dss_jax.teacher.__main__', "a teacher LLM's rationales and labels -> TFRecords"),
+    'merge': ('dss_jax.merge', "several teachers' records as samples of the same inputs"),
     'vocab': ('dss_jax.vocab', 'train a SentencePiece model on records'),
     'inspect': ('dss_jax.inspect.__main__', 'show rows of a task: raw, tokenized, packed and back'),
     'precompile': ('dss_jax.precompile.__main__', 'what fits on a TPU slice, without one'),

@@ -92,7 +92,10 @@ def _sentences(records_dir: str, names: Sequence[str]) -> Iterator[str]:
   for name in names:
     dataset, _, split = name.rpartition('-')
     phrase = ''.join(one.completion.answer_phrase for one in _datasets([name]))
-    for record in records.read_records(records_dir, dataset, split):
+    for record in records.read_records(records_dir, dataset, split, samples=True):
+      if record.sample:
+        yield rationale.prefix + record.rationale
+        continue
       for part in record.input.split('</s>'):
         yield label.prefix + part
       yield f'{phrase} {record.label or record.teacher_label}'

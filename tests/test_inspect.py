@@ -78,6 +78,33 @@ def test_leftovers_in_rationales_are_counted(tmp_path, capsys):
   assert other.count('id="axes_') == 2 and 'None.' not in page
 
 
+def test_inputs_and_samples_are_counted_apart(tmp_path, capsys):
+  rows = [one for i in range(3) for one in records.numbered([records.RationaleRecord(
+      id=f'r{i}', input=f'Where {i}?', label='left', teacher_label='left', teacher_model='b',
+      rationale=f'It turns {"far " * sample}{i}.') for sample in range(1 + i)])]
+  records.write_records(str(tmp_path), 'toy', 'train', rows)
+  flags = [f'--records_dir={tmp_path}', '--vocabulary=bytes']
+  assert inspect.main([f'--html={tmp_path}/page.html', '--targets_length=18', *flags]) == 0
+  said = capsys.readouterr().out
+  assert 'repeat the input' not in said and 'toy-train: 1 of 6 rationales (17 %) are longer' in said
+  page = (tmp_path / 'page.html').read_text()
+  cells = re.findall(r'<td[^>]*>([^<]*)</td>', page.split('further samples')[1])
+  assert cells[:6] == ['toy-train', '3', '3', '3', '0', '1']
+  assert inspect.main(['--task=dss_toy', '--rows=2', *flags]) == 0
+  said = capsys.readouterr().out
+  assert said.count('=== record') == 2
+  assert "sample 1: 'It turns far 1.' -> 'left' (b)" in said
+
+
+def test_a_vocabulary_covers_all_samples(tmp_path):
+  rows = records.numbered([records.RationaleRecord(
+      id='r', input='Where?', label='left', rationale=text) for text in ('turns', 'zigzag')])
+  records.write_records(str(tmp_path), 'toy', 'train', rows)
+  vocab.train(str(tmp_path), f'{tmp_path}/v.model', vocab_size=64, model_type='word')
+  pieces = vocab.sentencepiece.SentencePieceProcessor(model_file=f'{tmp_path}/v.model')
+  assert pieces.unk_id() not in pieces.encode('zigzag turns')
+
+
 def test_a_page_needs_records(tmp_path):
   with pytest.raises(errors.UserError, match='holds no finished record set'):
     inspect.main([f'--html={tmp_path}/x.html', f'--records_dir={tmp_path}', '--vocabulary=bytes'])

@@ -13,11 +13,19 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from dss_jax import errors, records
+from dss_jax.records import tfrecord
 
 _TEXT = st.text(st.characters(exclude_categories=['Cs']), max_size=40)
 _RECORDS = st.builds(
     records.RationaleRecord, **dict.fromkeys(records.TEXT_FIELDS, _TEXT),
     schema_version=st.just(records.SCHEMA_VERSION))
+
+
+_SAMPLES = st.builds(  # of schema 2, an input's at a time
+    lambda record, texts, votes: records.numbered(
+        [dataclasses.replace(record, rationale=text) for text in texts], votes),
+    _RECORDS, st.lists(_TEXT, min_size=1, max_size=4),
+    st.lists(st.floats(0, 1e6, width=32), max_size=3))
 
 
 def _rows(n, prefix='q'):
@@ -60,6 +68,32 @@ def test_set_round_trip_in_order(tmp_path_factory, rows, num_shards):
   records.write_records(folder, 'ü', 'test', rows, num_shards=num_shards)
   want = [dataclasses.replace(row, dataset='ü', split='test') for row in rows]
   assert list(records.read_records(folder, 'ü', 'test', verify=True)) == want
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(_SAMPLES)
+def test_bytes_of_samples_round_trip(samples):
+  assert [records.from_bytes(records.to_bytes(one)) for one in samples] == samples
+  assert [one.sample for one in samples] == list(range(len(samples)))
+  plain = dataclasses.replace(samples[0], schema_version=1)  # Has no room for the rest.
+  assert records.from_bytes(records.to_bytes(plain)) == dataclasses.replace(plain, label_votes=())
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(st.lists(_SAMPLES, min_size=1, max_size=6, unique_by=lambda one: one[0].id),
+                  st.integers(1, 4))
+def test_samples_round_trip_and_stay_in_one_shard(tmp_path_factory, inputs, num_shards):
+  folder = str(tmp_path_factory.mktemp('records'))
+  rows = [dataclasses.replace(one, dataset='d', split='train') for found in inputs for one in found]
+  entry = records.write_records(folder, 'd', 'train', rows, num_shards=num_shards)
+  assert list(records.read_records(folder, 'd', 'train', samples=True, verify=True)) == rows
+  assert list(records.read_records(folder, 'd', 'train')) == [row for row in rows if not row.sample]
+  counts = (entry['num_records'], entry['num_inputs'], entry['max_samples'])
+  assert counts == (len(rows), len(inputs), max(map(len, inputs)))
+  assert sum(entry['parse_status'].values()) == len(inputs)
+  ids = [[one.id for one in map(records.from_bytes, tfrecord.read(path))]
+         for path in records.find_set(folder, 'd', 'train').paths]
+  assert len({one for found in ids for one in found}) == sum(len(set(found)) for found in ids)
 
 
 def test_sharding_keeps_order_and_balance(tmp_path):
@@ -120,6 +154,10 @@ def test_bounds_are_balanced_runs(num_rows, num_shards):
 @pytest.mark.parametrize('rows, message', [
     ([], 'd-train: no records to write'),
     ([_rows(1)[0], _rows(2)[1], _rows(1)[0]], "id 'q0' occurs in rows 1 and 3"),
+    (records.numbered(_rows(1) * 3)[::2], "row 2: sample 2 of id 'q0' does not follow its sampl"),
+    ([_rows(1)[0], *records.numbered(_rows(2)[1:] * 2)[1:]], 'row 2: sample 1 .* does not follow'),
+    ([_rows(1)[0], dataclasses.replace(_rows(1)[0], sample=1)], "samples of id 'q0' need schema_v"),
+    (records.numbered(_rows(1)) * 2, "id 'q0' occurs in rows 1 and 2"),
 ])
 def test_refuses_rows(tmp_path, rows, message):
   with pytest.raises(errors.UserError, match=message):

@@ -41,7 +41,8 @@ def describe_run(path: str) -> dict[str, Any]:
           'dtype': config['model'].get('dtype'),
           'train_fraction': config['data']['train_fraction'], 'seed': config['seed'],
           'initial_checkpoint': config.get('initial_checkpoint_path') or 'none (from scratch)'},
-      'records': {name: one['num_records'] for name, one in run['records'].items()},
+      'records': {name: one.get('num_inputs', one['num_records'])
+                  for name, one in run['records'].items()},
       'versions': {name: run['versions'][name] for name in ('dss_jax', 'jax', 'flax')}}
   step = next((p.name for p in places if p.name.isdigit()), None)
   return found | _metrics(run_dir, step)

@@ -8,7 +8,7 @@ import numpy as np
 import seqio
 
 from dss_jax import errors, records
-from dss_jax.data import coverage, pipeline, preprocessors, settings, vocabularies
+from dss_jax.data import coverage, pipeline, preprocessors, samples, settings, vocabularies
 from dss_jax.data import source as source_lib
 
 SAMPLE = 2_000  # examples per task
@@ -48,7 +48,7 @@ def no_rows(task: seqio.Task, split: str) -> errors.UserError:
   said = []
   for found in task.source.record_sets(split):
     status = ', '.join(f'{count:,} {key}' for key, count in found.entry['parse_status'].items())
-    said.append(f'{found.name} holds {found.num_records:,} records ({status})')
+    said.append(f'{found.name} holds {found.num_inputs:,} records ({status})')
   fraction = settings.current().train_fraction
   suffix = f'; TRAIN_FRACTION is {fraction}' if split == 'train' and fraction < 1 else ''
   suffix += _other_labels(task, split)
@@ -135,12 +135,14 @@ def check_coverage(name: str, split: str, sample: int = SAMPLE) -> list[str]:
 
 
 def _texts(source: source_lib.RecordsSource, split: str, sample: int) -> dict[str, list[str]]:
-  """The texts of up to `sample` records, by field; rationales of parsed ones only."""
+  """The texts of up to `sample` rows, by field; of rationales those that are to be learnt."""
   found: dict[str, list[str]] = {'input': [], 'label': [], 'rationale': []}
-  for row in source.get_dataset(split, shuffle=True, seed=0).take(sample).as_numpy_iterator():
-    found['input'].append(row['input'].decode())
-    if label := row['label'] or row['teacher_label']:
-      found['label'].append(label.decode())
-    if row['parse_status'].decode() == records.PARSED and row['rationale']:
+  rows = source.with_all().get_dataset(split, shuffle=True, seed=0).take(sample)
+  for row in rows.as_numpy_iterator():
+    if samples.first(row):
+      found['input'].append(row['input'].decode())
+      if label := row['label'] or row['teacher_label']:
+        found['label'].append(label.decode())
+    if samples.explained(row) and row['rationale']:
       found['rationale'].append(row['rationale'].decode())
   return found

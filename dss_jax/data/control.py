@@ -21,9 +21,14 @@ class ShuffledRationales(source_lib.RecordsSource):
   def get_dataset(
       self, split: str = 'train', shuffle: bool = True, seed: int | None = None,
       shard_info: seqio.ShardInfo | None = None, **arguments) -> tf.data.Dataset:
-    rows = super().get_dataset(split, shuffle, seed, shard_info, **arguments)
     if split != 'train':
-      return rows
+      return super().get_dataset(split, shuffle, seed, shard_info, **arguments)
+    if (self.chosen.rationales, self.chosen.agreeing) != ('first', 'any'):
+      raise errors.UserError(
+          f'DataSettings.rationales={self.chosen.rationales!r}, '
+          f'DataSettings.agreeing={self.chosen.agreeing!r}: dss_{self.dataset.name}_shuffled '
+          "exchanges the first rationale of each input: leave them at 'first' and 'any'")
+    rows = super().get_dataset(split, shuffle, seed, shard_info, **arguments)
     with tf.init_scope():  # Read now, even inside the function that makes an epoch.
       hashes, rationales = self._in_order_of_hashes()
     following = tf.constant(np.roll(rationales, -1))

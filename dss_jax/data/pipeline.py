@@ -42,6 +42,11 @@ def record_sets(name: str, split: str, *, verify: bool = False) -> list[records.
   return list(found.values())
 
 
+def epochs_of_all(name: str) -> int:
+  """After how many epochs of a task or mixture every rationale was there, see `samples.rows`."""
+  return max((source.epochs for source in sources(name)), default=1)
+
+
 def has_split(name: str, split: str) -> bool:
   """Whether all record sets of the split are there."""
   present = records.set_names(settings.records_dir())

@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import answers, errors, objective, records
-from dss_jax.data import settings, vocabularies
+from dss_jax.data import samples, settings, vocabularies
 from dss_jax.data import source as source_lib
 
 KEEP = 'keep'  # bool: whether the task uses the row
@@ -32,18 +32,20 @@ def has_target(
     row: dict[str, tf.Tensor], *, target: str, reads: Sequence[str] = ('input',)) -> tf.Tensor:
   """Rows in which that field can be written; see `teacher_target` for the teacher's label.
 
-  And in which all fields that the input is made of can be read.
+  And in which the fields that the input is made of can be read. Of an input with several rows, one
+  for each rationale, what neither writes nor reads a rationale has the first.
   """
-  found = parsed(row) if target == 'rationale' else tf.strings.length(_target(row, target)) > 0
-  for field in reads:
-    if field != 'input':
-      found = tf.logical_and(found, tf.strings.length(_read(row, field)) > 0)
+  found = (samples.explained if 'rationale' in (target, *reads) else samples.first)(row)
+  if target != 'rationale':
+    found = tf.logical_and(found, tf.strings.length(_target(row, target)) > 0)
+  for field in set(reads) - {'input', 'rationale'}:
+    found = tf.logical_and(found, tf.strings.length(_read(row, field)) > 0)
   return found
 
 
 def is_for_rationale_then_label(row: dict[str, tf.Tensor]) -> tf.Tensor:
   """Rows with a gold label; on train also a rationale, since the target needs both."""
-  trainable = tf.logical_or(row['split'] != 'train', parsed(row))
+  trainable = tf.logical_or(row['split'] != 'train', samples.explained(row))
   return tf.logical_and(trainable, has_gold_label(row))
 
 
@@ -74,10 +76,11 @@ def _target(row: dict[str, tf.Tensor], target: str) -> tf.Tensor:
 
 def _read(row: dict[str, tf.Tensor], field: str) -> tf.Tensor:
   """What a field gives to an input: of a failed completion nothing."""
-  return tf.where(parsed(row), row[field], '') if field in _TEACHERS else row[field]
+  if field not in ('rationale', 'teacher_label'):
+    return row[field]
+  return tf.where((samples.explained if field == 'rationale' else parsed)(row), row[field], '')
 
 
-_TEACHERS = ('teacher_label', 'rationale')  # fields that stand for something only if it parsed
 LABEL_FEATURE = 'label'  # as the record spells it, which its tokens may not tell; for scoring
 
 

@@ -1,5 +1,6 @@
 """The class of our SeqIO tasks: epochs that can be resumed to the example, and offline caches."""
 
+import copy
 import functools
 import random
 from typing import Any
@@ -24,11 +25,20 @@ class RecordTask(seqio.Task):
 
   Attributes:
     objective: what the student learns by it.
+    epoch: int64 scalar, in the copy of a task that makes an epoch; else None.
   """
+
+  epoch: tf.Tensor | None = None
 
   def __init__(self, *args: Any, objective: objective_lib.Objective, **kwargs: Any):
     super().__init__(*args, **kwargs)
     self.objective = objective
+
+  @property
+  def source(self) -> Any:
+    """Of the records; in an epoch of `get_marked`, of that one."""
+    found = super().source
+    return found if self.epoch is None else found.at(self.epoch)
 
   @tf.autograph.experimental.do_not_convert
   def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
@@ -50,11 +60,13 @@ class RecordTask(seqio.Task):
   ) -> tf.data.Dataset:
     """As `get_dataset`, of all records: marked with KEEP and RECORD, in the order of any task."""
     one = functools.partial(
-        super().get_dataset, sequence_length=sequence_length, split=split, use_cached=use_cached,
-        shuffle=shuffle, shuffle_buffer_size=shuffle_buffer_size, shard_info=shard_info,
+        seqio.Task.get_dataset, sequence_length=sequence_length, split=split,
+        use_cached=use_cached, shuffle=shuffle, shuffle_buffer_size=shuffle_buffer_size,
+        shard_info=shard_info,
         **{**arguments, 'try_in_mem_cache': False})  # It would freeze the order.
-    if not shuffle or num_epochs == 1:
-      return one(seed=seed, num_epochs=num_epochs)
+    changes = split == 'train' and self.source.chosen.rationales == 'cycle'
+    if num_epochs == 1 or not (shuffle or changes):
+      return one(self, seed=seed, num_epochs=num_epochs)
     first = random.getrandbits(31) if seed is None else seed
     epochs = tf.data.Dataset.counter()
     if num_epochs is not None:
@@ -62,10 +74,16 @@ class RecordTask(seqio.Task):
 
     @tf.autograph.experimental.do_not_convert
     def epoch_rows(epoch: tf.Tensor) -> tf.data.Dataset:
-      return one(seed=_seed_of(first, epoch), num_epochs=1)
+      of_epoch = copy.copy(self)
+      of_epoch.epoch = epoch
+      return one(of_epoch, seed=_seed_of(first, epoch), num_epochs=1)
     return epochs.flat_map(epoch_rows).prefetch(tf.data.AUTOTUNE)
 
   def _get_cached_source(self, split, file_shuffle_buffer_size=None):
+    if split == 'train' and self.source.chosen.rationales == 'cycle':
+      raise errors.UserError(
+          f"DataSettings.rationales='cycle': a cache of task {self.name!r} would hold one epoch's "
+          'rationales: read the records, not a cache')
     return _Cached(self.name, super()._get_cached_source(split, file_shuffle_buffer_size))
 
 

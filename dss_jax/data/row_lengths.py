@@ -88,7 +88,8 @@ def measure(name: str, limits: Mapping[str, int], asked: Asked) -> Rows:
   provider = pipeline.get_mixture_or_task(name)
   given = {} if asked.lengths == AUTO else asked.lengths
   cut = {side: min(limits[side], given.get(side, limits[side])) for side in limits}
-  examples = provider.get_dataset(cut, split='train', shuffle=True, seed=0, num_epochs=1)
+  examples = provider.get_dataset(cut, split='train', shuffle=True, seed=0,
+                                  num_epochs=pipeline.epochs_of_all(name))
   same = packed_dataset.SAME_INPUT
   rows = list(examples.take(SAMPLE).map(lambda ex: (
       tf.size(ex['inputs']), tf.size(ex['targets']), ex.get(same, False))).batch(

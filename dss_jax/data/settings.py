@@ -36,6 +36,10 @@ class DataSettings:
     train_fraction: share of the training inputs to use, in (0, 1]; subsets of one seed are
       nested (12.5 % is inside 25 %).
     train_fraction_seed: which subset.
+    rationales: which samples of a training input are learnt, where the records hold several:
+      'first', 'cycle' (another one each epoch) or 'all', see `samples.rows`.
+    agreeing: of them 'any', or those whose label is that of the field: 'label' (gold) or
+      'teacher_label' (the vote's).
   """
 
   records_dir: str = dataclasses.field(default='', metadata={'free': True})  # see train/config.py
@@ -46,6 +50,8 @@ class DataSettings:
   example_lengths: Mapping[str, int] | None = None
   train_fraction: float = 1.0
   train_fraction_seed: int = 0
+  rationales: str = 'first'
+  agreeing: str = 'any'
 
   def __post_init__(self):
     valid.path(**valid.fields(self, 'vocabulary', 'records_dir'))
@@ -54,6 +60,8 @@ class DataSettings:
     if self.example_lengths is not None:
       valid.lengths(**valid.fields(self, 'example_lengths'))
     valid.whole(0, **valid.fields(self, 'train_fraction_seed'))
+    valid.one_of(('first', 'cycle', 'all'), **valid.fields(self, 'rationales'))
+    valid.one_of(('any', 'label', 'teacher_label'), **valid.fields(self, 'agreeing'))
 
   def table(self) -> 'objective.Objectives':
     """The table of objectives; their weights are the trainer's to choose."""

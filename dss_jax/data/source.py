@@ -1,30 +1,35 @@
 """A SeqIO data source over the rationale records of one dataset."""
 
+import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from dss_jax import datasets, records
-from dss_jax.data import settings
+from dss_jax import datasets, errors, records
+from dss_jax.data import samples, settings
 
 # Rows that are permuted at a time; most training sets fit. They travel in every checkpoint of
 # the data position.
 SHUFFLE_BUFFER = 16_384
-
-FEATURE_DESCRIPTION = {  # of a record, for tf.io.parse_example
-    **{name: tf.io.FixedLenFeature([], tf.string) for name in records.TEXT_FIELDS},
-    'schema_version': tf.io.FixedLenFeature([], tf.int64),
-}
 
 
 class RecordsSource(seqio.DataSource):
   """Reads `<dataset>-<split>` record sets; elements are dicts of the record's fields.
 
   Nothing is opened until `list_shards` or `get_dataset` is called. On 'train' `chosen`'s
-  `train_fraction` selects a nested subset of the inputs.
+  `train_fraction` selects a nested subset of the inputs, and `rationales` and `agreeing` choose
+  among the samples of each, see `samples.rows`; elsewhere an input is its sample 0.
+
+  Attributes:
+    dataset: whose records.
+    chosen: where they are, and which are used.
+    epoch: int scalar, from 0, which `rationales='cycle'` goes by.
   """
+
+  epoch: tf.Tensor | int = 0
 
   def __init__(self, dataset: datasets.Dataset, chosen: settings.DataSettings):
     super().__init__(splits=datasets.SPLITS, performs_internal_shuffling=True)
@@ -43,6 +48,26 @@ class RecordsSource(seqio.DataSource):
     """The sets that make up `split`; UserError if one is absent, incomplete or (verify) damaged."""
     return [records.find_set(self.chosen.folder(), name, split, verify=verify)
             for name in self.dataset.record_sets(split)]
+
+  def at(self, epoch: tf.Tensor | int) -> 'RecordsSource':
+    """This source in another epoch."""
+    made = copy.copy(self)
+    made.epoch = epoch
+    return made
+
+  def with_all(self) -> 'RecordsSource':
+    """This source with the rationales of all epochs in one."""
+    made = copy.copy(self)
+    if self.chosen.rationales == 'cycle':
+      made.chosen = dataclasses.replace(self.chosen, rationales='all')
+    return made
+
+  @property
+  def epochs(self) -> int:
+    """After how many of them every rationale that is trained on was there."""
+    if self.chosen.rationales != 'cycle':
+      return 1
+    return max(found.max_samples for found in self.record_sets('train'))
 
   def list_shards(self, split: str) -> Sequence[str]:
     return [path for found in self.record_sets(split) for path in found.paths]
@@ -68,15 +93,41 @@ class RecordsSource(seqio.DataSource):
     if shuffle:
       order = tf.gather(order, permutation(len(paths), seed, 0))
     serialized = tf.data.TFRecordDataset(tf.data.Dataset.from_tensor_slices(order))
+    has_samples = self._check_samples(split)
+    chooses = split == 'train' and (self.chosen.rationales, self.chosen.agreeing) != _SAMPLE_0
+    if chooses:
+      serialized = samples.grouped(serialized)
+    elif has_samples:
+      serialized = samples.firsts(serialized)
     if shuffle:
       serialized = shuffle_rows(serialized, seed)
-    rows = serialized.batch(128).map(
-        lambda batch: tf.io.parse_example(batch, FEATURE_DESCRIPTION),
-        num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    if chooses:
+      rows = serialized.map(lambda group: samples.rows(
+          group, self.chosen.rationales, self.chosen.agreeing, self.dataset.metric, self.epoch),
+          num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    else:
+      features = samples.WITH_SAMPLES if has_samples else samples.FEATURES
+      rows = serialized.batch(128).map(lambda batch: tf.io.parse_example(batch, features),
+                                       num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     if split == 'train' and self.chosen.train_fraction < 1.0:
       rows = take_fraction(
           rows, all_paths, self.chosen.train_fraction, self.chosen.train_fraction_seed)
     return rows
+
+  def _check_samples(self, split: str) -> bool:
+    """Whether an input may have several records; UserError where there are none to choose from."""
+    found = self.record_sets(split)
+    several = any(one.has_samples for one in found)
+    if split == 'train' and self.chosen.rationales != 'first' and not several:
+      raise errors.UserError(
+          f'DataSettings.rationales={self.chosen.rationales!r}: '
+          f'{" and ".join(one.name for one in found)} of {self.chosen.folder()} have one rationale '
+          'an input: write several with `dss teacher --samples=N --keep_samples`, or `dss merge` '
+          "several teachers' records")
+    return several
+
+
+_SAMPLE_0 = ('first', 'any')
 
 
 def shuffle_rows(rows: tf.data.Dataset, seed: int | tf.Tensor | None) -> tf.data.Dataset:
@@ -113,11 +164,11 @@ def take_fraction(
 
 
 def id_hashes(paths: Sequence[str], seed: int) -> np.ndarray:
-  """int64 [n]: the hash of every record's id, in file order."""
+  """int64 [n]: the hash of every input's id, in file order."""
   with tf.init_scope():  # The files are read now, even inside the function that makes an epoch.
-    ids = tf.data.TFRecordDataset(list(paths)).batch(1024).map(
-        lambda batch: hash_of(
-            tf.io.parse_example(batch, {'id': FEATURE_DESCRIPTION['id']})['id'], seed))
+    rows = tf.data.TFRecordDataset(list(paths)).batch(1024).map(lambda batch: tf.io.parse_example(
+        batch, {'id': samples.FEATURES['id'], 'sample': samples.SAMPLE}))
+    ids = rows.map(lambda row: hash_of(tf.boolean_mask(row['id'], row['sample'] == 0), seed))
     return np.concatenate(list(ids.as_numpy_iterator()))
 
 

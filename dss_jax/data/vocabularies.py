@@ -84,6 +84,8 @@ def describe(chosen: settings.DataSettings) -> str:
                                                for row in chosen.table()]}
   if chosen.train_fraction < 1.0:
     described['train_fraction'] = [chosen.train_fraction, chosen.train_fraction_seed]
+  if (chosen.rationales, chosen.agreeing) != ('first', 'any'):
+    described['rationales'] = [chosen.rationales, chosen.agreeing]
   return json.dumps(described)
 
 

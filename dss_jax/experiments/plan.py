@@ -118,7 +118,7 @@ def _describe_dataset(name: str, config: config_lib.TrainConfig, path: str) -> N
                   'teacher_label': row.teacher_label, 'rationale': row.rationale}) + '\n'
       for row in rows))
   files.write(f'{path}.json', json.dumps({
-      'train': sum(one.num_records for one in sets), 'test': len(rows),
+      'train': sum(one.num_inputs for one in sets), 'test': len(rows),
       'metric': dataset.metric, 'labels': list(dataset.labels or ()),
       'teacher': teacher_scores(dataset, rows),
       'teachers': {one.name: one.entry.get('teacher', {}) for one in sets},
@@ -141,5 +141,5 @@ def teacher_scores(dataset: datasets.Dataset, rows: Sequence[Any]) -> dict[str, 
 
 def _train_rows(config: config_lib.TrainConfig) -> int:
   data_lib.configure(records_dir=config.data.records_dir, vocabulary=config.data.vocabulary)
-  return sum(one.num_records
+  return sum(one.num_inputs
              for one in pipeline.record_sets(config.data.mixture_or_task, 'train'))

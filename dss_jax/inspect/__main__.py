@@ -87,6 +87,10 @@ def show(task: str, split: str, rows: int, lengths: dict[str, int]) -> Iterator[
   if not examples:
     checks.measure(task, split, sample=1)  # Says why.
   for record in raw:
+    if record.sample:
+      yield (f'{f"sample {record.sample}":>13}: {record.rationale!r} -> {record.teacher_label!r} '
+             f'({record.teacher_model})')
+      continue
     yield _heading(f'record {record.id}  ({record.dataset}-{record.split})')
     for field in ('input', 'label', 'teacher_label', 'rationale', 'parse_status'):
       yield f'{field:>13}: {getattr(record, field)!r}'
@@ -99,15 +103,17 @@ def show(task: str, split: str, rows: int, lengths: dict[str, int]) -> Iterator[
 
 
 def _records(task: str, split: str, rows: int) -> list[Any]:
-  import itertools
-
+  """Of so many inputs, with all samples."""
   from dss_jax import records
   from dss_jax.data import pipeline, settings
   found: list[Any] = []
   for one in pipeline.record_sets(task, split, verify=True):
     dataset, _, _ = one.name.rpartition('-')
-    found += itertools.islice(
-        records.read_records(settings.records_dir(), dataset, split), rows - len(found))
+    for record in records.read_records(settings.records_dir(), dataset, split, samples=True):
+      rows -= not record.sample
+      if rows < 0:
+        return found
+      found.append(record)
   return found
 
 

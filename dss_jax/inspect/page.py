@@ -40,7 +40,7 @@ def write(path: str, records_dir: str, lengths: Mapping[str, int], vocabulary: s
   found: dict[str, Summary] = {}
   for name in tqdm.tqdm(sorted(names), unit='set', desc='reading'):
     dataset, _, split = name.rpartition('-')
-    rows = records.read_records(records_dir, dataset, split, verify=True)
+    rows = records.read_records(records_dir, dataset, split, samples=True, verify=True)
     found[name] = summary_lib.summarize(name, rows, _dataset(dataset), count, cover)
   problems = list(itertools.chain(
       _failures(found.values()), _duplicates(found.values()), _leaks(found), _cuts(found, lengths),
@@ -180,10 +180,13 @@ def _limit(field: str, lengths: Mapping[str, int]) -> int:
 
 
 def _sets(found) -> str:
+  several = any(one.samples for one in found)
   return page.table(
-      ('set', 'rows', 'parsed', 'inputs twice', 'labels', 'teacher'),
+      ('set', 'rows', 'parsed', *(['further samples'] if several else []), 'inputs twice', 'labels',
+       'teacher'),
       [[one.name, f'{one.rows:,}', f'{one.status.get(records.PARSED, 0):,}',
-        f'{one.num_duplicates:,}', f'{len(one.labels):,}',
+        *([f'{one.samples:,}'] if several else []), f'{one.num_duplicates:,}',
+        f'{len(one.labels):,}',
         ', '.join(f'{name} {value:.2f} %' for name, value in one.teacher.items()) or '-']
        for one in found])
 

@@ -20,7 +20,8 @@ class Summary:
 
   Attributes:
     name: 'cqa-train'.
-    rows: how many.
+    rows: how many inputs.
+    samples: records beside the first of an input, of which only the rationale counts.
     status: rows by parse status, 'ok' among them.
     failures: by status other than 'ok', ids of the first few.
     labels, teacher_labels: rows by label, commonest first.
@@ -37,6 +38,7 @@ class Summary:
 
   name: str
   rows: int
+  samples: int
   status: Mapping[str, int]
   failures: Mapping[str, Sequence[str]]
   labels: Mapping[str, int]
@@ -65,7 +67,7 @@ def summarize(
 
   Args:
     name: of the set.
-    rows: its records.
+    rows: its records, with all samples.
     dataset: whose metric scores the teacher; None for a set of an unregistered dataset.
     count_tokens: texts -> how many tokens each has, EOS included.
     cover: texts -> what the vocabulary lacks of them.
@@ -80,8 +82,12 @@ def summarize(
   duplicates: list[tuple[str, str]] = []
   scored: list[tuple[str, str]] = []
   kept = _Evenly(sample)
-  num_duplicates = 0
+  num_duplicates = samples = 0
   for row in rows:
+    if row.sample:
+      samples += 1
+      kept.add(row)
+      continue
     status[row.parse_status] += 1
     if row.parse_status != records.PARSED and len(failures.setdefault(row.parse_status, [])) < few:
       failures[row.parse_status].append(row.id)
@@ -94,10 +100,10 @@ def summarize(
       if len(duplicates) < few:
         duplicates.append((row.id, earlier))
     kept.add(row)
-  texts = {field: [text for row in kept.rows if (text := getattr(row, field))]
-           for field in FIELDS}
+  texts = {field: [text for row in kept.rows if (text := getattr(row, field)) and (
+      field == 'rationale' or not row.sample)] for field in FIELDS}
   return Summary(
-      name, sum(status.values()), dict(status.most_common()), failures,
+      name, sum(status.values()), samples, dict(status.most_common()), failures,
       dict(labels.most_common()), dict(teacher_labels.most_common()),
       _teacher(dataset, scored), {field: np.array(count_tokens(found), np.int64)
                                   for field, found in texts.items()},

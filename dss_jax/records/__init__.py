@@ -9,6 +9,7 @@ No TensorFlow: it would be most of the memory of a teacher job.
 
 from dss_jax.records.manifest import (
     MANIFEST,
+    SAMPLES_VERSION,
     SCHEMA_VERSION,
     RecordSet,
     Shard,
@@ -22,6 +23,7 @@ from dss_jax.records.record import (
     TEXT_FIELDS,
     RationaleRecord,
     from_bytes,
+    numbered,
     to_bytes,
 )
 from dss_jax.records.sets import (
@@ -34,6 +36,7 @@ from dss_jax.records.sets import (
 )
 
 __all__ = [
-    'FIELDS', 'MANIFEST', 'PARSED', 'SCHEMA_VERSION', 'TEXT_FIELDS', 'RationaleRecord',
-    'RecordSet', 'Shard', 'check_folder', 'find_set', 'from_bytes', 'publish', 'read_records',
-    'set_names', 'shard_bounds', 'shard_name', 'stage_shard', 'to_bytes', 'write_records']
+    'FIELDS', 'MANIFEST', 'PARSED', 'SAMPLES_VERSION', 'SCHEMA_VERSION', 'TEXT_FIELDS',
+    'RationaleRecord', 'RecordSet', 'Shard', 'check_folder', 'find_set', 'from_bytes', 'numbered',
+    'publish', 'read_records', 'set_names', 'shard_bounds', 'shard_name', 'stage_shard', 'to_bytes',
+    'write_records']

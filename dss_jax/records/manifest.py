@@ -16,7 +16,8 @@ from etils import epath
 
 from dss_jax import errors, files
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # one record an input
+SAMPLES_VERSION = 2  # and further samples of it
 MANIFEST = 'manifest.json'
 REWRITE = 'run the teacher job for this split again to rewrite it'
 
@@ -43,6 +44,20 @@ class RecordSet:
   def num_records(self) -> int:
     return self.entry['num_records']
 
+  @property
+  def num_inputs(self) -> int:
+    return self.entry.get('num_inputs', self.num_records)
+
+  @property
+  def max_samples(self) -> int:
+    """Records of one input, at most."""
+    return self.entry.get('max_samples', 1)
+
+  @property
+  def has_samples(self) -> bool:
+    """Whether it is of schema 2: an input may have several records."""
+    return self.entry['schema_version'] == SAMPLES_VERSION
+
 
 def find_set(records_dir: str, dataset: str, split: str, *, verify: bool = False) -> RecordSet:
   """The set's files, after checking that it is whole.
@@ -64,10 +79,11 @@ def find_set(records_dir: str, dataset: str, split: str, *, verify: bool = False
     raise errors.UserError(
         f'{records_dir}: no record set {name!r}; {errors.did_you_mean(name, sets)}')
   entry = sets[name]
-  if entry.get('schema_version') != SCHEMA_VERSION:
+  if entry.get('schema_version') not in (SCHEMA_VERSION, SAMPLES_VERSION):
     raise errors.UserError(
         f"{records_dir}: set {name!r} has schema version {entry.get('schema_version')}, this "
-        f'dss_jax reads {SCHEMA_VERSION}; run the teacher job again to rewrite it')
+        f'dss_jax reads {SCHEMA_VERSION} and {SAMPLES_VERSION}; run the teacher job again to '
+        'rewrite it')
   for shard in entry['shards']:
     _check_shard(records_dir, name, Shard(**shard), verify)
   paths = tuple(os.path.join(records_dir, shard['name']) for shard in entry['shards'])

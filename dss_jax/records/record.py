@@ -1,17 +1,22 @@
 """The record: one input with what the teacher said about it, as a `tf.train.Example`."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from tensorflow_datasets.proto import tf_example_pb2  # tf.train.Example, from protobuf alone
 
-from dss_jax.records.manifest import SCHEMA_VERSION
+from dss_jax.records.manifest import SAMPLES_VERSION, SCHEMA_VERSION
 
 PARSED = 'ok'  # parse_status of a row whose completion gave a rationale and a label
 
 
 @dataclasses.dataclass(frozen=True)
 class RationaleRecord:
-  """One input with what the teacher said about it. All fields are text, '' where unknown."""
+  """One input with what the teacher said about it. Fields are text, '' where unknown.
+
+  Schema 2 has two more. Several samples of an input are several records of one `id`, one behind
+  the other; the first of them, `sample` 0, is the one that schema 1 would have alone.
+  """
 
   id: str
   input: str  # what the student reads, without task prefix
@@ -26,10 +31,23 @@ class RationaleRecord:
   finish_reason: str = ''
   parse_status: str = PARSED  # or the reason why there is no rationale
   schema_version: int = SCHEMA_VERSION
+  sample: int = 0
+  # Of sample 0, for a closed set: how many samples reached each label, in the order of the set's.
+  label_votes: tuple[float, ...] = ()
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(RationaleRecord))
-TEXT_FIELDS = tuple(name for name in FIELDS if name != 'schema_version')
+TEXT_FIELDS = tuple(field.name for field in dataclasses.fields(RationaleRecord)
+                    if field.type is str)
+
+
+def numbered(
+    records: Sequence[RationaleRecord], label_votes: Sequence[float] = ()
+) -> list[RationaleRecord]:
+  """The samples of an input as schema 2 has them, in this order; the first has the votes."""
+  return [dataclasses.replace(record, sample=i, schema_version=SAMPLES_VERSION,
+                              label_votes=() if i else tuple(label_votes))
+          for i, record in enumerate(records)]
 
 
 def to_bytes(record: RationaleRecord) -> bytes:
@@ -39,11 +57,18 @@ def to_bytes(record: RationaleRecord) -> bytes:
   for name in TEXT_FIELDS:
     feature[name].bytes_list.value.append(getattr(record, name).encode('utf-8'))
   feature['schema_version'].int64_list.value.append(record.schema_version)
+  if record.schema_version >= SAMPLES_VERSION:
+    feature['sample'].int64_list.value.append(record.sample)
+    if record.label_votes:
+      feature['label_votes'].float_list.value.extend(record.label_votes)
   return example.SerializeToString(deterministic=True)
 
 
 def from_bytes(data: bytes) -> RationaleRecord:
-  """Inverse of `to_bytes`."""
+  """Inverse of `to_bytes`; of votes to float32."""
   feature = tf_example_pb2.Example.FromString(data).features.feature
   texts = {name: feature[name].bytes_list.value[0].decode('utf-8') for name in TEXT_FIELDS}
-  return RationaleRecord(**texts, schema_version=feature['schema_version'].int64_list.value[0])
+  return RationaleRecord(
+      **texts, schema_version=feature['schema_version'].int64_list.value[0],
+      sample=sum(feature['sample'].int64_list.value),
+      label_votes=tuple(feature['label_votes'].float_list.value))

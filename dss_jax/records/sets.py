@@ -1,6 +1,7 @@
 """Sets of records: sharded TFRecords, written whole and read back."""
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from etils import epath
 
 from dss_jax import errors, files
 from dss_jax.records import manifest, tfrecord
-from dss_jax.records.manifest import SCHEMA_VERSION, Shard, find_set
+from dss_jax.records.manifest import SAMPLES_VERSION, SCHEMA_VERSION, Shard, find_set
 from dss_jax.records.record import RationaleRecord, from_bytes, to_bytes
 
 
@@ -47,7 +48,7 @@ def write_records(
 ) -> dict[str, Any]:
   """Writes a whole set and returns its manifest entry.
 
-  Row i goes to shard `i * num_shards // n`, so the order of rows survives. Every shard is
+  Input i goes to shard `i * num_shards // n`, so the order of rows survives. Every shard is
   written aside before any is renamed: a full disk or a kill while writing leaves an earlier
   set intact. It leaves the manifest before the renames, so a kill among them leaves no set,
   which a reader is told, rather than a mixture of two, which it could not see.
@@ -56,16 +57,22 @@ def write_records(
     records_dir: folder, local or `gs://`; made if absent.
     dataset: with `split` the set's name; also written into every record.
     split: 'train', 'validation' or 'test'.
-    records: one per input; ids must be unique.
-    num_shards: files to write, at most one per record.
+    records: one per input, whose ids must be unique; or, of schema 2, the samples of each input
+      one behind the other, numbered from 0.
+    num_shards: files to write, at most one per input.
     provenance: what the manifest says of the teacher (model, prompt hash, decoding, usage).
 
   Raises:
-    UserError: no records, an id occurs twice, or `records_dir` cannot be made.
+    UserError: no records, an id occurs twice, samples are not numbered so, or `records_dir`
+      cannot be made.
   """
   _check_rows(dataset, split, records)
   _make_folder(records_dir, 'records_dir')
-  bounds = shard_bounds(len(records), num_shards)
+  first = [i for i, record in enumerate(records) if not record.sample] + [len(records)]
+  bounds = [(first[start], first[end])
+            for start, end in shard_bounds(len(first) - 1, num_shards)]
+  samples = max(b - a for a, b in itertools.pairwise(first)) if any(
+      record.schema_version == SAMPLES_VERSION for record in records) else None
   staging_dir = os.path.join(records_dir, f'.{dataset}-{split}.writing-{os.getpid()}')
   try:
     shards = []
@@ -75,7 +82,8 @@ def write_records(
       rows = (dataclasses.replace(r, dataset=dataset, split=split) for r in records[start:end])
       shards.append(stage_shard(staging_dir, shard_name(dataset, split, i, len(bounds)), rows))
     return publish(records_dir, dataset, split, staging_dir, shards,
-                   counts=_count_status(records), provenance=provenance)
+                   counts=_count_status(records[i] for i in first[:-1]),
+                   max_samples=samples, provenance=provenance)
   finally:
     epath.Path(staging_dir).rmtree(missing_ok=True)
 
@@ -109,6 +117,7 @@ def publish(
     shards: Sequence[Shard],
     *,
     counts: Mapping[str, int],
+    max_samples: int | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Makes staged shards the set that readers see; returns its manifest entry.
@@ -124,7 +133,8 @@ def publish(
     split: 'train', 'validation' or 'test'.
     staging_dir: where `stage_shard` wrote.
     shards: what it returned, in the order of the rows.
-    counts: rows by `parse_status`.
+    counts: inputs by the `parse_status` of their sample 0.
+    max_samples: records of one input, at most; None: the set is of schema 1.
     provenance: more for the manifest.
 
   Raises:
@@ -140,7 +150,9 @@ def publish(
     epath.Path(staging_dir, shard.name).replace(os.path.join(records_dir, shard.name))
   entry = {
       **(provenance or {}),
-      'schema_version': SCHEMA_VERSION,
+      'schema_version': SCHEMA_VERSION if max_samples is None else SAMPLES_VERSION,
+      **({} if max_samples is None else {
+          'num_inputs': sum(counts.values()), 'max_samples': max_samples}),
       'num_records': sum(shard.records for shard in shards),
       'parse_status': dict(sorted(counts.items())),
       'shards': [dataclasses.asdict(shard) for shard in shards],
@@ -189,11 +201,26 @@ def _check_rows(dataset: str, split: str, records: Sequence[RationaleRecord]) ->
     raise errors.UserError(f'{dataset}-{split}: no records to write; check the inputs file')
   first_row: dict[str, int] = {}
   for row, record in enumerate(records):
+    if record.sample:
+      _check_sample(f'{dataset}-{split}: row {row + 1}', records[row - 1] if row else None, record)
+      continue
     if record.id in first_row:
       raise errors.UserError(
           f'{dataset}-{split}: id {record.id!r} occurs in rows {first_row[record.id] + 1} and '
           f'{row + 1}; ids must be unique, since rationales are joined by id')
     first_row[record.id] = row
+
+
+def _check_sample(where: str, before: RationaleRecord | None, record: RationaleRecord) -> None:
+  """A further sample stands behind the one before it, of the same input."""
+  if before is None or (before.id, before.input, before.sample) != (
+      record.id, record.input, record.sample - 1):
+    raise errors.UserError(
+        f'{where}: sample {record.sample} of id {record.id!r} does not follow its sample '
+        f'{record.sample - 1}; the samples of an input stand together, numbered from 0')
+  if {before.schema_version, record.schema_version} != {SAMPLES_VERSION}:
+    raise errors.UserError(f'{where}: several samples of id {record.id!r} need '
+                           f'schema_version={SAMPLES_VERSION}')
 
 
 def _count_status(records: Iterable[RationaleRecord]) -> dict[str, int]:
@@ -207,11 +234,15 @@ def _count_status(records: Iterable[RationaleRecord]) -> dict[str, int]:
 
 
 def read_records(
-    records_dir: str, dataset: str, split: str, *, verify: bool = False
+    records_dir: str, dataset: str, split: str, *, samples: bool = False, verify: bool = False
 ) -> Iterator[RationaleRecord]:
-  """The set's records in order; raises UserError as `find_set`, and for damaged bytes."""
+  """The set's records in order; raises UserError as `find_set`, and for damaged bytes.
+
+  One of each input, its sample 0; with `samples` also the others, behind it.
+  """
   for path in find_set(records_dir, dataset, split, verify=verify).paths:
     try:
-      yield from map(from_bytes, tfrecord.read(path))
+      yield from (record for record in map(from_bytes, tfrecord.read(path))
+                  if samples or not record.sample)
     except tfrecord.DamagedError as error:
       raise errors.UserError(f'{path}: damaged ({error}); {manifest.REWRITE}') from error

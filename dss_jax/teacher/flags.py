@@ -208,6 +208,9 @@ def _records(group) -> None:
       'target)')
   add('--keep', default='all', metavar='WHICH',
       help='all rationales that parsed (default), or agree: only those whose label is the gold one')
+  add('--keep_samples', action='store_true',
+      help='write all samples of an input that parsed, the one that the vote chose first, and of a '
+      'closed set the votes (default: that one alone)')
   add('--allow_unparsed', action='store_true',
       help='write the set even if no row parsed (default: refuse, and leave what was there)')
   add('--holdout', default='auto', metavar='HOW',

@@ -74,6 +74,7 @@ def run(
     retry_failed: int = 0,
     rationale_from: str = 'answer',
     max_thinking: int = 0,
+    keep_samples: bool = False,
     max_failed: float = 0.02,
     allow_unparsed: bool = False,
     provenance: Mapping[str, Any] | None = None,
@@ -98,6 +99,7 @@ def run(
     retry_failed: further attempts at rows that did not parse.
     rationale_from: 'answer', or 'thinking': what the model thought before it answered.
     max_thinking: words of a rationale from thinking at most; 0 for any.
+    keep_samples: write all samples that parsed, not only the one that the vote chose.
     max_failed: the share of rows to which the server gave no answer above which nothing is
       written; one row never is.
     allow_unparsed: write sets in which no row parsed, too.
@@ -108,7 +110,8 @@ def run(
     UserError: see `inputs.check_examples`, the client, and `publish`.
     Unfinished: the client stopped early; no set is written yet.
   """
-  settings = shard_lib.Settings(parser, keep, retry_failed, rationale_from, max_thinking)
+  settings = shard_lib.Settings(
+      parser, keep, retry_failed, rationale_from, max_thinking, keep_samples)
   plan = plan_lib.make(dataset, split, examples, client, settings, records_dir, num_shards, holdout,
                        provenance or {})
   with _alone(plan, client):
@@ -189,6 +192,7 @@ def publish(
     records.publish(
         plan.records_dir, plan.dataset.name, split, plan.staging(split),
         [part.shard for part in parts], counts=summary.status,
+        max_samples=summary.max_samples or None,
         provenance={**plan.provenance, **_manifest(plan.settings, client, summary)})
     epath.Path(plan.staging(split)).rmtree()
     written[split] = summary
@@ -281,5 +285,7 @@ def _manifest(
     return how
   if settings.rationale_from == 'thinking':
     how['max_thinking'] = settings.max_thinking
+  if settings.keep_samples:
+    how['keep_samples'] = True
   return {**how, 'keep': settings.keep, 'retry_failed': settings.retry_failed,
           'rationale_from': settings.rationale_from}

@@ -32,6 +32,8 @@ def render(outcome: job.Outcome) -> str:
   if everything.samples > everything.asked:
     lines.append(f'{everything.samples / everything.asked:.2f} completions a row, '
                  f'{everything.voting / everything.asked:.2f} of them with the row\'s label')
+  if everything.max_samples:
+    lines.append(f'{everything.records:,} records of {everything.rows:,} inputs: samples are kept')
   table = [_row(title, part) for title, part in sets.items()]
   if len(sets) > 1:
     table.append(_row('all', everything))

@@ -7,6 +7,7 @@ done again, anywhere, with the same bytes as result.
 import asyncio
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -56,6 +57,8 @@ class Settings:
     retry_failed: further attempts at rows whose completion did not parse.
     rationale_from: 'answer', or 'thinking': what the model thought before it answered.
     max_thinking: words of a rationale from thinking at most; 0 for any.
+    keep_samples: all samples that parsed become records, of schema 2; else the one that the vote
+      chose.
   """
 
   parser: str = 'strict'
@@ -63,6 +66,7 @@ class Settings:
   retry_failed: int = 0
   rationale_from: str = 'answer'
   max_thinking: int = 0
+  keep_samples: bool = False
 
   @property
   def reading(self) -> parsing.Reading:
@@ -127,23 +131,30 @@ def _failed(rows, completions: Sequence[_Samples], read: first_look.Read):
 
 
 def _write(spec, rows, completions, dataset, model, settings, staging_dir) -> Result:
-  made, quarantine, agreeing = [], [], 0
+  made: list[list[records.RationaleRecord]] = []  # of each input
+  quarantine, agreeing = [], 0
   for example, samples in zip(rows, completions, strict=True):
     readings = [reader(dataset, settings)(example, one) for one in samples]
     chosen, votes = voting.choose(readings, dataset)
     agreeing += votes
-    record = records.RationaleRecord(
+    empty = records.RationaleRecord(
         id=example.id, input=example.input, label=example.label, dataset=spec.dataset,
         split=spec.split, parse_status=parsing.NO_TEACHER)
-    if samples:
-      kept = _keep(readings[chosen], example, dataset, settings.keep)
-      record = _filled(record, kept, samples[chosen], model)
+    found = [_filled(empty, _keep(one, example, dataset, settings.keep), sample, model)
+             for one, sample in zip(readings, samples, strict=True)]
+    record = found.pop(chosen) if found else empty
     if record.parse_status not in _NOT_QUARANTINED:
       quarantine.append(_quarantined(record, samples[chosen], dataset))
-    made.append(record)
-  shard = records.stage_shard(staging_dir, spec.name, made)
+    made.append([record])
+    if settings.keep_samples:
+      more = [one for one in found if one.parse_status == records.PARSED]
+      made[-1] = records.numbered([record, *more], voting.counts(readings, dataset))
+  shard = records.stage_shard(staging_dir, spec.name, itertools.chain.from_iterable(made))
   files.write(os.path.join(staging_dir, quarantine_name(spec)), ''.join(quarantine))
-  return Result(spec, shard, summary_lib.of(dataset, made, completions, agreeing))
+  summary = summary_lib.of(dataset, [one for one, *_ in made], completions, agreeing)
+  if settings.keep_samples:
+    summary.records, summary.max_samples = shard.records, max(map(len, made), default=1)
+  return Result(spec, shard, summary)
 
 
 def _keep(

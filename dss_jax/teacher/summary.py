@@ -15,12 +15,14 @@ class Summary:
   """Sums, so that shards add up.
 
   Attributes:
-    rows: number of records.
+    rows: number of inputs.
     status: parse_status -> rows.
     gold: rows with a gold label.
     points: metric -> sum of percents over the gold rows, where a teacher was asked.
     samples: completions; of them `voting` have their row's label.
     prompts: hashes of the prompts that were used.
+    records: of the rows, with the samples that were kept beside the vote's choice.
+    max_samples: records of one row, at most; 0: the vote's choice alone was kept.
   """
 
   rows: int = 0
@@ -32,6 +34,8 @@ class Summary:
   prompt_tokens: int = 0
   completion_tokens: int = 0
   prompts: list[str] = dataclasses.field(default_factory=list)
+  records: int = 0
+  max_samples: int = 0
 
   @property
   def accuracy(self) -> dict[str, float]:
@@ -84,11 +88,13 @@ def total(parts: Sequence[Summary]) -> Summary:
   """Shards added up."""
   whole = Summary()
   for part in parts:
-    for name in ('rows', 'gold', 'samples', 'voting', 'prompt_tokens', 'completion_tokens'):
+    for name in ('rows', 'records', 'gold', 'samples', 'voting', 'prompt_tokens',
+                 'completion_tokens'):
       setattr(whole, name, getattr(whole, name) + getattr(part, name))
     for reason, count in part.status.items():
       whole.status[reason] = whole.status.get(reason, 0) + count
     for metric, points in part.points.items():
       whole.points[metric] = whole.points.get(metric, 0.0) + points
     whole.prompts = sorted({*whole.prompts, *part.prompts})
+    whole.max_samples = max(whole.max_samples, part.max_samples)
   return whole

@@ -114,6 +114,7 @@ def _records_used(config: config_lib.TrainConfig) -> dict[str, Any]:
   return {
       found.name: {
           'num_records': found.num_records,
+          **({'num_inputs': found.num_inputs} if found.has_samples else {}),
           'sha256': [shard['sha256'] for shard in found.entry['shards']]}
       for found in pipeline.record_sets(config.data.mixture_or_task, 'train')}
 

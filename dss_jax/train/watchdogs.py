@@ -65,10 +65,10 @@ def batch_ids(name: str, lengths: Mapping[str, int], batch: Batch) -> list[str]:
 
   Batches do not carry ids, so their token sequences are looked up in the records.
   """
-  wanted = set(_sequences(batch))
+  wanted, epochs = set(_sequences(batch)), pipeline.epochs_of_all(name)
   found: dict[str, None] = {}
   for task in seqio.get_subtasks(pipeline.get_mixture_or_task(name)):
-    rows = task.get_dataset(lengths, split='train', shuffle=False, num_epochs=1)
+    rows = task.get_dataset(lengths, split='train', shuffle=False, num_epochs=epochs)
     for row in rows.as_numpy_iterator():
       if (tuple(row['inputs'].tolist()), tuple(row['targets'].tolist())) in wanted:
         found[row['id'].decode()] = None

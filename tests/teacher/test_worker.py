@@ -62,6 +62,13 @@ def test_results_are_found_by_the_launcher_and_the_same_when_made_twice(teacher,
   assert staged(tmp_path) == before and teacher.requests == 20
 
 
+def test_kept_samples_are_counted(teacher, tmp_path):
+  given = task(tmp_path, teacher, '--samples=3', settings=shard.Settings(keep_samples=True))
+  work(given)
+  assert [(one.summary.rows, one.summary.records, one.shard.records, one.summary.max_samples)
+          for one in worker.collect(given, SPECS)] == [(12, 36, 36, 3), (8, 24, 24, 3)]
+
+
 def test_the_limits_are_divided(teacher, tmp_path):
   made = worker.Worker(task(
       tmp_path, teacher, '--in_flight=10', '--rpm=90', '--max_requests=9', '--budget_usd=3',

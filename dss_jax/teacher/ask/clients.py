@@ -138,6 +138,9 @@ def check(flags: argparse.Namespace) -> None:
   if flags.answer == 'json' and flags.client in (*CLIENTS, 't5'):
     raise errors.UserError(f'--answer=json: --client={flags.client} asks for no JSON; drop it '
                            '(JSON is read in any case)')
+  if flags.keep_samples and flags.samples == 1 and flags.client != 'recorded':
+    raise errors.UserError('--keep_samples: there is one sample of an input; ask for several with '
+                           '--samples=N, or give recorded answers, several of an id')
   for flag in ('samples', 'retry_failed', 'budget_usd', 'max_requests'):
     if flags.client in CLIENTS and getattr(flags, flag) > (flag == 'samples'):
       raise errors.UserError(f'--{flag}: --client={flags.client} asks nobody; drop it, or use '

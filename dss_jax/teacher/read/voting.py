@@ -24,6 +24,16 @@ def choose(samples: Sequence[parsed.Parsed], dataset: datasets.Dataset) -> tuple
   return winners[0], len(winners)
 
 
+def counts(samples: Sequence[parsed.Parsed], dataset: datasets.Dataset) -> tuple[float, ...]:
+  """How many samples reach each label of a closed set, in its order; () if none of them does.
+
+  ['bug', 'other', 'bug', failed] of the set ('billing', 'bug', 'other') -> (0.0, 2.0, 1.0)
+  """
+  said = [sample.label for sample in samples if sample.ok]
+  found = tuple(float(said.count(label)) for label in dataset.labels or ())
+  return found if any(found) else ()
+
+
 def _same(label: str, dataset: datasets.Dataset) -> object:
   if dataset.metric != 'equation':
     return label

@@ -1,0 +1,106 @@
+"""Which of an input's rationales are learnt, and when: a row of its sample 0 with each of them.
+
+The records of an input are neighbours in their shard. They are taken together before anything is
+shuffled, so the order of inputs is that of a set with one record each.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from dss_jax import equations, records
+
+FIRST = 'first'  # bool: whether it is the first row of its input, of which other targets are
+EXPLAINED = 'explained'  # bool: whether its rationale is one to learn
+
+FEATURES = {  # of a record, for tf.io.parse_example
+    **{name: tf.io.FixedLenFeature([], tf.string) for name in records.TEXT_FIELDS},
+    'schema_version': tf.io.FixedLenFeature([], tf.int64),
+}
+SAMPLE = tf.io.FixedLenFeature([], tf.int64, default_value=0)
+WITH_SAMPLES = {
+    **FEATURES, 'sample': SAMPLE,
+    'label_votes': tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)}
+
+
+def firsts(serialized: tf.data.Dataset) -> tf.data.Dataset:
+  """Of serialized records the samples 0."""
+  return _marked(serialized).filter(lambda one, begins: begins).map(lambda one, begins: one)
+
+
+def _marked(serialized: tf.data.Dataset) -> tf.data.Dataset:
+  """Each with whether it is its input's sample 0; by the hundred, as one by one takes longer."""
+  def mark(batch):
+    return batch, tf.io.parse_example(batch, {'sample': SAMPLE})['sample'] == 0
+  return serialized.batch(128).map(mark, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+
+
+def grouped(serialized: tf.data.Dataset) -> tf.data.Dataset:
+  """Serialized records -> string [samples], all of an input.
+
+  'a, sample 0', 'a, sample 1', 'b, sample 0' -> ['a, sample 0', 'a, sample 1'], ['b, sample 0']
+  """
+  end = tf.data.Dataset.from_tensors((tf.constant(''), True))
+
+  def step(waiting, element):
+    one, begins = element
+    return (tf.cond(begins, lambda: one[None], lambda: tf.concat([waiting, one[None]], 0)),
+            tf.cond(begins, lambda: waiting, lambda: waiting[:0]))
+  groups = _marked(serialized).concatenate(end).scan(tf.zeros([0], tf.string), step)
+  return groups.filter(lambda group: tf.size(group) > 0)
+
+
+def rows(group: tf.Tensor, rationales: str, agreeing: str, metric: str,
+         epoch: tf.Tensor | int) -> dict[str, tf.Tensor]:
+  """The rows, [m] each column, that an input has in an epoch.
+
+  A sample is learnt if it parsed and agrees; of those 'all' takes each, 'first' the first, and
+  'cycle' in epoch e the sample e mod n of n. The label and all else are those of sample 0, which
+  has a row of its own where nothing is learnt.
+
+  Args:
+    group: string [samples], serialized records of one input, see `grouped`.
+    rationales: see `DataSettings`.
+    agreeing: see there: any sample, those whose label is the gold one (any, where there is
+      none), or that of sample 0.
+    metric: of the dataset: how labels are compared.
+    epoch: int scalar, from 0.
+  """
+  columns = tf.io.parse_example(group, WITH_SAMPLES)
+  usable = columns['parse_status'] == records.PARSED
+  if agreeing != 'any':
+    usable &= _same(columns['teacher_label'], columns[agreeing][0], metric)
+  places = tf.cast(tf.where(usable)[:, 0], tf.int32)
+  number = tf.size(places)
+  if rationales == 'cycle':
+    at = tf.cast(tf.cast(epoch, tf.int64) % tf.cast(tf.maximum(number, 1), tf.int64), tf.int32)
+    places = places[at:at + 1]
+  elif rationales == 'first':
+    places = places[:1]
+  places = tf.cond(number > 0, lambda: places, lambda: tf.zeros([1], tf.int32))
+  row = {name: tf.gather(column, tf.zeros_like(places)) for name, column in columns.items()}
+  return {**row, 'rationale': tf.gather(columns['rationale'], places),
+          FIRST: tf.range(tf.size(places)) == 0, EXPLAINED: tf.fill(tf.shape(places), number > 0)}
+
+
+def _same(labels: tf.Tensor, label: tf.Tensor, metric: str) -> tf.Tensor:
+  """bool [n]: which labels are that one, which '' leaves open."""
+  if metric != 'equation':
+    return (labels == label) | (label == '')
+
+  def equal(labels: np.ndarray, label: bytes) -> np.ndarray:
+    return np.array([not label or equations.equal(one.decode(), label.decode())
+                     for one in labels], bool)
+  found = tf.numpy_function(equal, [labels, label], tf.bool, stateful=False)
+  return tf.ensure_shape(found, labels.shape)
+
+
+def explained(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
+  """Rows with a rationale to learn: a failed one never becomes a target."""
+  return row[EXPLAINED] if EXPLAINED in row else tf.equal(row['parse_status'], records.PARSED)
+
+
+def first(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
+  """The rows that are the first of their input."""
+  return row.get(FIRST, tf.constant(True))
