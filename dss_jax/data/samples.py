@@ -51,9 +51,20 @@ def grouped(serialized: tf.data.Dataset) -> tf.data.Dataset:
   return groups.filter(lambda group: tf.size(group) > 0)
 
 
-def rows(group: tf.Tensor, rationales: str, agreeing: str, metric: str,
-         epoch: tf.Tensor | int) -> dict[str, tf.Tensor]:
-  """The rows, [m] each column, that an input has in an epoch.
+def rows(groups: tf.data.Dataset, rationales: str, agreeing: str, metric: str,
+         epoch: tf.Tensor | int) -> tf.data.Dataset:
+  """Groups of samples -> the rows that their inputs have in an epoch, see `_choose`."""
+  def parse(batch):
+    return {**tf.io.parse_example(batch['record'], WITH_SAMPLES),
+            **{name: batch[name] for name in ('rationale', FIRST, EXPLAINED)}}
+  chosen = groups.map(lambda group: _choose(group, rationales, agreeing, metric, epoch),
+                      num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+  return chosen.batch(128).map(parse, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+
+
+def _choose(group: tf.Tensor, rationales: str, agreeing: str, metric: str,
+            epoch: tf.Tensor | int) -> dict[str, tf.Tensor]:
+  """The rows, [m] each column, of an input: its sample 0 serialized, and what is not of that one.
 
   A sample is learnt if it parsed and agrees; of those 'all' takes each, 'first' the first, and
   'cycle' in epoch e the sample e mod n of n. The label and all else are those of sample 0, which
@@ -67,7 +78,8 @@ def rows(group: tf.Tensor, rationales: str, agreeing: str, metric: str,
     metric: of the dataset: how labels are compared.
     epoch: int scalar, from 0.
   """
-  columns = tf.io.parse_example(group, WITH_SAMPLES)
+  columns = tf.io.parse_example(group, {name: FEATURES[name] for name in (
+      'parse_status', 'label', 'teacher_label', 'rationale')})
   usable = columns['parse_status'] == records.PARSED
   if agreeing != 'any':
     usable &= _same(columns['teacher_label'], columns[agreeing][0], metric)
@@ -79,8 +91,8 @@ def rows(group: tf.Tensor, rationales: str, agreeing: str, metric: str,
   elif rationales == 'first':
     places = places[:1]
   places = tf.cond(number > 0, lambda: places, lambda: tf.zeros([1], tf.int32))
-  row = {name: tf.gather(column, tf.zeros_like(places)) for name, column in columns.items()}
-  return {**row, 'rationale': tf.gather(columns['rationale'], places),
+  return {'record': tf.gather(group, tf.zeros_like(places)),
+          'rationale': tf.gather(columns['rationale'], places),
           FIRST: tf.range(tf.size(places)) == 0, EXPLAINED: tf.fill(tf.shape(places), number > 0)}
 
 

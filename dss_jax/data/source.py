@@ -102,9 +102,8 @@ class RecordsSource(seqio.DataSource):
     if shuffle:
       serialized = shuffle_rows(serialized, seed)
     if chooses:
-      rows = serialized.map(lambda group: samples.rows(
-          group, self.chosen.rationales, self.chosen.agreeing, self.dataset.metric, self.epoch),
-          num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+      rows = samples.rows(serialized, self.chosen.rationales, self.chosen.agreeing,
+                          self.dataset.metric, self.epoch)
     else:
       features = samples.WITH_SAMPLES if has_samples else samples.FEATURES
       rows = serialized.batch(128).map(lambda batch: tf.io.parse_example(batch, features),
