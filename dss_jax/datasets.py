@@ -15,6 +15,7 @@ from typing import Any
 from dss_jax import errors, fields, metrics
 
 SPLITS = ('train', 'validation', 'test')
+SENTINELS = 100  # T5's <extra_id_0>..<extra_id_99>, which `D_pretrain` needs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +207,8 @@ def seqio_names(name: str) -> set[str]:
   parts = ('', '_teacher', '_shuffled', '_label', '_teacher_label', '_rationale',
            '_shuffled_rationale')
   return {f'dss_{name}{part}' for part in parts} | {
-      f'{name}_{baseline}' for baseline in ('finetune', 'distill', 'rationale_then_label')}
+      f'{name}_{baseline}' for baseline in (
+          'finetune', 'distill', 'rationale_then_label', 'pretrain')}
 
 
 def of_task(task: str) -> str | None:

@@ -30,6 +30,7 @@ def register(
     D_finetune      standard fine-tuning: input -> gold label
     D_distill       standard distillation: input -> teacher label
     D_rationale_then_label   the single-task ablation
+    D_pretrain      T5's span corruption on the inputs, see `dss pretrain`
 
   For a dataset of your own, rows with `input` and `label` are enough:
 
