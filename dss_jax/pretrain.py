@@ -25,12 +25,12 @@ class Texts(NamedTuple):
   """Texts to pretrain on.
 
   Attributes:
-    count: how many, blank ones included.
+    number: of them, blank ones included.
     read: walks through them.
     sha256: of where they are.
   """
 
-  count: int
+  number: int
   read: Callable[[], Iterator[str]]
   sha256: str
 
@@ -106,7 +106,7 @@ def write(texts: Texts, records_dir: str, dataset: str, holdout: float) -> dict[
 def _write(texts: Texts, records_dir: str, dataset: str, split: str, made_from: Mapping[str, Any]
            ) -> dict[str, Any]:
   staging = os.path.join(records_dir, f'.{dataset}-{split}.writing-{os.getpid()}')
-  bounds = records.shard_bounds(texts.count, _SHARDS if split == 'train' else 1)
+  bounds = records.shard_bounds(texts.number, _SHARDS if split == 'train' else 1)
   read, held = texts.read(), split == 'validation'
 
   def made(number: int) -> Iterator[records.RationaleRecord]:
@@ -122,7 +122,7 @@ def _write(texts: Texts, records_dir: str, dataset: str, split: str, made_from: 
                             made(end - start)) for i, (start, end) in enumerate(bounds)]
     if not (written := sum(shard.records for shard in shards)):
       raise errors.UserError(
-          f'none of {texts.count:,} texts is for {split}: '
+          f'none of {texts.number:,} texts is for {split}: '
           + ('raise --holdout, or take --holdout=0 and no evaluation' if held else 'give more'))
     return records.publish(records_dir, dataset, split, staging, shards, counts={'text': written},
                            provenance={'made_from': dict(made_from)})
