@@ -80,7 +80,8 @@ class Dataset:
       missing field. `row_number` (from 0) is passed for rows that have no id of their own.
     labels: the closed label set, in order, or None for free text and equations; numbers become
       texts, as in rows.
-    metric: of `metrics.BY_NAME`: 'text' (exact match) or 'equation' (equal value).
+    metric: of `metrics.BY_NAME`: 'text' (exact match), 'equation' (equal value) or
+      'normalized_text' (as SQuAD: case, punctuation and articles do not count).
     completion: how the teacher's completions are laid out.
     holdout: how 10 % of train become validation where the dataset has no validation split:
       'permutation' (the released code's rows), 'hash' (of the id), or None (it has one).

@@ -78,7 +78,7 @@ def _add_task(
       output_features={'inputs': feature, 'targets': feature},
       preprocessors=prep.pipeline(chosen, keep, example),
       postprocess_fn=read if scored else None,
-      metric_fns=list(metrics.for_dataset(dataset)) if scored else [],
+      metric_fns=metrics.for_training(dataset) if scored else [],
       shuffle_buffer_size=None))  # The source shuffles.
   return task_name
 
