@@ -25,6 +25,7 @@ VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'teacher': ('dss_jax.teacher.__main__', "a teacher LLM's rationales and labels -> TFRecords"),
     'merge': ('dss_jax.merge', "several teachers' records as samples of the same inputs"),
     'vocab': ('dss_jax.vocab', 'train a SentencePiece model on records'),
+    'pretrain': ('dss_jax.pretrain', "a student from scratch on text alone, T5's way"),
     'inspect': ('dss_jax.inspect.__main__', 'show rows of a task: raw, tokenized, packed and back'),
     'precompile': ('dss_jax.precompile.__main__', 'what fits on a TPU slice, without one'),
     'train': ('dss_jax.train.__main__', 'train a student T5 from records'),

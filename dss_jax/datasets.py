@@ -15,6 +15,7 @@ from typing import Any
 from dss_jax import errors, fields, metrics
 
 SPLITS = ('train', 'validation', 'test')
+SENTINELS = 100  # T5's <extra_id_0>..<extra_id_99>, which `D_pretrain` needs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Dataset:
       missing field. `row_number` (from 0) is passed for rows that have no id of their own.
     labels: the closed label set, in order, or None for free text and equations; numbers become
       texts, as in rows.
-    metric: of `metrics.BY_NAME`: 'text' (exact match) or 'equation' (equal value).
+    metric: of `metrics.BY_NAME`: 'text' (exact match), 'equation' (equal value) or
+      'normalized_text' (as SQuAD: case, punctuation and articles do not count).
     completion: how the teacher's completions are laid out.
     holdout: how 10 % of train become validation where the dataset has no validation split:
       'permutation' (the released code's rows), 'hash' (of the id), or None (it has one).
@@ -206,7 +208,8 @@ def seqio_names(name: str) -> set[str]:
   parts = ('', '_teacher', '_shuffled', '_label', '_teacher_label', '_rationale',
            '_shuffled_rationale')
   return {f'dss_{name}{part}' for part in parts} | {
-      f'{name}_{baseline}' for baseline in ('finetune', 'distill', 'rationale_then_label')}
+      f'{name}_{baseline}' for baseline in (
+          'finetune', 'distill', 'rationale_then_label', 'pretrain')}
 
 
 def of_task(task: str) -> str | None:

@@ -3,6 +3,9 @@
 The teacher's labels and the student's predictions are scored by the same functions.
 """
 
+import collections
+import re
+import string
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -49,12 +52,73 @@ def equation_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dic
   }
 
 
-BY_NAME = {'text': text_accuracy, 'equation': equation_accuracy}
+def normalized_text_accuracy(targets: Sequence[str], predictions: Sequence[str]
+                             ) -> dict[str, float]:
+  """Exact match and word overlap of normalized text, as SQuAD scores short answers.
+
+  `token_f1` is the mean over rows of the F1 of the words of both sides, each counted as often as it
+  is there (Rajpurkar et al. 2016, section 6.1).
+
+  >>> normalized_text_accuracy(['The Eiffel Tower', 'in 1889'], ['eiffel tower.', 'about 1889'])
+  {'accuracy': 50.0, 'token_f1': 75.0}
+
+  Raises:
+    UserError: no rows to score.
+    ValueError: lists of different length.
+  """
+  _check(targets, predictions)
+  pairs = [(normalized(t), normalized(p)) for t, p in zip(targets, predictions, strict=True)]
+  return {
+      'accuracy': _percent([t == p for t, p in pairs]),
+      'token_f1': 100.0 * sum(_token_f1(t, p) for t, p in pairs) / len(pairs),
+  }
+
+
+_PUNCTUATION = str.maketrans('', '', string.punctuation)
+_ARTICLES = re.compile(r'\b(a|an|the)\b')
+
+
+def normalized(text: str) -> str:
+  """Lower case, without ASCII punctuation and then articles, words joined by single spaces.
+
+  What is nothing but these, such as the choice 'A', keeps its letters.
+
+  >>> normalized(" The  dog's (old) Bone!"), normalized('A')
+  ('dogs old bone', 'a')
+  """
+  plain = text.lower().translate(_PUNCTUATION)
+  return ' '.join(_ARTICLES.sub(' ', plain).split() or plain.split() or text.split())
+
+
+def _token_f1(target: str, prediction: str) -> float:
+  """In [0, 1], of normalized texts; of two without words whether both have none."""
+  words, answered = target.split(), prediction.split()
+  if not words or not answered:
+    return float(words == answered)
+  common = (collections.Counter(words) & collections.Counter(answered)).total()
+  return 2 * common / (len(words) + len(answered))
+
+
+BY_NAME = {'text': text_accuracy, 'equation': equation_accuracy,
+           'normalized_text': normalized_text_accuracy}
 
 
 def for_dataset(dataset: 'datasets.Dataset') -> list[MetricFn]:
   """The metric functions that `dataset.metric` names; each has 'accuracy'."""
   return [BY_NAME[dataset.metric]]
+
+
+def for_training(dataset: 'datasets.Dataset') -> list[MetricFn]:
+  """Those, and of a closed set whose labels are compared as text 'macro_f1' and 'weighted_f1'."""
+  if not (labels := dataset.labels) or dataset.metric != 'text':
+    return for_dataset(dataset)
+
+  def f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    from dss_jax import classes  # Late: describing a dataset goes without NumPy.
+    report = classes.report(targets, predictions, labels)
+    return {'macro_f1': report.macro_f1 if report else 0.0,
+            'weighted_f1': report.weighted_f1 if report else 0.0}
+  return [*for_dataset(dataset), f1]
 
 
 def _check(targets: Sequence[str], predictions: Sequence[str]) -> None:

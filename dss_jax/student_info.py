@@ -34,7 +34,7 @@ class StudentInfo:
     prefixes: of what else the student learnt to write, by the objective's name.
     answer_phrase: if the label stands behind a rationale in one target, the words between them.
     labels: the closed label set, if there is one.
-    metric: 'text' or 'equation', how a label is compared with the gold one.
+    metric: of `metrics.BY_NAME`, how a label is compared with the gold one.
     ranking: how labels are compared by their scores, a name of `ranking.WAYS`, as validation
       chose it; '' if it did not.
     input_length, target_length: tokens, EOS included; longer inputs are cut.

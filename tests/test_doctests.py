@@ -5,8 +5,8 @@ import importlib
 
 import pytest
 
-MODULES = ('equations', 'errors', 'metrics', 'precompile.compiled', 'ranking', 'records.sets',
-           'train.throughput')
+MODULES = ('data.span_corruption', 'equations', 'errors', 'metrics', 'precompile.compiled',
+           'ranking', 'records.sets', 'train.throughput')
 
 
 @pytest.mark.parametrize('name', MODULES)

@@ -30,6 +30,7 @@ def register(
     D_finetune      standard fine-tuning: input -> gold label
     D_distill       standard distillation: input -> teacher label
     D_rationale_then_label   the single-task ablation
+    D_pretrain      T5's span corruption on the inputs, see `dss pretrain`
 
   For a dataset of your own, rows with `input` and `label` are enough:
 
@@ -41,7 +42,8 @@ def register(
     labels: the closed label set, if there is one, as a list or another iterable with an order;
       others in the data are refused. Each is taken exactly, spaces included; numbers become
       texts as they do in rows: (0, 1) is ('0', '1').
-    metric: 'text' (exact match) or 'equation' (equal value).
+    metric: 'text' (exact match), 'equation' (equal value) or 'normalized_text' (as SQuAD: case,
+      punctuation and articles do not count).
     completion: how the teacher's completions end; by default `... So the answer is <label>.`
     holdout: how 10 % of train become validation if there is no validation split:
       'hash' (of the id), 'permutation' (the released code's rows), None (there is one).

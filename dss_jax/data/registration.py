@@ -7,7 +7,7 @@ from typing import Any
 import seqio
 
 from dss_jax import datasets, errors, metrics, objective, records
-from dss_jax.data import control, record_task, settings, vocabularies
+from dss_jax.data import control, record_task, settings, span_corruption, vocabularies
 from dss_jax.data import preprocessors as prep
 from dss_jax.data import source as source_lib
 from dss_jax.data.mixture import DssMixture
@@ -43,6 +43,7 @@ def add_tasks(dataset: datasets.Dataset, chosen: settings.DataSettings) -> None:
       add(f'{name}_finetune', plain),
       add(f'{name}_distill', replace(plain, target='teacher_label')),
       add(f'{name}_rationale_then_label', plain, phrase=dataset.completion.answer_phrase),
+      _add_pretraining(dataset, chosen, plain),
       *(add(f'dss_{name}_{row.name}', row) for row in further)}
   for kind, *pair in (('', 'label', 'rationale'), ('_teacher', 'teacher_label', 'rationale'),
                       ('_shuffled', 'label', 'shuffled_rationale')):
@@ -76,9 +77,25 @@ def _add_task(
       output_features={'inputs': feature, 'targets': feature},
       preprocessors=prep.pipeline(chosen, keep, example),
       postprocess_fn=read if scored else None,
-      metric_fns=list(metrics.for_dataset(dataset)) if scored else [],
+      metric_fns=metrics.for_training(dataset) if scored else [],
       shuffle_buffer_size=None))  # The source shuffles.
   return task_name
+
+
+def _add_pretraining(
+    dataset: datasets.Dataset, chosen: settings.DataSettings, row: objective.Objective) -> str:
+  """The task of T5's span corruption on the inputs: its loss is all that is measured."""
+  name = f'{dataset.name}_pretrain'
+  feature = seqio.Feature(vocabulary=vocabularies.with_sentinels(chosen.vocabulary), add_eos=True)
+  _register(seqio.TaskRegistry, record_task.RecordTask(
+      name,
+      objective=row,
+      source=span_corruption.TextSource(dataset, chosen),
+      output_features={'inputs': feature, 'targets': feature},
+      preprocessors=span_corruption.pipeline(chosen),
+      metric_fns=[],
+      shuffle_buffer_size=None))
+  return name
 
 
 def _register(registry: Any, made: seqio.Task | seqio.Mixture) -> None:

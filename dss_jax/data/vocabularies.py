@@ -8,10 +8,8 @@ import seqio
 import tensorflow as tf
 from google.protobuf import message
 
-from dss_jax import errors, tokenizer
+from dss_jax import datasets, errors, tokenizer
 from dss_jax.data import settings
-
-T5_EXTRA_IDS = 100  # T5's sentinels <extra_id_0>..<extra_id_99>
 
 
 @functools.cache
@@ -19,8 +17,16 @@ def named(spec: str) -> seqio.Vocabulary:
   """What `load` returns, the same object, before anybody has looked whether the file is there."""
   if spec == settings.BYTES:
     return seqio.ByteVocabulary()
-  extra_ids = T5_EXTRA_IDS if spec == settings.T5_VOCABULARY else 0
+  extra_ids = datasets.SENTINELS if spec == settings.T5_VOCABULARY else 0
   return seqio.SentencePieceVocabulary(spec, extra_ids=extra_ids)
+
+
+@functools.cache
+def with_sentinels(spec: str) -> seqio.Vocabulary:
+  """As `named`, with T5's sentinels as the last ids, which are rows beyond a model's pieces."""
+  if spec == settings.BYTES:
+    return seqio.ByteVocabulary(extra_ids=datasets.SENTINELS)
+  return seqio.SentencePieceVocabulary(spec, extra_ids=datasets.SENTINELS)
 
 
 @functools.cache

@@ -302,6 +302,8 @@ def _score(path: str, info: 'student_info.StudentInfo') -> str:
   score = metrics.BY_NAME[info.metric]
   right = [score([g], [a])['accuracy'] > 0 for g, a in zip(gold, answered)]
   line = f'accuracy {100 * sum(right) / len(right):.2f} % of {len(right):,} rows with a label'
+  if 'token_f1' in (whole := score(gold, answered)):
+    line += f'; token F1 {whole["token_f1"]:.2f} %'
   if sure:
     line += f'; expected calibration error {ranking.calibration_error(sure, right):.2f} %'
   found = classes.report(gold, answered, info.closed_set()) if info.metric == 'text' else None

@@ -1,4 +1,4 @@
-"""Rows to read: JSON lines, JSON lists, CSV, TSV, Parquet, Hugging Face datasets.
+"""Rows to read: JSON lines, JSON lists, CSV, TSV, Parquet, lines of text, Hugging Face datasets.
 
 One reader for whatever a command takes rows from: the teacher's inputs, recorded answers, and
 what a student is asked.
@@ -113,6 +113,8 @@ def _open(path: str, flag: str, columns: Mapping[str, str] | None) -> files.File
     copy = json_copy.parquet(opened.file, path, flag)
     return files.Copied(opening.Opened(copy, opened.stored, path), path, flag, columns)
   first = opened.first()
+  if opened.name.endswith('.txt'):
+    return files.Lines(opened, path, flag, columns)
   # Without an ending, what comes through a pipe above all, what is inside tells.
   unnamed = '.' not in opened.name.rpartition('/')[2]
   if opened.name.endswith(('.csv', '.tsv')) or (unnamed and first and first not in b'{["'):

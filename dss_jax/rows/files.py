@@ -133,12 +133,14 @@ class JsonLines(File):
     try:
       return fields.parse_json(line.decode('utf-8'))
     except UnicodeDecodeError as error:
-      raise errors.UserError(
-          f'{self._where(number)}: not UTF-8 (byte {offset + error.start}); save '
-          f'{self._flag}={self.path} as UTF-8') from error
+      raise self._not_utf8(offset, number, error) from error
     except ValueError as error:
       raise errors.UserError(f'{self._where(number)}: not JSON ({error}); {self._advice(line)}'
                              ) from error
+
+  def _not_utf8(self, offset: int, number: int, error: UnicodeDecodeError) -> errors.UserError:
+    return errors.UserError(f'{self._where(number)}: not UTF-8 (byte {offset + error.start}); save '
+                            f'{self._flag}={self.path} as UTF-8')
 
   def _advice(self, line: bytes) -> str:
     if not line.lstrip().startswith(b'{'):
@@ -150,6 +152,17 @@ class JsonLines(File):
     except ValueError:
       return 'each line must be one object'
     return f'the file is one object{inner_list(whole)}: write its rows to a file of their own'
+
+
+class Lines(JsonLines):
+  """A text in each line, which becomes a row's `input`; blank lines are passed over."""
+
+  def _value(self, offset: int, number: int) -> Any:
+    line = next(self._lines(offset))[1]
+    try:
+      return {'input': line.decode('utf-8').strip()}
+    except UnicodeDecodeError as error:
+      raise self._not_utf8(offset, number, error) from error
 
 
 class Copied(JsonLines):

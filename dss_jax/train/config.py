@@ -150,6 +150,7 @@ class EvalConfig:
     num_examples: at most this many per task; 0 for all.
     metric: of the validation, which chooses the best checkpoint: 'accuracy' (where a mixture
       has label tasks of several datasets, the mean over them), '<task>/accuracy' of one of them,
+      'macro_f1' or 'weighted_f1' of a closed label set, 'token_f1' of metric 'normalized_text',
       or a loss; the larger, the better, of a loss the smaller.
     early_stopping: training ends, by the schedule of all steps, when so many evaluations in a row
       were no better than the best before them; 0 for never.

@@ -225,8 +225,10 @@ def check_metric(name: str, metric: str) -> None:
       return
     losses |= {f'{task.objective.name}_loss', f'{task.objective.name}_token_accuracy'}
     if task.metric_fns:
-      score = metrics_lib.BY_NAME[task.source.dataset.metric]
-      scores[task.name] = score(['1'], ['1'])
+      dataset = task.source.dataset
+      one = [(dataset.labels or ('1',))[0]]
+      scores[task.name] = {name: value for score in metrics_lib.for_training(dataset)
+                           for name, value in score(one, one).items()}
   known = {*losses, *(combine(scores) if scores else ())}
   if metric not in known:
     raise no_metric(metric, known)

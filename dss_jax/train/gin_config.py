@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
-from dss_jax import errors, families, gin_files, models
+from dss_jax import datasets, errors, families, gin_files, models
 from dss_jax.train import config as config_lib
 from dss_jax.train import student_defaults
 
@@ -119,7 +119,8 @@ def _complete_student(given: set[str]) -> None:
     network = said.network
     if said.vocabulary and 'VOCABULARY' not in given:
       gin.bind_parameter(('VOCABULARY', 'gin.macro', 'value'), said.vocabulary)
-  elif vocabulary and 'VOCABULARY' in given and (rows := student_defaults.rows(vocabulary)):
+  elif vocabulary and 'VOCABULARY' in given and (rows := student_defaults.rows(
+      vocabulary, datasets.SENTINELS * str(_macro('MIXTURE_OR_TASK_NAME')).endswith('_pretrain'))):
     network['vocab_size'] = rows
   for name in network.keys() - set_.keys():
     macro = fields.get(name, '').removeprefix('%')

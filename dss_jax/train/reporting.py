@@ -64,7 +64,8 @@ def _plain(value: Any) -> float | int:
 def as_text(metrics: Mapping[str, float]) -> str:
   """{'loss': 3.98251, 'accuracy': 41.2} -> 'loss 3.983, accuracy 41.20 %'."""
   def shown(name: str) -> str:
-    return f'{metrics[name]:.2f} %' if name.endswith('accuracy') else f'{metrics[name]:.4g}'
+    percent = name.endswith(('accuracy', '_f1'))
+    return f'{metrics[name]:.2f} %' if percent else f'{metrics[name]:.4g}'
   losses_first = sorted(metrics, key=lambda name: (name != 'loss', not name.endswith('_loss')))
   return ', '.join(f'{name} {shown(name)}' for name in losses_first)
 

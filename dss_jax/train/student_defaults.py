@@ -73,8 +73,11 @@ def _file(own: own_vocabulary.Own | None) -> str:
   return path
 
 
-def rows(vocabulary: str) -> int | None:
-  """Rows of the embedding of a student from scratch; None if the vocabulary cannot be read here."""
+def rows(vocabulary: str, more: int = 0) -> int | None:
+  """Rows of the embedding of a student from scratch; None if the vocabulary cannot be read here.
+
+  `more` are ids behind the vocabulary's own.
+  """
   if vocabulary == student_info.BYTES:
     count = tokenizer.ByteTokenizer.size
   else:
@@ -82,4 +85,4 @@ def rows(vocabulary: str) -> int | None:
       count = len(own_vocabulary.pieces(tokenizer.read_model(vocabulary, 'vocabulary'), vocabulary))
     except errors.UserError:
       return None
-  return -(-count // _ROWS) * _ROWS
+  return -(-(count + more) // _ROWS) * _ROWS

@@ -52,7 +52,7 @@ class FiniteLoss:
                                            if len(ids) > _SHOWN_IDS else '')
     wrong = ', '.join(f'{name} is {value}' for name, value in values.items())
     raise errors.UserError(
-        f'step {step}: {wrong}. Its batch holds the records {shown}. '
+        f'step {step}: {wrong}. ' + (f'Its batch holds the records {shown}. ' if ids else '') +
         'Try a lower LEARNING_RATE, more WARMUP_STEPS, a CLIP_NORM, or DTYPE=float32, in another '
         'MODEL_DIR, since that is another run. '
         + (f'The last checkpoint, of step {(last := max(saved))}, is from before: '

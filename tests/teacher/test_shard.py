@@ -1,6 +1,7 @@
 """From several samples to one record: voting, --keep, quarantine, further attempts, locks."""
 
 import asyncio
+import dataclasses
 import json
 import subprocess
 import sys
@@ -63,6 +64,12 @@ def test_the_most_frequent_label_wins_and_the_first_of_equals(labels, chosen):
 def test_equations_vote_by_value():
   samples = [parsed.Parsed('r', one) for one in ('9 - 2', '( 84.0 / 2.0 )', '(40 + 2)', '6 * 7')]
   assert voting.choose(samples, SUMS) == (1, 3)
+
+
+def test_normalized_texts_vote_together():
+  short = dataclasses.replace(DATASET, metric='normalized_text', labels=None)
+  samples = [parsed.Parsed('r', label) for label in ('a tower', 'The Tower.', 'bridge', 'bridges')]
+  assert voting.choose(samples, short) == (0, 2)
 
 
 def test_a_record_is_of_the_winning_sample(tmp_path):

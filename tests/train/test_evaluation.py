@@ -73,11 +73,12 @@ def test_a_model_that_is_right_scores_100(config, monkeypatch):
   def gold(params, examples):
     return [(index, ex['decoder_target_tokens'].tolist()) for index, ex in examples]
   monkeypatch.setattr(evaluator, 'predict', gold)
-  assert evaluator.scores(params, 1) == {'accuracy': 100.0}
+  assert evaluator.scores(params, 1) == dict.fromkeys(
+      ('accuracy', 'macro_f1', 'weighted_f1'), 100.0)
   def mostly_gold(params, examples):
     return [(i, ids if i else [2, 1]) for i, ids in gold(params, examples)]
   monkeypatch.setattr(evaluator, 'predict', mostly_gold)
-  assert evaluator.scores(params, 1) == {'accuracy': 100 * 15 / 16}
+  assert evaluator.scores(params, 1)['accuracy'] == 100 * 15 / 16
 
 
 def test_baselines_show_no_rationale_metrics(toy_records, toy_vocabulary, tmp_path):
@@ -155,7 +156,8 @@ def test_a_mixture_over_two_datasets_reports_both(two_datasets, monkeypatch):
   monkeypatch.setattr(evaluator, 'predict', gold_sums)
   assert evaluator.scores(params, 1) == {
       'accuracy': 50.0, 'dss_sums_label/accuracy': 100.0, 'dss_sums_label/text_accuracy': 100.0,
-      'dss_sides_label/accuracy': 0.0}
+      'dss_sides_label/accuracy': 0.0, 'dss_sides_label/macro_f1': 0.0,
+      'dss_sides_label/weighted_f1': 0.0}
   info = student_files.describe(two_datasets)
   assert (info.metric, info.labels, info.label_prefix) == ('', (), '[label] ')
   assert info.of('sides').labels == ('left', 'right') and info.of('sides').metric == 'text'
@@ -175,6 +177,8 @@ def test_a_metric_that_no_evaluation_has_is_refused(two_datasets, task, metric, 
     evaluation.check_metric(task, metric)
   for known in ('loss', 'label_loss', 'accuracy', 'dss_sides_label/accuracy'):
     evaluation.check_metric('two_label', known)
+  for known in ('macro_f1', 'weighted_f1'):
+    evaluation.check_metric('dss_toy', known)
 
 
 def test_a_loss_chooses_the_smallest(tmp_path):

@@ -153,7 +153,7 @@ def test_what_prediction_needs_lies_in_the_run_and_goes_along(
     if folder != finished:
       assert info.training['task'] == 'dss_toy'
       assert info.training['records'] == {'toy-train': 96}
-      assert set(info.training['test']) == {'accuracy'}
+      assert set(info.training['test']) == {'accuracy', 'macro_f1', 'weighted_f1'}
       assert '| test | accuracy |' in (folder / 'README.md').read_text()
 
 

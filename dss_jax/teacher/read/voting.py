@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dss_jax import datasets, equations
+from dss_jax import datasets, equations, metrics
 from dss_jax.teacher.read import parsed
 
 
@@ -35,6 +35,8 @@ def counts(samples: Sequence[parsed.Parsed], dataset: datasets.Dataset) -> tuple
 
 
 def _same(label: str, dataset: datasets.Dataset) -> object:
+  if dataset.metric == 'normalized_text':
+    return metrics.normalized(label)
   if dataset.metric != 'equation':
     return label
   try:
