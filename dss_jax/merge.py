@@ -20,7 +20,7 @@ _SHOWN = 5  # rows in a message
 _EPILOG = """\
 example:
   python -m dss_jax.merge records-a records-b --output=records
-  python -m dss_jax.train ... --gin.RECORDS_DIR=records --gin.RATIONALES=all"""
+  python -m dss_jax.train ... --gin.RECORDS_DIR=records --gin.RATIONALE_SAMPLES=all"""
 
 
 def merge(

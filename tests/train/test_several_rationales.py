@@ -43,7 +43,7 @@ def train(folder, toy_vocabulary, tmp_path):
 
 
 def test_all_in_parts_and_whole(train):
-  settings = {'RATIONALES': 'all', 'TRAIN_STEPS': 3, 'BATCH_SIZE': 16}
+  settings = {'RATIONALE_SAMPLES': 'all', 'TRAIN_STEPS': 3, 'BATCH_SIZE': 16}
   whole = train('whole', **settings)
   for line in whole:
     assert line['train/loss'] == pytest.approx(
@@ -57,14 +57,14 @@ def test_all_in_parts_and_whole(train):
 
 def test_a_resumed_run_goes_on_in_its_epoch(train, tmp_path):
   """Epochs of some eight steps; the second start is in the second of them."""
-  settings = {'RATIONALES': 'cycle', 'AGREEING': 'label'}
+  settings = {'RATIONALE_SAMPLES': 'cycle', 'AGREEING': 'label'}
   train('whole', TRAIN_STEPS=20, **settings)
   train('parts', TRAIN_STEPS=11, **settings)
   train('parts', TRAIN_STEPS=20, **settings)
   programs.assert_same(programs.final_state(tmp_path / 'parts', 20),
                        programs.final_state(tmp_path / 'whole', 20))
   with pytest.raises(errors.UserError, match=r"data.rationales was 'cycle', is 'all'"):
-    train('whole', TRAIN_STEPS=20, **{**settings, 'RATIONALES': 'all'})
+    train('whole', TRAIN_STEPS=20, **{**settings, 'RATIONALE_SAMPLES': 'all'})
 
 
 def test_a_run_that_knew_of_one_rationale_goes_on(train, tmp_path):
