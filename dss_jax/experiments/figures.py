@@ -1,4 +1,4 @@
-"""A sweep's figures, in the paper's form: accuracy against data, against size, against alpha."""
+"""A sweep's figures, in the paper's form: accuracy against data, cost, size and alpha."""
 
 
 import io
@@ -38,7 +38,7 @@ def name_of(method: str, labels: str) -> str:
 
 def draw_all(
     summaries: Mapping[Group, Summary], rows: Sequence[Row], teachers: Mapping[str, float],
-    folder: str) -> list[page.Figure]:
+    folder: str, tokens: Mapping[str, int] | None = None) -> list[page.Figure]:
   """Every figure that the results have something for; PNG and SVG files go to `folder`.
 
   Args:
@@ -46,6 +46,7 @@ def draw_all(
     rows: all results, for the sizes of the networks.
     teachers: dataset -> the teacher's accuracy on test, percent.
     folder: made if need be.
+    tokens: dataset -> what its teacher read and wrote for all of the training inputs.
   """
   os.makedirs(folder, exist_ok=True)
   sizes = {row.model: row.parameters for row in rows if row.parameters}
@@ -53,6 +54,7 @@ def draw_all(
   for dataset in dict.fromkeys(group.dataset for group in summaries):
     here = {group: one for group, one in summaries.items() if group.dataset == dataset}
     found += _by_fraction(here, dataset, teachers.get(dataset), folder)
+    found += _by_cost(here, dataset, teachers.get(dataset), (tokens or {}).get(dataset), folder)
     found += _by_size(here, dataset, teachers.get(dataset), sizes, folder)
     found += _by_alpha(here, dataset, folder)
   return found
@@ -64,16 +66,42 @@ def _by_fraction(here, dataset, teacher, folder) -> list[page.Figure]:
     chosen = {g: s for g, s in here.items() if g.model == model and _usual_alpha(g, here)}
     if len({group.fraction for group in chosen}) < 2:
       continue
-    full = {g.fraction: s.mean for g, s in chosen.items() if g.method == 'finetune'}
-    lines = [('teacher (few-shot)', teacher)]
-    if full:
-      lines.append((f'fine-tuning, {_percent(max(full))} of the data', full[max(full)]))
     found.append(_draw(
-        chosen, lambda group: 100 * group.fraction, lines, folder,
+        chosen, lambda group: 100 * group.fraction, _levels(chosen, teacher), folder,
         f'{dataset}-{grid.short(model)}-data', f'{dataset}, {grid.short(model)}: less data',
         f'Test accuracy against the share of the training inputs. {_BARS}',
         'share of the training inputs (%)'))
   return found
+
+
+def _by_cost(here, dataset, teacher, tokens, folder) -> list[page.Figure]:
+  """Without tokens, in records whose teacher did not count them, there is nothing to draw."""
+  found = []
+  for model in dict.fromkeys(group.model for group in here if tokens):
+    all_of_it = {g: s for g, s in here.items() if g.model == model and _usual_alpha(g, here)}
+    chosen = {g: s for g, s in all_of_it.items() if asks_teacher(g)}
+    if len({group.fraction for group in chosen}) > 1:
+      found.append(_draw(
+          chosen, lambda group: tokens * group.fraction / 1e6, _levels(all_of_it, teacher), folder,
+          f'{dataset}-{grid.short(model)}-cost',
+          f"{dataset}, {grid.short(model)}: the teacher's tokens",
+          'Test accuracy against the tokens that the teacher read and wrote for the training '
+          f'inputs used, as their share of those for all. Standard fine-tuning needs none. {_BARS}',
+          "the teacher's tokens (millions)"))
+  return found
+
+
+def asks_teacher(group: Group) -> bool:
+  """Whether its method needs what the teacher wrote: all do but fine-tuning on gold labels."""
+  return group.method != 'finetune' or group.labels == 'teacher'
+
+
+def _levels(
+    chosen: Mapping[Group, Summary], teacher: float | None) -> list[tuple[str, float | None]]:
+  """What is drawn as a line across: the teacher, and fine-tuning on the most of the data."""
+  full = {g.fraction: s.mean for g, s in chosen.items() if g.method == 'finetune'}
+  return [('teacher (few-shot)', teacher), *(
+      [(f'fine-tuning, {_percent(max(full))} of the data', full[max(full)])] if full else [])]
 
 
 def _by_size(here, dataset, teacher, sizes, folder) -> list[page.Figure]:
@@ -138,7 +166,8 @@ def _draw(
     if log:
       axes.set_xscale('log')
     else:
-      axes.set_xticks(sorted({x_of(group) for group in chosen}))
+      axes.set_xticks(ticks := sorted({x_of(group) for group in chosen}),
+                      labels=[f'{tick:.3g}' for tick in ticks])
     axes.set(xlabel=x_label, ylabel='test accuracy (%), mean ± s.d. of seeds',
              ylim=(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102)))
     axes.spines[['top', 'right']].set_visible(False)

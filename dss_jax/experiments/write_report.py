@@ -51,7 +51,8 @@ def write(out: str, found: Found, title: str) -> Written:
   summaries = statistics.summarize(rows)
   problems += _uneven(summaries)
   folder = os.path.join(out, FIGURES)
-  drawn = figures.draw_all(summaries, rows, teachers, folder) + curves.draw_all(rows, out, folder)
+  drawn = figures.draw_all(summaries, rows, teachers, folder, _tokens(described))
+  drawn += curves.draw_all(rows, out, folder)
   commonest = {name: examples.commonest_answer(out, name, facts.get('metric', 'text'))
                for name, facts in described.items()}
   right = differences.read_all(out, rows, described, problems)
@@ -65,7 +66,7 @@ def write(out: str, found: Found, title: str) -> Written:
   }
   notes = {'accuracies': [_NOTE_ACCURACIES], 'differences': [differences.note(len(compared))],
            'labels': [class_table.NOTE],
-           'cost': [_seconds_note(rows), *_teacher_notes(described)]}
+           'cost': [_seconds_note(rows), _NO_LATENCY, *_teacher_notes(described)]}
   html_tables = {name: page.paragraphs(notes[name]) + page.table(*table)
                  for name, table in tables.items()}
   html_tables['labels'] = (  # Not there without a closed set.
@@ -139,6 +140,22 @@ def _seconds_note(rows: Sequence[Row]) -> str:
   return f'{said}; compilation is in them' + (
       f' for {len(rows) - without} of {len(rows)} runs, whose results do not tell how long it took.'
       if without else ', for the results do not tell how long it took.')
+
+
+_NO_LATENCY = ('The latency of a student is no result of a sweep, so no figure shows it: time '
+               '`dss predict` or `dss serve` on the machine that is to answer.')
+
+
+def _tokens(described: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+  """Of each dataset, what its teachers read and wrote for the training set, where they counted."""
+  found = {}
+  for name, facts in described.items():
+    usages = [one.get('usage') or {} for one in facts.get('teachers', {}).values()]
+    counts = [sum(usage.get(key) or 0 for key in ('prompt_tokens', 'completion_tokens'))
+              for usage in usages]
+    if counts and all(counts):
+      found[name] = sum(counts)
+  return found
 
 
 def _teacher_notes(described: Mapping[str, Mapping[str, Any]]) -> list[str]:
