@@ -56,7 +56,7 @@ def read_all(
 
 
 def compare_all(right: Correct, problems: list[str]) -> list[Difference]:
-  """DSS against every other method in its place; the control against fine-tuning.
+  """DSS against other methods in its place, variants against it; the control against fine-tuning.
 
   `problems` gets what is left out.
   """
@@ -82,6 +82,11 @@ def _comparable(first: Group, second: Group) -> bool:
   same = all(getattr(first, name) == getattr(second, name)
              for name in ('dataset', 'model', 'fraction'))
   if not same or first == second:
+    return False
+  if grid.base(first.method) != first.method:  # A variant beside what it varies.
+    return (grid.base(first.method), first.labels, first.alpha) == (
+        second.method, second.labels, second.alpha)
+  if grid.base(second.method) != second.method:
     return False
   if first.method == 'dss':
     return second.method != 'dss' or first.labels < second.labels

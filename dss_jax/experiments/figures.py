@@ -4,6 +4,7 @@
 import io
 import math
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,9 +32,10 @@ _BARS = ('Means over seeds, every seed as a pale dot. Bars are one standard devi
 
 
 def name_of(method: str, labels: str) -> str:
-  """'Distilling Step-by-Step, teacher labels'."""
-  suffix = ', teacher labels' if labels == 'teacher' and method != 'distill' else ''
-  return NAMES.get(method, method) + suffix
+  """'Distilling Step-by-Step + smooth, teacher labels'."""
+  base, plus, variant = method.partition('+')
+  suffix = ', teacher labels' if labels == 'teacher' and base != 'distill' else ''
+  return NAMES.get(base, base) + (f' + {variant}' if plus else '') + suffix
 
 
 def draw_all(
@@ -199,6 +201,10 @@ def style(name: str) -> Any:
 
 def style_of(method: str) -> tuple[str, str]:
   """Colour and marker."""
+  base, plus, variant = method.partition('+')
+  if plus:  # The base's marker, in a colour that a variant keeps from one figure to the next.
+    colour = matplotlib.colormaps['tab20'](zlib.crc32(variant.encode()) % 20)
+    return matplotlib.colors.to_hex(colour), style_of(base)[1]
   return _STYLES.get(method, (_INK, 'x'))
 
 

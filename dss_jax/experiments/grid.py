@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dss_jax import errors, gin_files, valid
@@ -36,7 +36,7 @@ class Sweep:
 
   Attributes:
     datasets: registered names.
-    methods: of METHODS.
+    methods: of METHODS, or a variant of one, 'dss+smooth', whose settings are in `settings_for`.
     labels: 'gold', 'teacher' or both.
     fractions: of the training inputs, in (0, 1].
     models: published sizes such as 't5_1_1_xl', or paths of gin files; 'recipe' for the
@@ -75,13 +75,19 @@ class Sweep:
         _LISTS.get(name, valid.text)(**{f'Sweep.{name}': value})
       if len({_shown(value) for value in values}) < len(values):
         raise errors.UserError(f'Sweep.{name}={values!r} names something twice')
-    _known('Sweep.methods', self.methods, METHODS)
+    _known('Sweep.methods', map(base, self.methods), METHODS)
     _known('Sweep.labels', self.labels, ('gold', 'teacher'))
     for method in self.methods:
-      if not set(METHODS[method]) & set(self.labels):
+      if not set(METHODS[base(method)]) & set(self.labels):
         raise errors.UserError(
-            f'Sweep.methods: {method!r} learns {" and ".join(METHODS[method])} labels, and '
+            f'Sweep.methods: {method!r} learns {" and ".join(METHODS[base(method)])} labels, and '
             f'Sweep.labels has {" and ".join(self.labels)}')
+      if method != base(method) and (
+          not re.fullmatch(r'\w+\+[\w.-]+', method) or not self.settings_for.get(method)):
+        raise errors.UserError(
+            f'Sweep.methods: {method!r} is {base(method)!r} with settings of its own: name them, '
+            f"Sweep.settings_for={{{method!r}: {{'LABEL_SMOOTHING': 0.1}}}}, and write letters and "
+            "digits behind the '+'")
     valid.whole(0, **valid.fields(self, 'rationales'))
     valid.text(**valid.fields(self, 'run_file'))
     unknown = re.sub(r'\{(method|dataset)\}', '', self.run_file)
@@ -90,7 +96,8 @@ class Sweep:
           f'Sweep.run_file={self.run_file}: only {{method}} and {{dataset}} are replaced')
     valid.settings(**valid.fields(self, 'settings', 'settings_for'), **{
         f'Sweep.settings_for[{name!r}]': one for name, one in self.settings_for.items()})
-    _known('Sweep.settings_for', self.settings_for, (*METHODS, *self.datasets, *self.models))
+    _known('Sweep.settings_for', self.settings_for,
+           (*METHODS, *self.methods, *self.datasets, *self.models))
 
 
 def _shown(value: Any) -> str:
@@ -98,7 +105,12 @@ def _shown(value: Any) -> str:
   return short(value) if isinstance(value, str) else f'{value:g}'
 
 
-def _known(name: str, values: Sequence[str] | Mapping[str, Any], known: Any) -> None:
+def base(method: str) -> str:
+  """'dss+smooth' -> 'dss'."""
+  return method.partition('+')[0]
+
+
+def _known(name: str, values: Iterable[str], known: Any) -> None:
   for value in values:
     if value not in known:
       raise errors.UserError(f'{name}: {value!r}: {errors.did_you_mean(str(value), list(known))}')
@@ -135,8 +147,8 @@ def cells(sweep: Sweep) -> list[Cell]:
   found = []
   for seed, dataset, model, fraction, method, labels in itertools.product(
       sweep.seeds, sweep.datasets, sweep.models, sweep.fractions, sweep.methods, sweep.labels):
-    if labels in METHODS[method]:
-      for alpha in sweep.alphas if method in WEIGHTED else (None,):
+    if labels in METHODS[base(method)]:
+      for alpha in sweep.alphas if base(method) in WEIGHTED else (None,):
         found.append(Cell(dataset, method, labels, model, fraction, alpha, seed))
   return found
 
@@ -157,7 +169,8 @@ def files(sweep: Sweep, cell: Cell) -> list[str]:
 
 
 def _run_file(sweep: Sweep, cell: Cell) -> str:
-  return sweep.run_file.format(method=METHODS[cell.method][cell.labels], dataset=cell.dataset)
+  return sweep.run_file.format(
+      method=METHODS[base(cell.method)][cell.labels], dataset=cell.dataset)
 
 
 def _check_file(path: str, what: str) -> None:
@@ -169,7 +182,7 @@ def _check_file(path: str, what: str) -> None:
 def bindings(sweep: Sweep, cell: Cell, out: str) -> list[str]:
   """['MODEL_DIR=...', 'SEED=0', ...]: what sets the run apart, over the sweep's own settings."""
   chosen: dict[str, Any] = dict(sweep.settings)
-  for name in (cell.dataset, cell.model, cell.method):
+  for name in dict.fromkeys((cell.dataset, cell.model, base(cell.method), cell.method)):
     chosen |= sweep.settings_for.get(name, {})
   chosen |= {'MODEL_DIR': os.path.join(out, 'runs', cell.key), 'TRAIN_FRACTION': cell.fraction,
              'TRAIN_FRACTION_SEED': cell.seed, 'SEED': cell.seed}

@@ -87,9 +87,9 @@ def _check_task(cell: grid.Cell, task: str) -> None:
     raise errors.UserError(
         f'{says}, which is of {" and ".join(found)}, and its results would stand under a wrong '
         f'name: leave RUN_FILE out, or let the file name its task by {{DATASET}}, as '
-        f'{grid.Sweep.run_file.format(method=cell.method)} does')
+        f'{grid.Sweep.run_file.format(method=grid.base(cell.method))} does')
   names = {kind: name.format(DATASET=cell.dataset) for kind, name in gin_files.methods().items()}
-  own = names[grid.METHODS[cell.method][cell.labels]]
+  own = names[grid.METHODS[grid.base(cell.method)][cell.labels]]
   if task in names.values() and task != own:
     raise errors.UserError(f"{says}, which is another method's; its own is {own!r}")
 

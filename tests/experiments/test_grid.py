@@ -48,7 +48,28 @@ def test_a_cell_becomes_a_run(tmp_path):
   assert config.data.records_dir == 'records/cqa' and config.data.feature_lengths['inputs'] == 9
 
 
+def test_a_variant_is_its_method_with_settings_of_its_own(tmp_path):
+  sweep = grid.Sweep(
+      ('cqa',), methods=('dss', 'dss+smooth'), seeds=(0,),
+      settings={'VOCABULARY': 'bytes', 'RECORDS_DIR': 'records'},
+      settings_for={'dss': {'TRAIN_STEPS': 9, 'Z_LOSS': 0.5},
+                    'dss+smooth': {'LABEL_SMOOTHING': 0.1, 'TRAIN_STEPS': 8}})
+  plain, smooth = (
+      gin_config.parse(grid.files(sweep, cell), grid.bindings(sweep, cell, str(tmp_path)))
+      for cell in grid.cells(sweep))
+  assert [cell.key for cell in grid.cells(sweep)] == [
+      f'cqa/{method}-gold/recipe/fraction-1/alpha-0.5/seed-0' for method in sweep.methods]
+  assert (plain.steps, plain.label_smoothing, plain.z_loss) == (9, 0.0, 0.5)
+  assert (smooth.steps, smooth.label_smoothing, smooth.z_loss) == (8, 0.1, 0.5)
+  assert smooth.data.mixture_or_task == plain.data.mixture_or_task == 'dss_cqa'
+
+
 @pytest.mark.parametrize('changes, message', [
+    ({'methods': ('dss+x',)}, r"'dss\+x' is 'dss' with settings of its own: name them, Sweep.sett"),
+    ({'methods': ('dss+',), 'settings_for': {'dss+': {'SEED': 1}}}, 'letters and digits behind'),
+    ({'methods': ('dss+a/b',), 'settings_for': {'dss+a/b': {'SEED': 1}}}, 'letters and digits'),
+    ({'methods': ('das+x',)}, "Sweep.methods: 'das': known: .*dss"),
+    ({'settings_for': {'dss+y': {'SEED': 1}}}, 'Sweep.settings_for'),
     ({'methods': ('dss', 'fine_tune')}, "Sweep.methods: 'fine_tune': did you mean 'finetune'"),
     ({'methods': ('distill',)}, "'distill' learns teacher labels, and Sweep.labels has gold"),
     ({'labels': ('golden',)}, 'Sweep.labels'),

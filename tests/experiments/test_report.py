@@ -156,6 +156,20 @@ def test_a_difference_is_found_by_its_corrected_p(tmp_path):
   assert 'The largest difference at one share of the data: toy, recipe: Distilling' in text
 
 
+def test_a_variant_is_compared_with_what_it_varies(tmp_path):
+  cells = made_up.toy(methods=('dss', 'dss+smooth', 'finetune'), fractions=(1.0,), seeds=range(5),
+                      settings_for={'dss+smooth': {'LABEL_SMOOTHING': 0.1}})
+  made_up.sweep(tmp_path, cells, examples=300, accuracy=lambda cell: {
+      'dss': 0.7, 'dss+smooth': 0.95, 'finetune': 0.7}[cell.method])
+  assert report.main([str(tmp_path)]) == 0
+  lines = (tmp_path / 'report.md').read_text().splitlines()
+  pairs = [line.split(' | ')[2:5] for line in lines if ' to ' in line and '| toy |' in line]
+  assert len(pairs) == 2
+  variant, = (pair for pair in pairs if 'smooth' in str(pair))
+  assert variant[:2] == ['Distilling Step-by-Step + smooth', 'Distilling Step-by-Step']
+  assert float(variant[2].split()[0]) > 15
+
+
 def test_no_saving_is_claimed_where_fine_tuning_itself_needs_no_more(tmp_path):
   cells = made_up.toy(methods=('dss', 'finetune'), seeds=range(3))
   made_up.sweep(tmp_path, cells, examples=300, accuracy=lambda cell: {
