@@ -95,6 +95,31 @@ def calibration_error(
   return 100 * float(np.abs(gaps).sum()) / len(sure)
 
 
+def reliability(
+    confidences: Sequence[float] | np.ndarray, right: Sequence[bool], bins: int = 10
+) -> list[tuple[float, float, int, float, float]]:
+  """(from, to, rows, mean confidence, accuracy) of the bins of `calibration_error` that have rows.
+
+  >>> reliability([0.9, 0.8, 0.25], [True, False, False], 2)
+  [(0.0, 0.5, 1, 25.0, 0.0), (0.5, 1.0, 2, 85.0, 50.0)]
+
+  Confidences and accuracies are in percent, bounds in [0, 1].
+  """
+  sure, hits = np.asarray(confidences, np.float64), np.asarray(right, np.float64)
+  places = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+  return [(i / bins, (i + 1) / bins, int(here.sum()), round(100 * float(sure[here].mean()), 4),
+           round(100 * float(hits[here].mean()), 4))
+          for i in range(bins) if (here := places == i).any()]
+
+
+def reliability_lines(confidences: Sequence[float], right: Sequence[bool]) -> list[str]:
+  """For a terminal: how sure, how often right, and a bar as long as that."""
+  return [f'{"probability":<13}{"rows":>8}{"mean":>10}{"accuracy":>12}'] + [
+      f'{f"{low:.1f} to {high:.1f}":<13}{rows:>8,}{mean:>8.2f} %{accuracy:>10.2f} %  '
+      f'{"#" * round(accuracy / 5)}'.rstrip()
+      for low, high, rows, mean, accuracy in reliability(confidences, right)]
+
+
 def check(way: str) -> None:
   """UserError if it is none of `WAYS`."""
   if way not in WAYS:

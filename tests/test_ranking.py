@@ -40,3 +40,15 @@ def test_calibration_error_by_hand():
 def test_an_unknown_way_is_named():
   with pytest.raises(errors.UserError, match="rank_by=pmy: known: mean, pmi, sum"):
     ranking.check('pmy')
+
+
+def test_reliability_has_every_row_and_the_gaps_of_the_calibration_error():
+  drawn = np.random.default_rng(0)
+  sure = drawn.uniform(size=200)
+  right = drawn.uniform(size=200) < sure
+  found = ranking.reliability(sure, right)
+  assert sum(rows for _, _, rows, _, _ in found) == 200
+  gaps = sum(rows * abs(mean - accuracy) for _, _, rows, mean, accuracy in found) / 200
+  assert gaps == pytest.approx(ranking.calibration_error(sure, right), abs=1e-3)
+  assert ranking.reliability_lines([0.85, 0.9], [True, False])[1].split() == [
+      '0.8', 'to', '0.9', '2', '87.50', '%', '50.00', '%', '#' * 10]

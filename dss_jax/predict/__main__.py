@@ -307,7 +307,8 @@ def _score(path: str, info: 'student_info.StudentInfo') -> str:
   if sure:
     line += f'; expected calibration error {ranking.calibration_error(sure, right):.2f} %'
   found = classes.report(gold, answered, info.closed_set()) if info.metric == 'text' else None
-  return '\n'.join([line, *(found.lines() if found else ())]) + '\n'
+  reliability = ranking.reliability_lines(sure, right) if sure else []
+  return '\n'.join([line, *reliability, *(found.lines() if found else ())]) + '\n'
 
 
 if __name__ == '__main__':

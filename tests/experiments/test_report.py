@@ -166,7 +166,7 @@ def test_a_variant_is_compared_with_what_it_varies(tmp_path):
   pairs = [line.split(' | ')[2:5] for line in lines if ' to ' in line and '| toy |' in line]
   assert len(pairs) == 2
   variant, = (pair for pair in pairs if 'smooth' in str(pair))
-  assert variant[:2] == ['Distilling Step-by-Step + smooth', 'Distilling Step-by-Step']
+  assert variant[:2] == [f'Distilling Step-by-Step{name}, alpha 0.5' for name in (' + smooth', '')]
   assert float(variant[2].split()[0]) > 15
 
 
