@@ -18,7 +18,8 @@ from dss_jax.tasks import anli, asdiv, cqa, esnli, svamp
 from dss_jax.teacher import __main__ as teacher_main
 from dss_jax.teacher.inputs import sources
 
-PAGE = (pathlib.Path(__file__).parents[1] / 'docs' / 'data.md').read_text().partition('## ')[2]
+PAGE = (pathlib.Path(__file__).parents[1] / 'docs' / 'data.md').read_text().partition(
+    "## The paper's data sets")[2]
 COMMANDS = [' '.join(line.split()) for block in re.findall(r'```sh\n(.*?)```', PAGE, re.DOTALL)
             for line in block.replace('\\\n', ' ').splitlines()]
 NLI = {'uid': 'u0', 'premise': 'It rains.', 'hypothesis': 'It is wet.', 'reason': ''}

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import pathlib
+import shlex
 
 import pytest
 
-from dss_jax import datasets, errors, records
+from dss_jax import datasets, errors, merge, records
 from dss_jax.teacher import __main__ as teacher
 from dss_jax.teacher import job, protocol, report
 
@@ -83,6 +84,25 @@ def test_recorded_answers_of_an_id_are_samples(tmp_path, monkeypatch, capsys, ru
   rows = list(records.read_records('r', 'toy', 'test', samples=True))
   assert [(row.id, row.rationale) for row in rows] == [
       ('a', 'a0'), ('a', 'a1'), ('a', 'a2'), ('b', 'b0'), ('b', 'b1'), ('b', 'b2'), ('c', '')]
+
+
+def test_the_commands_of_the_page(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('cqa_train.json').write_text(''.join(json.dumps(
+      {'id': one, 'question': f'Where is {one}?', 'choices': ['nest', 'sea'], 'answer': 'nest'})
+      + '\n' for one in '123'))
+  for said, rationales in (('a', 'uvw'), ('b', 'xy')):
+    pathlib.Path(f'answers_{said}.jsonl').write_text(''.join(json.dumps(
+        {'id': one, 'rationale': f'{why}{one}', 'label': 'nest'}) + '\n'
+        for one in '123' for why in rationales))
+  page = (pathlib.Path(__file__).parents[2] / 'docs' / 'data.md').read_text()
+  block = page.partition('## Several answers of an input')[2].split('```sh\n')[1].split('```')[0]
+  for line in block.replace('\\\n', ' ').splitlines():
+    _, verb, *words = shlex.split(line)
+    assert {'teacher': teacher, 'merge': merge}[verb].main([*words, *(
+        ['--holdout=none'] if verb == 'teacher' else [])]) == 0
+  found = list(records.read_records('records', 'cqa', 'train', samples=True))
+  assert [row.rationale for row in found if row.id == '2'] == ['u2', 'v2', 'w2', 'x2', 'y2']
 
 
 @pytest.mark.parametrize('client', ['openai', 'none'])
