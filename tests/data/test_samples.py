@@ -78,6 +78,7 @@ def batches(settings, pack=True):
   return pipeline.train_iterator('dss_svamp', lengths, batch_size=4, pack=pack, seed=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('settings', [{}, {'train_fraction': 0.4}])
 def test_the_first_samples_make_the_batches_of_records_without_others(folder, plain, settings):
   ours, theirs = (batches({'folder': one, **settings}) for one in (folder, plain))
@@ -156,6 +157,7 @@ def test_a_fraction_is_of_inputs_whatever_their_samples(folder, plain, rationale
   assert len(examples('dss_svamp_label')) == INPUTS // 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rationales_', ['cycle', 'all'])
 def test_packed_and_unpacked_hold_the_same_examples(folder, rationales_):
   configure(folder, rationales=rationales_)
@@ -172,6 +174,7 @@ def test_packed_and_unpacked_hold_the_same_examples(folder, rationales_):
   assert sorted(found(True)) == sorted(found(False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rationales_', ['cycle', 'all'])
 def test_a_saved_position_goes_on_in_its_epoch(folder, tmp_path, rationales_):
   """Epochs are of some eight batches."""
@@ -198,6 +201,7 @@ def test_rows_of_a_batch_are_measured_on_all_rationales(tmp_path):
   assert found.lengths['targets'] == 256
 
 
+@pytest.mark.slow
 def test_a_batch_finds_its_records_in_any_epoch(folder):
   lengths = {'inputs': 256, 'targets': 160}
   found = batches({'folder': folder, 'rationales': 'cycle'})

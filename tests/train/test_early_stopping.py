@@ -46,6 +46,7 @@ def of_test(model_dir):
   return json.loads((model_dir / 'test_metrics.json').read_text())
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_no_more_ends_and_stays_ended(train, tmp_path, capsys):
   run, cut = tmp_path / 'run', tmp_path / 'cut'
   assert train(run, **STANDS_STILL) == 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -241,10 +242,12 @@ def test_a_scheduled_weight_is_that_of_its_step():
   optimizer = optimizer_lib.make_optimizer(config, schedule)
   def run(table_of, **kwargs):
     state, losses = state_lib.init_state(MODEL, optimizer, Rngs(0, RngConfig())), []
+    @functools.cache
+    def step_of(table):
+      return jax.jit(step_lib.make_train_step(
+          MODEL, optimizer, schedule, objectives=table, **kwargs))
     for i in range(5):
-      step = jax.jit(step_lib.make_train_step(
-          MODEL, optimizer, schedule, objectives=table_of(i), **kwargs))
-      state, metrics = step(state, batch)
+      state, metrics = step_of(table_of(i))(state, batch)
       losses.append(float(metrics['loss']))
     return losses
   expected = run(lambda i: objective.table(
