@@ -32,6 +32,8 @@ class StudentInfo:
     rationale_prefix: put before an input to ask for the rationale; None if the student did not
       learn to write one.
     prefixes: of what else the student learnt to write, by the objective's name.
+    shared_encoder: whether a prefix is given to the decoder, before what it writes, instead of
+      standing before the input.
     answer_phrase: if the label stands behind a rationale in one target, the words between them.
     labels: the closed label set, if there is one.
     metric: of `metrics.BY_NAME`, how a label is compared with the gold one.
@@ -48,6 +50,7 @@ class StudentInfo:
   label_prefix: str = ''
   rationale_prefix: str | None = None
   prefixes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  shared_encoder: bool = False
   answer_phrase: str = ''
   labels: tuple[str, ...] = ()
   metric: str = 'text'
@@ -89,7 +92,8 @@ class StudentInfo:
   def as_json(self) -> str:
     fields = dataclasses.asdict(self)
     fields['model']['dtype'] = np.dtype(self.model.dtype).name
-    for name in ('prefixes', 'ranking'):  # As before there were any: earlier versions read it.
+    # As before there were any: earlier versions read it.
+    for name in ('prefixes', 'ranking', 'shared_encoder'):
       if not fields[name]:
         del fields[name]
     if (family := families.name(self.model)) != families.T5:

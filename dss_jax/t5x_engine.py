@@ -300,8 +300,13 @@ def data(mixture_or_task: str = '', **settings_of_all: Any) -> seqio.Vocabulary:
   T5X makes the model, which needs the vocabulary, before it opens any data set.
 
   Raises:
-    UserError: labels or answer phrase of `mixture_or_task` that the vocabulary cannot write.
+    UserError: labels or answer phrase of `mixture_or_task` that the vocabulary cannot write, or
+      SHARED_ENCODER.
   """
+  if settings_of_all.get('shared_encoder'):
+    raise errors.UserError(
+        "SHARED_ENCODER = True: T5X's networks attend to the input of a target's own segment, and "
+        'its decoding begins without a prompt; leave it False, or train with the native engine')
   chosen = settings.configure(**settings_of_all)
   if mixture_or_task:
     checks.check_answers(mixture_or_task)

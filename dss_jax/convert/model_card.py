@@ -90,10 +90,11 @@ def _title(info: student_info.StudentInfo) -> str:
 
 def _task(info: student_info.StudentInfo) -> str:
   lines = ['## Task', '']
+  asked = 'give to the decoder first' if info.shared_encoder else 'write before the input'
   if not info.training:
     lines += ['Converted weights; not trained by this project. The task is not known.']
   elif info.datasets:
-    lines += ['Trained on several data sets:', '', '| data set | write before the input | labels |',
+    lines += ['Trained on several data sets:', '', f'| data set | {asked} | labels |',
               '|---|---|---|',
               *(f"| {name} | `{one['label_prefix']}` | {', '.join(one['labels']) or 'any text'} |"
                 for name, one in info.datasets.items())]
@@ -101,7 +102,7 @@ def _task(info: student_info.StudentInfo) -> str:
     lines += ['Input text to label, no prefix.']
   else:
     lines += [f'Trained with [Distilling Step-by-Step]({_PAPER}): two tasks from the same input.',
-              '', '| write before the input | the model answers with |', '|---|---|',
+              '', f'| {asked} | the model answers with |', '|---|---|',
               f'| `{info.label_prefix}` | the label |',
               f'| `{info.rationale_prefix}` | a rationale |']
   if info.answer_phrase:
@@ -168,6 +169,21 @@ Transformers 5 has no pipeline that does this.
 `tokenizers` decides between two equally likely splits of a word differently from
 SentencePiece, which the model was trained with: of 12,970 inputs of public data sets, 23 had
 two pieces in another order. `dss_jax.load('.')` uses SentencePiece itself."""
+_WITH_A_SHARED_ENCODER = """\
+```python
+import torch
+from transformers import {tokenizer}, {network}
+
+tokenizer = {tokenizer}.from_pretrained('.')
+model = {network}.from_pretrained('.')
+batch = tokenizer('your input', truncation=True, max_length={input_length}, return_tensors='pt')
+for given in {given!r}:  # the start, then a prefix's tokens
+  found = model.generate(**batch, decoder_input_ids=torch.tensor([given]),
+                         max_new_tokens={length})
+  print(tokenizer.decode(found[0, len(given):], skip_special_tokens=True))
+```
+
+The tokens of the prefix are the decoder's first, and no part of the input."""
 _WITHOUT_ITS_TOKENIZER = """\
 ```python
 import sentencepiece
@@ -190,10 +206,10 @@ _WITH_CTRANSLATE2 = """\
 import ctranslate2{imports}
 
 model = ctranslate2.Translator('.')
-text = {prefix!r} + 'your input'
+text = {text}
 tokens = [*{encode}][:{input_length} - 1] + ['</s>']
-found = model.translate_batch([tokens], beam_size=1, max_decoding_length={length})
-answer = found[0].hypotheses[0]
+found = model.translate_batch([tokens], beam_size=1, max_decoding_length={length}{more})
+answer = found[0].hypotheses[0]{behind}
 print({decode})
 ```"""
 _PIECES = {'imports': '\nimport sentencepiece\n\n'
@@ -220,12 +236,33 @@ def _use(info: student_info.StudentInfo, library: str, vocabulary: bytes | None)
     prefixes = [info.label_prefix, *([] if info.rationale_prefix is None else
                                      [info.rationale_prefix])]
     is_unreadable = vocabulary is not None and tokenizer_json.why_not(vocabulary)
-    how = (_WITHOUT_ITS_TOKENIZER if is_unreadable else _WITH_TRANSFORMERS).format(
-        prefixes=prefixes, length=info.target_length, input_length=info.input_length,
+    if info.shared_encoder and is_unreadable:
+      return '## Use\n\n' + how
+    how = (_WITHOUT_ITS_TOKENIZER if is_unreadable else
+           _WITH_A_SHARED_ENCODER if info.shared_encoder else _WITH_TRANSFORMERS).format(
+        prefixes=prefixes, given=[
+            _given(info, one, vocabulary) for one in prefixes if info.shared_encoder],
+        length=info.target_length, input_length=info.input_length,
         tokenizer=tokenizer_class, network=network, file=student_info.VOCABULARY_FILE,
         eos_id=info.model.eos_id, pad_id=info.model.pad_id)
   elif library == 'ctranslate2':
+    parts = _BYTES if info.vocabulary == student_info.BYTES else _PIECES
+    text = f"{info.label_prefix!r} + 'your input'"
+    asked = {'text': text, 'more': '', 'behind': ''}
+    if info.shared_encoder:
+      given = parts['encode'].replace('text', repr(info.label_prefix))
+      asked = {'text': f"'your input'\ngiven = [*{given}]", 'behind': '[len(given):]',
+               'more': ' + len(given),\n                              target_prefix=[given]'}
     how = _WITH_CTRANSLATE2.format(
-        prefix=info.label_prefix, length=info.target_length, input_length=info.input_length,
-        **(_BYTES if info.vocabulary == student_info.BYTES else _PIECES))
+        length=info.target_length, input_length=info.input_length, **parts, **asked)
   return '## Use\n\n' + how
+
+
+def _given(
+    info: student_info.StudentInfo, prefix: str, vocabulary: bytes | None) -> list[int]:
+  """The decoder's first tokens."""
+  if vocabulary is None:
+    ids = tokenizer.ByteTokenizer().encode_target(prefix)
+  else:
+    ids = tokenizer.SentencePieceTokenizer(vocabulary, info.model.eos_id).encode_target(prefix)
+  return [info.model.start_id, *ids]

@@ -8,7 +8,15 @@ import numpy as np
 import seqio
 
 from dss_jax import errors, records
-from dss_jax.data import coverage, pipeline, preprocessors, samples, settings, vocabularies
+from dss_jax.data import (
+  coverage,
+  pipeline,
+  preprocessors,
+  record_task,
+  samples,
+  settings,
+  vocabularies,
+)
 from dss_jax.data import source as source_lib
 
 SAMPLE = 2_000  # examples per task
@@ -107,11 +115,12 @@ def check_answers(name: str, targets_length: int = 0) -> None:
 
   Args:
     name: of a task or mixture.
-    targets_length: TASK_FEATURE_LENGTHS['targets'], EOS included; 0 for any length.
+    targets_length: TASK_FEATURE_LENGTHS['targets'], EOS and prompt included; 0 for any length.
   """
   for task in seqio.get_subtasks(pipeline.get_mixture_or_task(name)):
     if isinstance(task.postprocessor, preprocessors.ReadAnswer):
-      task.postprocessor.reader(targets_length)
+      given = len(task.prompt) if isinstance(task, record_task.RecordTask) else 0
+      task.postprocessor.reader(targets_length and max(1, targets_length - given))
 
 
 def check_coverage(name: str, split: str, sample: int = SAMPLE) -> list[str]:

@@ -9,6 +9,7 @@ from dss_jax import errors, objective
 from dss_jax.data import packed_dataset
 
 OBJECTIVE = 'decoder_objective'
+READ = 'decoder_cross_segment_ids'
 
 
 class DssFeatureConverter(seqio.EncDecFeatureConverter):
@@ -24,11 +25,19 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
       OBJECTIVE: seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
   }
 
-  def __init__(self, pack: bool = True, window: int = packed_dataset.WINDOW, **kwargs):
-    """`pack` and the rest as SeqIO's converter; `window`: see `packed_dataset.pack`."""
+  def __init__(self, pack: bool = True, window: int = packed_dataset.WINDOW,
+               share_inputs: bool = False, **kwargs):
+    """`pack` and the rest as SeqIO's converter; `window`, `share_inputs`: `packed_dataset.pack`'s.
+
+    Packed rows with shared inputs have `decoder_cross_segment_ids`: which input a target reads.
+    """
     # SeqIO's length checks assert row by row what our packer and its own padding guarantee.
     super().__init__(pack=pack, **{'apply_length_check': False, **kwargs})
     self._window = window
+    self._share_inputs = share_inputs and pack
+    if self._share_inputs:
+      self.PACKING_FEATURE_DTYPES = {
+          **seqio.EncDecFeatureConverter.PACKING_FEATURE_DTYPES, READ: tf.int32}
 
   @tf.autograph.experimental.do_not_convert
   def __call__(self, ds: tf.data.Dataset, *args, **kwargs) -> tf.data.Dataset:
@@ -44,17 +53,19 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
           'apart; a plain seqio.Mixture drops it: build the mixture with '
           'mixture_cls=dss_jax.data.DssMixture')
     if self.pack:
-      return packed_dataset.pack(ds, packed_lengths, self._window)
+      return packed_dataset.pack(ds, packed_lengths, self._window, self._share_inputs)
     ds = ds.map(lambda ex: {name: ex[name] for name in ex if name != packed_dataset.SAME_INPUT})
     lengths = {**packed_lengths, objective.FEATURE: packed_lengths['targets']}
     return seqio.utils.trim_and_pad_dataset(ds, lengths)
 
   def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
     converted = super()._convert_example(features)
-    return {**converted, OBJECTIVE: features[objective.FEATURE]}
+    shared = {READ: features[packed_dataset.READ]} if self._share_inputs else {}
+    return {**converted, OBJECTIVE: features[objective.FEATURE], **shared}
 
   def get_model_feature_lengths(
       self, task_feature_lengths: Mapping[str, int]
   ) -> Mapping[str, int]:
     lengths = super().get_model_feature_lengths(task_feature_lengths)
-    return {**lengths, OBJECTIVE: task_feature_lengths['targets']}
+    shared = [READ] if self._share_inputs else []
+    return {**lengths, **dict.fromkeys([OBJECTIVE, *shared], task_feature_lengths['targets'])}

@@ -13,11 +13,12 @@ from dss_jax.data.packing import WINDOW, pack_window
 SAME_INPUT = 'same_input'  # bool: whether an example is of the same input as the one before it
 _PACKED = ('inputs', 'inputs_segment_ids', 'inputs_positions',
            'targets', 'targets_segment_ids', 'targets_positions', 'objective')
+READ = 'targets_cross_segment_ids'  # the inputs' segment that a target reads, where they are shared
 
 
 def pack(
-    examples: tf.data.Dataset, lengths: Mapping[str, int], window: int = WINDOW
-) -> tf.data.Dataset:
+    examples: tf.data.Dataset, lengths: Mapping[str, int], window: int = WINDOW,
+    share_inputs: bool = False) -> tf.data.Dataset:
   """Packs a dataset of {'inputs', 'targets', 'objective'}, each int32 [length].
 
   {'inputs': [7, 8, 1], 'targets': [3, 1], 'objective': [1, 1]},
@@ -30,26 +31,33 @@ def pack(
   The examples of an input (`SAME_INPUT` says of all but the first that they are) share a row where
   one holds them, and a window where not.
 
+  With `share_inputs` those of them that have the same inputs have them once in their row:
+  {'inputs': [7, 8, 1], 'targets': [3, 1], ...}, {'inputs': [7, 8, 1], 'targets': [4, 9, 1], ...}
+  -> {'inputs': [7, 8, 1, 0, ...], 'targets_segment_ids':       [1, 1, 2, 2, 2, 0], ...
+                                   'targets_cross_segment_ids': [1, 1, 1, 1, 1, 0]}
+
   Args:
     examples: sequences already trimmed to `lengths`; without SAME_INPUT each is alone.
     lengths: {'inputs': ..., 'targets': ...} of a packed row.
     window: how many examples to look at together, or one more.
+    share_inputs: see above.
   """
   max_inputs, max_targets = lengths['inputs'], lengths['targets']
+  names = (*_PACKED, *([READ] if share_inputs else []))
 
   def pack_batch(batch):
     batch = _of_window(batch, window)
     # Stateless, so that the iterator's position can be checkpointed.
     outputs = tf.numpy_function(
-        lambda *arrays: pack_window(*arrays[:-1], max_inputs, max_targets, arrays[-1]),
+        lambda *arrays: pack_window(
+            *arrays[:-1], max_inputs, max_targets, arrays[-1], share_inputs),
         [batch['inputs'].flat_values, batch['inputs'].row_lengths(),
          batch['targets'].flat_values, batch['targets'].row_lengths(),
          batch['objective'].flat_values, batch[SAME_INPUT]],
-        Tout=[tf.int32] * len(_PACKED), stateful=False)
-    shapes = [max_inputs] * 3 + [max_targets] * 4
-    for output, length in zip(outputs, shapes, strict=True):
-      output.set_shape([None, length])
-    return dict(zip(_PACKED, outputs, strict=True))
+        Tout=[tf.int32] * len(names), stateful=False)
+    for name, output in zip(names, outputs, strict=True):
+      output.set_shape([None, max_inputs if name.startswith('inputs') else max_targets])
+    return dict(zip(names, outputs, strict=True))
 
   only = examples.map(lambda ex: {
       SAME_INPUT: ex.get(SAME_INPUT, False),

@@ -6,6 +6,9 @@ and no row is closed while one of the window would fit; of a window's hundreds o
 last is half empty. The examples of one input are placed together where a row holds them all, so
 that label and rationale are in one batch.
 
+With `share_inputs` an input that several of its examples have is there once, and each says which
+it reads; otherwise each has its own.
+
 A row holds whole examples, one after the other; segment ids (1, 2, ...) keep them apart in
 the attention masks and positions restart, so without dropout a packed batch gives the loss and
 gradients of the same examples unpacked (tested); with it, the examples of a row share a mask,
@@ -22,12 +25,13 @@ _SPARE = 1.5  # mean inputs' room that is left to a pair; measured: 1 and 2 leav
 
 def assign_rows(
     inputs_lengths: np.ndarray, targets_lengths: np.ndarray, max_inputs: int, max_targets: int,
-    same_input: np.ndarray | None = None,
+    same_input: np.ndarray | None = None, repeats: np.ndarray | None = None,
 ) -> np.ndarray:
   """The row of each example.
 
   assign_rows([5, 4, 3], [2, 2, 2], max_inputs=8, max_targets=4) -> [0, 1, 0]
   assign_rows([5, 4, 3], [2, 2, 2], 8, 4, same_input=[False, False, True]) -> [0, 1, 1]
+  assign_rows([5, 5], [2, 2], 8, 4, [False, True], repeats=[False, True]) -> [0, 0]
 
   Args:
     inputs_lengths: int [n], each at most `max_inputs`.
@@ -36,6 +40,8 @@ def assign_rows(
     max_targets: tokens in a row's targets.
     same_input: bool [n], whether an example is of the same input as the one before it; None: none
       is. They share a row, unless all examples of an input do not fit into one.
+    repeats: bool [n], whether its inputs are those of an earlier example of the same input, and
+      take no room where both are in one row; None: none are.
 
   Returns: int64 [n], rows numbered from 0 without gaps.
 
@@ -49,10 +55,34 @@ def assign_rows(
         f'row of {max_inputs} / {max_targets}; trim first')
   first = np.ones(n, bool) if same_input is None else ~np.asarray(same_input, bool)
   first[:1] = True
-  unit, inputs, targets = _add_up(first, inputs_lengths, targets_lengths)
-  first |= ((inputs > max_inputs) | (targets > max_targets))[unit]  # Then each for itself.
-  unit, inputs, targets = _add_up(first, inputs_lengths, targets_lengths)
+  counted = np.where(~first & (False if repeats is None else repeats), 0, inputs_lengths)
+  unit, inputs, targets = _add_up(first, counted, targets_lengths)
+  apart = ((inputs > max_inputs) | (targets > max_targets))[unit]  # Then each for itself.
+  unit, inputs, targets = _add_up(
+      first | apart, np.where(apart, inputs_lengths, counted), targets_lengths)
   return _fill(np.stack([inputs, targets]), np.array([max_inputs, max_targets]))[unit]
+
+
+def sources(
+    inputs: np.ndarray, inputs_lengths: np.ndarray, same_input: np.ndarray | None) -> np.ndarray:
+  """The first example of the same input that has the same tokens, int [n]; it may be itself.
+
+  sources([7, 1, 7, 1, 9, 1], [2, 2, 2], [False, True, True]) -> [0, 0, 2]
+
+  Args:
+    inputs: int [sum of inputs_lengths], end to end.
+    inputs_lengths: int [n].
+    same_input: see `assign_rows`.
+  """
+  found = np.arange(len(inputs_lengths))
+  seen: dict[bytes, int] = {}
+  if same_input is None:
+    return found
+  parts = np.split(np.asarray(inputs), np.cumsum(inputs_lengths)[:-1])
+  for i, (tokens, same) in enumerate(zip(parts, same_input, strict=True)):
+    seen = seen if same else {}
+    found[i] = seen.setdefault(tokens.tobytes(), i)
+  return found
 
 
 def _fill(sizes: np.ndarray, room: np.ndarray) -> np.ndarray:
@@ -129,8 +159,8 @@ def _lay_out(values, places: np.ndarray, num_rows: int, max_length: int) -> list
 
 
 def pack_window(inputs, inputs_lengths, targets, targets_lengths, objective,
-                max_inputs: int, max_targets: int, same_input: np.ndarray | None = None
-                ) -> tuple[np.ndarray, ...]:
+                max_inputs: int, max_targets: int, same_input: np.ndarray | None = None,
+                share_inputs: bool = False) -> tuple[np.ndarray, ...]:
   """Packs the examples of one window.
 
   Args:
@@ -142,13 +172,25 @@ def pack_window(inputs, inputs_lengths, targets, targets_lengths, objective,
     max_inputs: length of a packed row's inputs.
     max_targets: length of a packed row's targets.
     same_input: see `assign_rows`.
+    share_inputs: examples of one input that have the same tokens have them once in their row.
 
   Returns: int32 [rows, max_inputs] x 3 (tokens, segment ids, positions), then
-    int32 [rows, max_targets] x 4 (tokens, segment ids, positions, objective).
+    int32 [rows, max_targets] x 4 (tokens, segment ids, positions, objective); with `share_inputs`
+    one more: the segment of the inputs that each target token reads.
   """
-  rows = assign_rows(inputs_lengths, targets_lengths, max_inputs, max_targets, same_input)
+  n = len(inputs_lengths)
+  source = sources(inputs, inputs_lengths, same_input) if share_inputs else np.arange(n)
+  rows = assign_rows(inputs_lengths, targets_lengths, max_inputs, max_targets, same_input,
+                     source < np.arange(n))
+  source = np.where(rows[source] == rows, source, np.arange(n))  # Unless it is in another row.
+  kept = source == np.arange(n)
+  inputs, inputs_lengths = inputs[np.repeat(kept, inputs_lengths)], inputs_lengths * kept
   number = int(rows.max()) + 1 if len(rows) else 0
   in_places, *in_rows = _places(inputs_lengths, rows, max_inputs)
-  places, *of_rows = _places(targets_lengths, rows, max_targets)
+  places, segments, positions = _places(targets_lengths, rows, max_targets)
+  columns = [targets, segments, positions, objective]
+  if share_inputs:
+    of_example = segments[np.cumsum(targets_lengths) - targets_lengths]
+    columns.append(np.repeat(of_example[source], targets_lengths))
   return (*_lay_out([inputs, *in_rows], in_places, number, max_inputs),
-          *_lay_out([targets, *of_rows, objective], places, number, max_targets))
+          *_lay_out(columns, places, number, max_targets))

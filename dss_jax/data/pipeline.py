@@ -76,7 +76,7 @@ def make_dataset(
   """
   get_mixture_or_task(name)
   return seqio.get_dataset(
-      name, lengths, feature_converter.DssFeatureConverter(pack=pack), dataset_split=split,
+      name, lengths, _converter(pack), dataset_split=split,
       shuffle=shuffle, seed=seed, num_epochs=num_epochs, verbose=False)
 
 
@@ -112,10 +112,15 @@ def eval_batches(
   examples = provider.get_dataset(lengths, split=split, shuffle=False, seed=0, num_epochs=1)
   if num_examples:
     examples = examples.take(num_examples)
-  rows = feature_converter.DssFeatureConverter(pack=pack)(examples, lengths)
+  rows = _converter(pack)(examples, lengths)
   for batch in rows.batch(batch_size).as_numpy_iterator():
     missing = batch_size - len(next(iter(batch.values())))
     yield {key: np.pad(value, ((0, missing), (0, 0))) for key, value in batch.items()}
+
+
+def _converter(pack: bool) -> feature_converter.DssFeatureConverter:
+  return feature_converter.DssFeatureConverter(
+      pack=pack, share_inputs=settings.current().shared_encoder)
 
 
 def to_numpy(element: Mapping[str, tf.Tensor]) -> Batch:

@@ -197,12 +197,18 @@ def encode_inputs(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTe
 
 
 def cut(rows: tf.data.Dataset, output_features: seqio.preprocessors.OutputFeaturesType,
-        sequence_length: Mapping[str, int] | None = None, *, limits: Mapping[str, int] | None
-        ) -> tf.data.Dataset:
-  """EOS behind every sequence; one that is for a row is cut there, or at the limit before."""
+        sequence_length: Mapping[str, int] | None = None, *, limits: Mapping[str, int] | None,
+        prompt: str = '') -> tf.data.Dataset:
+  """EOS behind every sequence; one that is for a row is cut there, or at the limit before.
+
+  What `prepend` is to put before a target belongs to its length.
+  """
   if sequence_length and limits:
     sequence_length = {side: min(length, limits.get(side, length))
                        for side, length in sequence_length.items()}
+  if sequence_length and prompt:
+    room = sequence_length['targets'] - len(output_features['targets'].vocabulary.encode(prompt))
+    sequence_length = {**sequence_length, 'targets': max(1, room)}
   return seqio.preprocessors.append_eos_after_trim(rows, output_features, sequence_length)
 
 
@@ -214,6 +220,21 @@ def spread_objective(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
   """
   task = example[objective.FEATURE]
   return {**example, objective.FEATURE: tf.fill(tf.shape(example['targets']), task)}
+
+
+def prepend(rows: tf.data.Dataset, output_features: seqio.preprocessors.OutputFeaturesType, *,
+            prompt: str) -> tf.data.Dataset:
+  """The tokens of a prompt, which are given and not learnt, before those of every target.
+
+  {'targets': [7, 4, 1], 'objective': [2, 2, 2]}, a prompt of the tokens [5, 6]
+  -> {'targets': [5, 6, 7, 4, 1], 'objective': [0, 0, 2, 2, 2]}
+  """
+  given = tf.constant(output_features['targets'].vocabulary.encode(prompt), tf.int32)
+
+  def example(row):
+    return {**row, 'targets': tf.concat([given, row['targets']], axis=0), objective.FEATURE:
+            tf.concat([objective.PADDING * given, row[objective.FEATURE]], axis=0)}
+  return rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,9 +277,15 @@ def _reader(task: ReadAnswer, max_tokens: int) -> answers.Reader:
                         dataset=task.dataset, max_tokens=max_tokens)
 
 
-def pipeline(chosen: settings.DataSettings, keep: Any, make_example: Any) -> tuple:
-  """The preprocessors of one task: which rows, what text, then tokens; `kept` comes after."""
+def pipeline(
+    chosen: settings.DataSettings, keep: Any, make_example: Any, prompt: str = '') -> tuple:
+  """The preprocessors of one task: which rows, what text, then tokens; `kept` comes after.
+
+  `prompt`: what the decoder is given before a target.
+  """
+  given = (functools.partial(prepend, prompt=prompt),) if prompt else ()
   return (functools.partial(map_rows, make_example=make_example, keep=keep),
           functools.partial(tokenize, chosen=chosen), seqio.CacheDatasetPlaceholder(),
           functools.partial(check_settings, chosen=chosen),
-          functools.partial(cut, limits=chosen.example_lengths), spread_objective)
+          functools.partial(cut, limits=chosen.example_lengths, prompt=prompt), spread_objective,
+          *given)

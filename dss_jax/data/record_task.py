@@ -40,6 +40,13 @@ class RecordTask(seqio.Task):
     found = super().source
     return found if self.epoch is None else found.at(self.epoch)
 
+  @property
+  def prompt(self) -> list[int]:
+    """The tokens that the decoder is given before a target, see `prep.prepend`."""
+    if not self.source.chosen.shared_encoder:
+      return []
+    return self.output_features['targets'].vocabulary.encode(self.objective.prefix)
+
   @tf.autograph.experimental.do_not_convert
   def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
     """See `seqio.Task`; num_epochs=None repeats for ever."""

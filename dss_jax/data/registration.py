@@ -61,12 +61,14 @@ def _add_task(
     row: objective.Objective, phrase: str = '', source: Any = source_lib.RecordsSource) -> str:
   """The task that has an objective; with a phrase, of the rationale and then the label."""
   number = 1 + [one.name for one in chosen.table()].index(row.name)
+  prompt = row.prefix if chosen.shared_encoder else ''
   if phrase:
     keep, example = prep.is_for_rationale_then_label, functools.partial(
         prep.rationale_then_label_example, answer_phrase=phrase)
   else:
     keep = functools.partial(prep.has_target, target=row.target, reads=row.reads)
-    example = functools.partial(prep.example, learnt=row, task=number)
+    learnt = replace(row, prefix='') if prompt else row
+    example = functools.partial(prep.example, learnt=learnt, task=number)
   feature = seqio.Feature(vocabulary=vocabularies.named(chosen.vocabulary), add_eos=True)
   scored = number == objective.LABEL
   read = prep.ReadAnswer(dataset.name, chosen.vocabulary, dataset.labels or (), phrase)
@@ -75,7 +77,7 @@ def _add_task(
       objective=row,
       source=source(dataset, chosen),
       output_features={'inputs': feature, 'targets': feature},
-      preprocessors=prep.pipeline(chosen, keep, example),
+      preprocessors=prep.pipeline(chosen, keep, example, prompt),
       postprocess_fn=read if scored else None,
       metric_fns=metrics.for_training(dataset) if scored else [],
       shuffle_buffer_size=None))  # The source shuffles.

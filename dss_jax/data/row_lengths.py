@@ -14,7 +14,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from dss_jax.data import checks, packed_dataset, packing, pipeline
+from dss_jax.data import checks, packed_dataset, packing, pipeline, settings
 
 AUTO = 'auto'
 SAMPLE = 4 * packing.WINDOW  # examples, in a shuffled order; the longest is one of them
@@ -36,18 +36,22 @@ class Rows:
     batch_size: rows of a batch.
     filled: share of the positions that hold a token, by side.
     inputs: of a batch, on average; each with all of its examples.
+    saved: share of the inputs' tokens that need not be encoded again, where they are shared.
   """
 
   lengths: Mapping[str, int]
   batch_size: int
   filled: Mapping[str, float]
   inputs: float
+  saved: float = 0.0
 
   def __str__(self) -> str:
     """'a batch is 16 rows of 384 / 128 tokens, ...', with its inputs, and how full it is."""
     full = ' and '.join(f'{share:.0%} of the {side}' for side, share in self.filled.items())
+    shared = f', whose encoder saves {self.saved:.0%} of its tokens' if self.saved else ''
     return (f"a batch is {self.batch_size} rows of {self.lengths['inputs']:,} / "
-            f"{self.lengths['targets']:,} tokens, {full} full: about {self.inputs:.0f} inputs")
+            f"{self.lengths['targets']:,} tokens, {full} full: about {self.inputs:.0f} "
+            f'inputs{shared}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,27 +94,36 @@ def measure(name: str, limits: Mapping[str, int], asked: Asked) -> Rows:
   cut = {side: min(limits[side], given.get(side, limits[side])) for side in limits}
   examples = provider.get_dataset(cut, split='train', shuffle=True, seed=0,
                                   num_epochs=pipeline.epochs_of_all(name))
-  same = packed_dataset.SAME_INPUT
-  rows = list(examples.take(SAMPLE).map(lambda ex: (
-      tf.size(ex['inputs']), tf.size(ex['targets']), ex.get(same, False))).batch(
-          packing.WINDOW).as_numpy_iterator())
+  batches = examples.take(SAMPLE).map(lambda ex: (
+      ex['inputs'], tf.size(ex['targets']), ex.get(packed_dataset.SAME_INPUT, False))).ragged_batch(
+          packing.WINDOW)
+  rows = list(batches.map(lambda inputs, *rest: (
+      inputs.flat_values, inputs.row_lengths(), *rest)).as_numpy_iterator())
   if not rows:
     raise checks.no_rows(seqio.get_subtasks(provider)[0], 'train')
-  inputs, targets, same_input = map(np.concatenate, zip(*rows, strict=True))
-  return choose(inputs, targets, same_input, asked)
+  tokens, inputs, targets, same_input = map(np.concatenate, zip(*rows, strict=True))
+  if not (settings.current().shared_encoder and asked.pack):
+    return choose(inputs, targets, same_input, asked)
+  repeats = packing.sources(tokens, inputs, same_input) < np.arange(len(inputs))
+  return choose(inputs, targets, same_input, asked, repeats)
 
 
 def choose(
-    inputs: np.ndarray, targets: np.ndarray, same_input: np.ndarray, asked: Asked) -> Rows:
-  """The rows for examples of so many tokens, int [n]; `same_input`: see `packing.assign_rows`.
+    inputs: np.ndarray, targets: np.ndarray, same_input: np.ndarray, asked: Asked,
+    repeats: np.ndarray | None = None) -> Rows:
+  """The rows for examples of so many tokens, int [n].
+
+  `same_input`, `repeats`: see `packing.assign_rows`.
 
   The longest example fits, both sides are FULL, and a batch holds about the inputs that are asked
   for. Where no row does all of that, positions that hold no token count as much as inputs that are
   too many or too few.
   """
   found: list[tuple[float, Rows]] = []
-  for lengths in _candidates(inputs, targets, asked):
-    rows = _simulate(inputs, targets, same_input, lengths, asked)
+  repeats = np.zeros(len(inputs), bool) if repeats is None else repeats
+  encoded = np.where(repeats, 0, inputs).sum()
+  for lengths in _candidates(inputs, targets, asked, targets.sum() / encoded):
+    rows = _simulate(inputs, targets, same_input, repeats, lengths, asked)
     off = rows.inputs / asked.batch_inputs - 1
     if min(rows.filled.values()) >= FULL and abs(off) < _NEAR:
       return rows  # They come from short to long.
@@ -122,8 +135,9 @@ def choose(
 
 
 def _candidates(
-    inputs: np.ndarray, targets: np.ndarray, asked: Asked) -> Iterator[dict[str, int]]:
-  """Lengths of a row, from short to long, in about the ratio of the data."""
+    inputs: np.ndarray, targets: np.ndarray, asked: Asked, ratio: float
+) -> Iterator[dict[str, int]]:
+  """Lengths of a row, from short to long, in about the ratio of the data's targets to inputs."""
   if asked.lengths != AUTO:
     yield dict(asked.lengths)
     return
@@ -132,7 +146,7 @@ def _candidates(
   if not asked.pack:
     yield least
     return
-  ratio, step = targets.sum() / inputs.sum(), _STEPS['targets']
+  step = _STEPS['targets']
   for length in range(least['inputs'], max(least['inputs'], _LONGEST) + 1, _STEPS['inputs']):
     below = int(length * ratio) // step * step
     for other in sorted({max(below, least['targets']), max(below + step, least['targets'])}):
@@ -140,8 +154,8 @@ def _candidates(
 
 
 def _simulate(
-    inputs: np.ndarray, targets: np.ndarray, same_input: np.ndarray, lengths: Mapping[str, int],
-    asked: Asked) -> Rows:
+    inputs: np.ndarray, targets: np.ndarray, same_input: np.ndarray, repeats: np.ndarray,
+    lengths: Mapping[str, int], asked: Asked) -> Rows:
   """What rows of these lengths come to. A set of less than a window is taken several times over."""
   n = min(len(inputs), _PACKED)
   places = np.resize(np.arange(n), max(n, packing.WINDOW))
@@ -152,14 +166,16 @@ def _simulate(
     windows = [slice(start, start + packing.WINDOW) for start in range(0, count, packing.WINDOW)]
     count = sum(1 + int(packing.assign_rows(
         inputs[places[one]], targets[places[one]], lengths['inputs'], lengths['targets'],
-        ~first[one]).max()) for one in windows)
+        ~first[one], repeats[places][one]).max()) for one in windows)
   per_row = first.sum() / count
   rows = least = asked.least_rows
   if asked.batch_size == AUTO:
     rows *= max(1, round(asked.batch_inputs / per_row / least))
+  encoded = np.where(repeats, 0, inputs)
   filled = {side: float(tokens[places].sum() / count / lengths[side])
-            for side, tokens in (('inputs', inputs), ('targets', targets))}
-  return Rows(dict(lengths), rows, filled, float(rows * per_row))
+            for side, tokens in (('inputs', encoded), ('targets', targets))}
+  return Rows(dict(lengths), rows, filled, float(rows * per_row),
+              1 - float(encoded[places].sum() / inputs[places].sum()))
 
 
 def _round_up(value: int, multiple: int) -> int:

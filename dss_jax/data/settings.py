@@ -31,8 +31,10 @@ class DataSettings:
     rationale_prefix: likewise for `*_rationale` (released code: 'explain: ').
     objectives: rows (name, prefix, field of the record, weight) beside these two, see
       `objective.table`: each is a task `dss_D_<name>` more in the mixtures of every dataset.
-    example_lengths: {'inputs': ..., 'targets': ...}, where an example is cut, in tokens with EOS;
-      None: where a row ends.
+    shared_encoder: a prefix is no part of the input but the first tokens of the target, which
+      are given: so the tasks of an input have it encoded once, see docs/methods.md.
+    example_lengths: {'inputs': ..., 'targets': ...}, where an example is cut, in tokens with EOS
+      (and prefix); None: where a row ends.
     train_fraction: share of the training inputs to use, in (0, 1]; subsets of one seed are
       nested (12.5 % is inside 25 %).
     train_fraction_seed: which subset.
@@ -47,6 +49,7 @@ class DataSettings:
   label_prefix: str = '[label] '
   rationale_prefix: str = '[rationale] '
   objectives: Sequence[Any] | None = None
+  shared_encoder: bool = False
   example_lengths: Mapping[str, int] | None = None
   train_fraction: float = 1.0
   train_fraction_seed: int = 0
@@ -56,6 +59,7 @@ class DataSettings:
   def __post_init__(self):
     valid.path(**valid.fields(self, 'vocabulary', 'records_dir'))
     valid.text(**valid.fields(self, 'label_prefix', 'rationale_prefix'))
+    valid.flag(**valid.fields(self, 'shared_encoder'))
     valid.share(**valid.fields(self, 'train_fraction'))
     if self.example_lengths is not None:
       valid.lengths(**valid.fields(self, 'example_lengths'))

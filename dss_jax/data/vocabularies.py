@@ -88,6 +88,8 @@ def describe(chosen: settings.DataSettings) -> str:
   described: dict[str, object] = {'vocabulary': fingerprint(chosen.vocabulary)[:12],
                                   'prefixes': [row.prefix + row.inputs.removeprefix('{input}')
                                                for row in chosen.table()]}
+  if chosen.shared_encoder:
+    described['shared_encoder'] = True
   if chosen.train_fraction < 1.0:
     described['train_fraction'] = [chosen.train_fraction, chosen.train_fraction_seed]
   if (chosen.rationales, chosen.agreeing) != ('first', 'any'):

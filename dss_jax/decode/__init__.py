@@ -3,7 +3,7 @@
 No TensorFlow, SeqIO, gin or T5X is imported here.
 """
 
-from dss_jax.decode.batch_decoder import BatchDecoder, Prompts, Shapes
+from dss_jax.decode.batch_decoder import BatchDecoder, Given, Prompts, Shapes
 from dss_jax.decode.batching import batches_by_length
 from dss_jax.decode.beam import BeamResult, beam_search
 from dss_jax.decode.cache import Cache, decode_step, init_cache
@@ -15,6 +15,7 @@ __all__ = [
   'BatchDecoder',
   'BeamResult',
   'Cache',
+  'Given',
   'GreedyResult',
   'Prompts',
   'SampleResult',

@@ -20,6 +20,7 @@ from dss_jax.decode.sampling import Sampling, sample
 from dss_jax.decode.scoring import score_targets
 
 Prompts = Sequence[Sequence[int] | np.ndarray]
+Given = tuple[int, ...]  # tokens that the decoder of every row begins with, no part of its answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +65,14 @@ class BatchDecoder:
     # As many entries as options are used. Decorated methods would keep the network for ever.
     self.searcher = functools.cache(self._searcher)
     self._sampler = functools.cache(self._make_sampler)
+    self._scorer = functools.cache(self._make_scorer)
 
   def search_batches(
       self, params: Any, prompts: Prompts, batch_size: int, input_length: int,
-      target_length: int, beams: int = 1, length_penalty: float = 1.0,
+      target_length: int, beams: int = 1, length_penalty: float = 1.0, given: Given = (),
   ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Of each batch: the prompts' numbers, int32 ids [rows, length], float32 log probs [rows]."""
-    search = self.searcher(target_length, beams, length_penalty)
+    search = self.searcher(target_length, beams, length_penalty, given)
     for rows, tokens in self._batches(prompts, batch_size, input_length):
       ids, log_probs = jax.device_get(search(params, tokens))
       yield rows, ids[:len(rows)], log_probs[:len(rows)]
@@ -88,14 +90,14 @@ class BatchDecoder:
 
   def sample(
       self, params: Any, prompts: Prompts, numbers: Sequence[int], batch_size: int,
-      input_length: int, target_length: int, sampling: Sampling, seed: int,
+      input_length: int, target_length: int, sampling: Sampling, seed: int, given: Given = (),
   ) -> list[list[tuple[list[int], float]]]:
     """For each prompt `sampling.num_samples` pairs of (ids, log probability at temperature 1).
 
     `numbers` gives each prompt's random key: its samples do not depend on the other prompts.
     """
     found: list[Any] = [None] * len(prompts)
-    draw = self._sampler(target_length, sampling, seed)
+    draw = self._sampler(target_length, sampling, seed, given)
     for rows, tokens in self._batches(prompts, batch_size, input_length):
       keys = np.zeros(tokens.shape[0], np.uint32)
       keys[:len(rows)] = [numbers[row] for row in rows]
@@ -106,12 +108,13 @@ class BatchDecoder:
 
   def score(
       self, params: Any, prompts: Prompts, targets: Sequence[Prompts], batch_size: int,
-      input_length: int) -> list[list[float]]:
+      input_length: int, given: Given = ()) -> list[list[float]]:
     """Log probability of each of a prompt's targets (token lists with EOS)."""
     found: list[Any] = [None] * len(prompts)
+    scorer = self._scorer(given)
     for rows, tokens in self._batches(prompts, batch_size, input_length):
       padded = _pad_targets([targets[row] for row in rows], tokens.shape[0], self.shapes)
-      scores = jax.device_get(self._scorer(params, tokens, self._sharded(padded)))
+      scores = jax.device_get(scorer(params, tokens, self._sharded(padded)))
       for row, row_scores in zip(rows, scores):
         found[row] = row_scores[:len(targets[row])].tolist()
     return found
@@ -126,31 +129,33 @@ class BatchDecoder:
     return self._sharding.shard_batch({'rows': array})['rows']
 
   def _searcher(
-      self, length: int, beams: int = 1, length_penalty: float = 1.0) -> sharding_lib.Jitted:
+      self, length: int, beams: int = 1, length_penalty: float = 1.0, given: Given = (),
+  ) -> sharding_lib.Jitted:
     """(params, int32 tokens [rows, S]) -> ids [rows, length] and log probs [rows]."""
     def search(params, tokens):
       params = self._laid_out(params)
       if beams == 1:
-        result = greedy_search(self._model, params, tokens, length)
+        result = greedy_search(self._model, params, tokens, length, prompt=given)
         return result.tokens, result.log_probs
       found = beam_search(self._model, params, tokens, length, num_beams=beams,
-                          length_penalty=length_penalty)
+                          length_penalty=length_penalty, prompt=given)
       return found.tokens[:, 0], found.log_probs[:, 0]
     return self._jit(search)
 
-  def _make_sampler(self, length: int, sampling: Sampling, seed: int) -> sharding_lib.Jitted:
+  def _make_sampler(
+      self, length: int, sampling: Sampling, seed: int, given: Given) -> sharding_lib.Jitted:
     def draw(params, tokens, numbers):
       # Whatever JAX's default is: of rbg, a row's draws would depend on its batch.
       root = jax.random.key(seed, impl='threefry2x32')
       keys = jax.vmap(lambda n: jax.random.fold_in(root, n))(numbers)
-      found = sample(self._model, self._laid_out(params), tokens, length, keys, sampling)
+      found = sample(self._model, self._laid_out(params), tokens, length, keys, sampling,
+                     prompt=given)
       return found.tokens, found.log_probs
     return self._jit(draw)
 
-  @functools.cached_property
-  def _scorer(self) -> sharding_lib.Jitted:
+  def _make_scorer(self, given: Given) -> sharding_lib.Jitted:
     return self._jit(lambda params, tokens, targets: score_targets(
-        self._model, self._laid_out(params), tokens, targets))
+        self._model, self._laid_out(params), tokens, targets, given))
 
   def _laid_out(self, params: Any) -> Any:
     return models.unstack_layers(params) if self._unrolls else params

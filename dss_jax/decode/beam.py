@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dss_jax.decode.cache import Cache, decode_step, init_cache, select_rows
+from dss_jax.decode.cache import Cache, decode_step, first_token, init_cache, select_rows
 from dss_jax.decode.greedy import PAD_ID, is_empty
 from dss_jax.models import Network
 
@@ -64,7 +64,7 @@ class _State:
 def beam_search(
     model: Network, params, encoder_input_tokens, max_decode_length: int, *,
     num_beams: int = 4, length_penalty: float = 1.0, num_return: int = 1, eos_id: int | None = None,
-    early_stopping: bool = False) -> BeamResult:
+    early_stopping: bool = False, prompt: tuple[int, ...] = ()) -> BeamResult:
   """The most likely sequences that a beam search finds.
 
   Rows of nothing but padding count as done from the start and give zeros. An input is encoded
@@ -80,6 +80,7 @@ def beam_search(
     num_return: sequences to return per input, at most num_beams. Static.
     eos_id: ends a sequence; by default the config's.
     early_stopping: static; see the top of this file.
+    prompt: see `greedy_search`; no length or score counts it. Static.
 
   Raises:
     ValueError: names the argument, its value and the fix.
@@ -87,7 +88,8 @@ def beam_search(
   _check(num_beams, length_penalty, num_return, early_stopping)
   batch = encoder_input_tokens.shape[0]
   eos_id = model.config.eos_id if eos_id is None else eos_id
-  cache = init_cache(model, params, encoder_input_tokens, max_decode_length, num_beams)
+  cache = init_cache(model, params, encoder_input_tokens, max_decode_length, num_beams,
+                     prompt)
   empty_B = is_empty(encoder_input_tokens)
   nothing = _no_beams(batch, num_beams, max_decode_length)
   # One empty sequence each: more of them would give the same continuations again.
@@ -99,7 +101,7 @@ def beam_search(
   )
 
   def unfinished(state):
-    return (state.cache.index < max_decode_length) & ~jnp.all(state.done_B)
+    return (state.cache.written < max_decode_length) & ~jnp.all(state.done_B)
 
   def advance(state):
     return _advance(model, params, state, penalty_L, eos_id, early_stopping)
@@ -110,13 +112,13 @@ def beam_search(
     tokens=best.tokens_BxNxL,
     scores=jnp.where(empty_B[:, None], 0.0, best.scores_BxN),
     log_probs=jnp.where(empty_B[:, None], 0.0, best.log_probs_BxN),
-    steps=state.cache.index,
+    steps=state.cache.written,
   )
 
 
 def _advance(model, params, state: _State, penalty_L, eos_id, early_stopping) -> _State:
   """One more token for every live beam."""
-  position, length = state.cache.index, state.cache.max_decode_length
+  position, length = state.cache.written, state.cache.room
   beams = state.live.scores_BxN.shape[1]
   more, origin_BxM, cache = _continuations(model, params, state)
   ends_BxM = (_token_at(more.tokens_BxNxL, position) == eos_id) | (position + 1 == length)
@@ -144,10 +146,10 @@ def _continuations(model, params, state: _State):
   Returns:
     the continuations (_Beams), int32 [B, M] which beam each comes from, and the cache.
   """
-  position, live = state.cache.index, state.live
+  position, live = state.cache.written, state.live
   batch, beams, _ = live.tokens_BxNxL.shape
   last_BxN = jnp.where(position > 0, _token_at(live.tokens_BxNxL, position - 1),
-                         model.config.start_id)
+                       first_token(model, state.cache))
   logits_RxV, cache = decode_step(model, params, last_BxN.reshape(-1), state.cache)
   vocab = logits_RxV.shape[-1]
   gained_BxNxV = jax.nn.log_softmax(logits_RxV).reshape(batch, beams, vocab)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dss_jax.decode.cache import Cache, decode_step, init_cache, select_inputs
+from dss_jax.decode.cache import Cache, decode_step, first_token, init_cache, select_inputs
 from dss_jax.decode.inputs import is_spread
 from dss_jax.models import Network
 
@@ -65,18 +65,18 @@ def generate(
     cache: from `init_cache`.
     ended_R: bool [R], the cache's rows that stay empty.
     eos_id: ends a row; None for the config's. It is part of the row's tokens; zeros follow it.
-    choose: (float32 logits [R, V], int32 position, int32 [R] numbers of the rows) -> int [R], the
-      next tokens.
+    choose: (float32 logits [R, V], int32 position behind the prompt, int32 [R] numbers of the
+      rows) -> int [R], the next tokens.
 
   Returns:
     int32 tokens [R, L], float32 [R] sums of their log-probabilities (the softmax of the
     logits, whatever `choose` makes of them), and int32 steps.
   """
-  count, length = ended_R.shape[0], cache.max_decode_length
+  count, length = ended_R.shape[0], cache.room
   eos_id = model.config.eos_id if eos_id is None else eos_id
 
   def advance(state: _State) -> _State:
-    position = state.cache.index
+    position = state.cache.written
     logits_RxV, cache = decode_step(model, params, state.last_R, state.cache)
     next_R = choose(logits_RxV, position, state.rows_R).astype(jnp.int32)
     gained_R = jnp.where(state.ended_R, 0.0, token_log_probs(logits_RxV, next_R))
@@ -87,23 +87,23 @@ def generate(
     return _State(cache, tokens_RxL, state.log_probs_R + gained_R, next_R,
                   state.ended_R | (next_R == eos_id), state.rows_R)
 
-  start_R = jnp.full((count,), model.config.start_id, jnp.int32)
+  start_R = jnp.full((count,), first_token(model, cache), jnp.int32)
   tokens_RxL = jnp.full((count, length), PAD_ID, jnp.int32)
   state = _State(cache, tokens_RxL, jnp.zeros((count,), jnp.float32), start_R, ended_R,
                  jnp.arange(count))
   state = _run_to_end(model, advance, state)
-  return state.tokens_RxL, state.log_probs_R, state.cache.index
+  return state.tokens_RxL, state.log_probs_R, state.cache.written
 
 
 def _run_to_end(model: Network, advance: Callable[[_State], _State], state: _State) -> _State:
   """Advances until every row has ended or is full; a CPU drops inputs on the way."""
-  inputs, length = state.cache.cross_mask.shape[0], state.cache.max_decode_length
+  inputs, length = state.cache.cross_mask.shape[0], state.cache.room
 
   def run(state: _State, left: int) -> _State:
     """Until all rows of all inputs but `left` have ended."""
     def unfinished(state):
       live_B = ~jnp.all(state.ended_R.reshape(state.cache.cross_mask.shape[0], -1), axis=1)
-      return (state.cache.index < length) & (jnp.sum(live_B) > left)
+      return (state.cache.written < length) & (jnp.sum(live_B) > left)
     return jax.lax.while_loop(unfinished, advance, state)
 
   def run_all(state: _State) -> _State:
@@ -163,7 +163,7 @@ def likeliest(logits):
 
 def greedy_search(
     model: Network, params, encoder_input_tokens, max_decode_length: int,
-    eos_id: int | None = None) -> GreedyResult:
+    eos_id: int | None = None, prompt: tuple[int, ...] = ()) -> GreedyResult:
   """The most likely token at every step, until every row has ended.
 
   Rows of nothing but padding (they fill up a batch) count as ended from the start and give
@@ -175,11 +175,13 @@ def greedy_search(
     encoder_input_tokens: int [B, S], padded with 0.
     max_decode_length: static; tokens per row at most, EOS included.
     eos_id: ends a row, by default the config's. It is part of the row's tokens; zeros follow it.
+    prompt: token ids that the decoder is given first, in all rows; not part of what is returned.
+      Static.
 
   Raises:
     ValueError: if max_decode_length is below 1.
   """
-  cache = init_cache(model, params, encoder_input_tokens, max_decode_length)
+  cache = init_cache(model, params, encoder_input_tokens, max_decode_length, prompt=prompt)
   tokens_BxL, log_probs_B, steps = generate(
     model, params, cache, is_empty(encoder_input_tokens), eos_id,
     lambda logits_BxV, *_: likeliest(logits_BxV),

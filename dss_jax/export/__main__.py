@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   student = dss_jax.load(args.model_dir, dtype=args.dtype, vocabulary=args.vocabulary,
                          dataset=args.dataset)
   length = args.max_target_length or student.info.target_length
-  exported = folder.export_decoding(student.model, student.params, length, platforms)
+  exported = folder.export_decoding(student.model, student.params, length, platforms,
+                                    student.given(student.info.label_prefix))
   with files.whole_folder(args.output) as aside:
     folder.write(aside, student, exported, length, args.vocabulary)
   print(f'{args.output}: StableHLO for {", ".join(platforms)}, any batch size and input length, '

@@ -23,8 +23,8 @@ FUNCTION_FILE, PARAMS_FILE, INFO_FILE, LOADER_FILE = (
 
 
 def export_decoding(
-    model: models.Network, params: Any, length: int, platforms: Sequence[str]
-) -> jax_export.Exported:
+    model: models.Network, params: Any, length: int, platforms: Sequence[str],
+    given: decode.Given = ()) -> jax_export.Exported:
   """Greedy decoding as a function of flat parameters and tokens, both dimensions symbolic.
 
   Args:
@@ -32,12 +32,13 @@ def export_decoding(
     params: its parameters; only shapes and dtypes are used.
     length: tokens to decode at most.
     platforms: to lower for.
+    given: tokens that the decoder begins with.
 
   Returns: (parameters by '/'-joined name, int32 [b, s]) -> (int32 [b, length], float32 [b]).
   """
   def search(flat_params, tokens):
     tree = traverse_util.unflatten_dict(flat_params, sep='/')
-    result = decode.greedy_search(model, tree, tokens, length)
+    result = decode.greedy_search(model, tree, tokens, length, prompt=given)
     return result.tokens, result.log_probs
 
   shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in flat(params).items()}
@@ -76,7 +77,8 @@ def write(folder: epath.Path, student: 'student_lib.Student', exported: jax_expo
       'dtype': dtype.name, 'eos_id': student.tokenizer.eos_id,
       'vocabulary': info.vocabulary, 'label_prefix': info.label_prefix,
       'rationale_prefix': info.rationale_prefix, 'answer_phrase': info.answer_phrase,
-      'labels': info.closed_set(), 'input_length': info.input_length,
+      'labels': info.closed_set(), 'shared_encoder': info.shared_encoder,
+      'input_length': info.input_length,
       'target_length': length, 'platforms': exported.platforms, 'jax': jax.__version__},
       indent=2) + '\n')
   with open(loader.__file__, encoding='utf-8') as f:

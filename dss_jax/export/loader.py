@@ -76,7 +76,8 @@ class Student:
     Args:
       texts: a list of inputs as in training; of none there are no answers.
       prefix: before every input; by default the one that asks for the label. What the model
-        writes after another one is given as it is.
+        writes after another one is given as it is. Of a student with a shared encoder there is
+        no other: the label's is given to the decoder, in the program.
     """
     if isinstance(texts, str):
       raise TypeError('predict takes a list of inputs, not one string')
@@ -84,6 +85,11 @@ class Student:
     if not texts:
       return []
     read = self.read if prefix is None else str
+    if self.info.get('shared_encoder'):
+      if prefix is not None:
+        raise ValueError(f'prefix={prefix!r}: this program asks for the label alone, by a prefix '
+                         'that it gives to its decoder: leave it out')
+      prefix = ''
     prefix = self.info['label_prefix'] if prefix is None else prefix
     limit = self.info['input_length']
     rows = [[*self.encode(prefix + text)[:limit - 1], self._eos_id] for text in texts]

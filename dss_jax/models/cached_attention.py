@@ -22,9 +22,9 @@ def arrange(key_BxSxHxK, value_BxSxHxK):
           constrain_value(value_BxSxHxK.transpose(0, 2, 1, 3)))
 
 
-def write(cache, key_Bx1xHxK, value_Bx1xHxK, index):
-  """(keys, values) with one position written at `index`, an int32 scalar."""
-  new_key, new_value = arrange(key_Bx1xHxK, value_Bx1xHxK)
+def write(cache, key_BxTxHxK, value_BxTxHxK, index):
+  """(keys, values) with T positions written from `index` on, an int32 scalar."""
+  new_key, new_value = arrange(key_BxTxHxK, value_BxTxHxK)
   key_BxHxKxS = jax.lax.dynamic_update_slice_in_dim(cache[0], new_key, index, axis=3)
   value_BxHxSxK = jax.lax.dynamic_update_slice_in_dim(cache[1], new_value, index, axis=2)
   return constrain_key(key_BxHxKxS), constrain_value(value_BxHxSxK)

@@ -1,4 +1,4 @@
-"""The decoder: whole sequences in training, one token at a time over a cache in decoding.
+"""The decoder: whole sequences in training, a token (or a prompt) at a time over a cache.
 
 Two variable collections hold the cache, per layer:
   cache/{key,value}        self-attention [B, H, K, L] and [B, H, L, K], written at every step;
@@ -71,27 +71,27 @@ class DecoderLayer(nn.Module):
     x_BxTxD = x_BxTxD + self.dropout(y_BxTxD, deterministic=deterministic)
     return nn.with_logical_constraint(x_BxTxD, ('batch', 'length', 'embed')), None
 
-  def step(self, x_Bx1xD, bias_1xHx1xL, self_mask_L, cross_mask, index):
-    """One position over the cache; returns (x_Bx1xD, None).
+  def step(self, x_BxTxD, bias_1xHxTxL, self_mask_TxL, cross_mask, index):
+    """The next positions (one, but for a prompt) over the cache; returns (x_BxTxD, None).
 
     Args:
-      x_Bx1xD: residual stream.
-      bias_1xHx1xL: relative position bias of this position; None where the layer has its own.
-      self_mask_L: bool [L], the positions up to this one.
+      x_BxTxD: residual stream.
+      bias_1xHxTxL: relative position bias of these positions; None where the layer has its own.
+      self_mask_TxL: bool [T, L], the positions up to each.
       cross_mask: bool [B, 1, 1, S].
-      index: int32 scalar, the position.
+      index: int32 scalar, the first position.
     """
-    if bias_1xHx1xL is None:
-      bias_1xHx1xL = self.relpos_bias.row(index, self_mask_L.shape[0])
-    y_Bx1xD = self.pre_self_attention_layer_norm(x_Bx1xD)
+    if bias_1xHxTxL is None:
+      bias_1xHxTxL = self.relpos_bias.rows(index, *self_mask_TxL.shape)
+    y_BxTxD = self.pre_self_attention_layer_norm(x_BxTxD)
     read = [self.get_variable('cache', name) for name in _CACHED]
-    written = cached_attention.write(read, *self.self_attention.keys_values(y_Bx1xD), index)
+    written = cached_attention.write(read, *self.self_attention.keys_values(y_BxTxD), index)
     self._put('cache', written)
-    x_Bx1xD += self.self_attention.attend_cached(y_Bx1xD, *written, bias_1xHx1xL, self_mask_L)
-    y_Bx1xD = self.pre_cross_attention_layer_norm(x_Bx1xD)
-    x_Bx1xD += self._attend_to_cached_inputs(y_Bx1xD, cross_mask)
-    x_Bx1xD += self.mlp(self.pre_mlp_layer_norm(x_Bx1xD), deterministic=True)
-    return nn.with_logical_constraint(x_Bx1xD, ('batch', 'length', 'embed')), None
+    x_BxTxD += self.self_attention.attend_cached(y_BxTxD, *written, bias_1xHxTxL, self_mask_TxL)
+    y_BxTxD = self.pre_cross_attention_layer_norm(x_BxTxD)
+    x_BxTxD += self._attend_to_cached_inputs(y_BxTxD, cross_mask)
+    x_BxTxD += self.mlp(self.pre_mlp_layer_norm(x_BxTxD), deterministic=True)
+    return nn.with_logical_constraint(x_BxTxD, ('batch', 'length', 'embed')), None
 
   def fill_cache(self, carry, encoded_BxSxD, max_decode_length):
     """Projects the encoded inputs once and makes room for `max_decode_length` tokens."""
@@ -166,13 +166,14 @@ class Decoder(nn.Module):
     """Writes both collections of the cache; they must be mutable."""
     run_stack(self.layers, None, encoded_BxSxD, max_decode_length, method='fill_cache')
 
-  def step(self, x_Bx1xD, cross_mask, index, max_decode_length: int):
-    """One position over the cache: [B, 1, D] -> hidden [B, 1, D]."""
-    bias_1xHx1xL = (None if self.config.relpos_per_layer
-                    else self.relpos_bias.row(index, max_decode_length))
-    self_mask_L = jnp.arange(max_decode_length) <= index
-    x_Bx1xD = run_stack(
-      self.layers, x_Bx1xD, bias_1xHx1xL, self_mask_L, cross_mask, index, method='step'
+  def step(self, x_BxTxD, cross_mask, index, max_decode_length: int):
+    """The next positions over the cache: [B, T, D] -> hidden [B, T, D]."""
+    length = x_BxTxD.shape[1]
+    bias_1xHxTxL = (None if self.config.relpos_per_layer
+                    else self.relpos_bias.rows(index, length, max_decode_length))
+    self_mask_TxL = jnp.arange(max_decode_length) <= index + jnp.arange(length)[:, None]
+    x_BxTxD = run_stack(
+      self.layers, x_BxTxD, bias_1xHxTxL, self_mask_TxL, cross_mask, index, method='step'
     )
-    return self.decoder_norm(x_Bx1xD)
+    return self.decoder_norm(x_BxTxD)
 

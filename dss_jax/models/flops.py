@@ -32,23 +32,33 @@ def matmul_parameters(config: Config) -> tuple[int, int]:
 
 
 def forward_flops(
-    config: Config, input_lengths: ArrayLike, target_lengths: ArrayLike
+    config: Config, input_lengths: ArrayLike, target_lengths: ArrayLike,
+    read_lengths: ArrayLike | None = None
 ) -> float:
   """Operations of one forward pass over examples of these lengths, [n] each.
 
   Also of greedy decoding with a cache: each target token is computed once.
+
+  Args:
+    config: of the network.
+    input_lengths: tokens that are encoded; 0 for an example that shares another's input.
+    target_lengths: tokens that are decoded.
+    read_lengths: of the input that the target attends to; by default `input_lengths`.
   """
-  source, target = (np.asarray(lengths, np.float64) for lengths in (input_lengths, target_lengths))
+  read = input_lengths if read_lengths is None else read_lengths
+  source, target, read = (
+      np.asarray(lengths, np.float64) for lengths in (input_lengths, target_lengths, read))
   per_input, per_target = matmul_parameters(config)
   weights = 2 * (source.sum() * per_input + target.sum() * per_target)
-  decoder_pairs = np.sum(target * (target + 1) / 2 + source * target)
+  decoder_pairs = np.sum(target * (target + 1) / 2 + read * target)
   pairs = (config.num_encoder_layers * np.sum(source**2)
            + config.num_decoder_layers * decoder_pairs)
   return float(weights + 4 * config.num_heads * config.head_dim * pairs)
 
 
 def training_flops(
-    config: Config, input_lengths: ArrayLike, target_lengths: ArrayLike
+    config: Config, input_lengths: ArrayLike, target_lengths: ArrayLike,
+    read_lengths: ArrayLike | None = None
 ) -> float:
-  """Operations of one forward and backward pass over examples of these lengths, [n] each."""
-  return 3 * forward_flops(config, input_lengths, target_lengths)
+  """Operations of one forward and backward pass over examples, see `forward_flops`."""
+  return 3 * forward_flops(config, input_lengths, target_lengths, read_lengths)

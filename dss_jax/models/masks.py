@@ -75,7 +75,10 @@ def decoder_mask(segments_BxT=None):
 
 
 def cross_mask(encoder_tokens_BxS, encoder_segments_BxS=None, decoder_segments_BxT=None):
-  """Decoder to encoder: no padding, and only the query's own example when packed."""
+  """Decoder to encoder: no padding, and only the query's own input when packed.
+
+  `decoder_segments_BxT` says of each query which of the encoder's segments that is.
+  """
   if encoder_segments_BxS is None:
     decoder_segments_BxT = None
   return Mask(encoder_tokens_BxS > 0, decoder_segments_BxT, encoder_segments_BxS)

@@ -12,8 +12,8 @@ from dss_jax.models.config import Config
 class Network(nn.Module):
   """An encoder-decoder. `Transformer` is T5's, and its docstrings say what these methods take:
 
-  `__call__`, `hidden_states` and `logits_from_hidden` (training), `encode`, `decode`, `fill_cache`
-  and `decode_step` (decoding, over the collections `cache` and `cross_cache`).
+  `__call__`, `hidden_states` and `logits_from_hidden` (training), `encode`, `decode`, `fill_cache`,
+  `read_prompt` and `decode_step` (decoding, over the collections `cache` and `cross_cache`).
 
   Parameters are boxed by `nn.with_logical_partitioning` with axes that `sharding` knows; those of
   a layer are under `encoder/layers_{i}` and `decoder/layers_{i}`, or stacked under `layers`.

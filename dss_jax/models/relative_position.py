@@ -83,9 +83,10 @@ class RelativePositionBias(nn.Module):
     reach = self.config.relpos_max_distance
     return self._look_up(np.arange(-reach, reach + 1))
 
-  def row(self, query_position, key_length: int):
-    """Returns float32 [1, H, 1, S] for one query position, which may be traced."""
-    return self._look_up(jnp.arange(key_length) - query_position)[None, :, None, :]
+  def rows(self, first_position, query_length: int, key_length: int):
+    """Returns float32 [1, H, T, S] for queries from a position on, which may be traced."""
+    query_T = first_position + jnp.arange(query_length)
+    return self._look_up(jnp.arange(key_length) - query_T[:, None])[None]
 
   def _look_up(self, difference):
     """int of any shape -> float32 [H, *shape]."""

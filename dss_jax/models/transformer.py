@@ -1,5 +1,6 @@
 """T5: encoder, decoder and head."""
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from dss_jax.models import masks
@@ -32,7 +33,7 @@ class Transformer(Network):
 
   def __call__(
       self, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids=None,
-      decoder_segment_ids=None, *, deterministic=True):
+      decoder_segment_ids=None, decoder_cross_segment_ids=None, *, deterministic=True):
     """[B, S] and [B, T] -> float32 logits [B, T, V].
 
     Args:
@@ -40,6 +41,8 @@ class Transformer(Network):
       decoder_input_tokens: [B, T], targets shifted right with start token 0 (per example).
       encoder_segment_ids: [B, S] for packed rows.
       decoder_segment_ids: [B, T] for packed rows.
+      decoder_cross_segment_ids: [B, T], the encoder's segment that each position reads, where
+        several targets share an input; by default decoder_segment_ids.
       deterministic: False needs an rng named 'dropout'.
 
     Raises:
@@ -47,20 +50,20 @@ class Transformer(Network):
     """
     hidden_BxTxD = self.hidden_states(
       encoder_input_tokens, decoder_input_tokens, encoder_segment_ids, decoder_segment_ids,
-      deterministic=deterministic,
+      decoder_cross_segment_ids, deterministic=deterministic,
     )
     return self.logits_from_hidden(hidden_BxTxD)
 
   def hidden_states(
       self, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids=None,
-      decoder_segment_ids=None, *, deterministic=True):
+      decoder_segment_ids=None, decoder_cross_segment_ids=None, *, deterministic=True):
     """`__call__` without the head: config.dtype [B, T, D], for `logits_from_hidden`."""
     encoded_BxSxD = self.encode(
       encoder_input_tokens, encoder_segment_ids, deterministic=deterministic
     )
     return self.decode_hidden(
       encoded_BxSxD, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids,
-      decoder_segment_ids, deterministic=deterministic,
+      decoder_segment_ids, decoder_cross_segment_ids, deterministic=deterministic,
     )
 
   def encode(self, encoder_input_tokens, encoder_segment_ids=None, *, deterministic=True):
@@ -74,29 +77,31 @@ class Transformer(Network):
 
   def decode(
       self, encoded, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids=None,
-      decoder_segment_ids=None, *, deterministic=True):
+      decoder_segment_ids=None, decoder_cross_segment_ids=None, *, deterministic=True):
     """Encoded inputs [B, S, D] and decoder inputs [B, T] -> float32 logits [B, T, V].
 
     `encoded` may be None if `fill_cache` has filled the cross cache.
     """
     hidden_BxTxD = self.decode_hidden(
       encoded, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids,
-      decoder_segment_ids, deterministic=deterministic,
+      decoder_segment_ids, decoder_cross_segment_ids, deterministic=deterministic,
     )
     return self.logits_from_hidden(hidden_BxTxD)
 
   def decode_hidden(
       self, encoded, encoder_input_tokens, decoder_input_tokens, encoder_segment_ids=None,
-      decoder_segment_ids=None, *, deterministic=True):
+      decoder_segment_ids=None, decoder_cross_segment_ids=None, *, deterministic=True):
     """`decode` without the head: config.dtype [B, T, D]. `encoder_input_tokens` is for masks."""
     _check_rank('decoder_input_tokens', decoder_input_tokens)
     _check_same('decoder', decoder_input_tokens, decoder_segment_ids)
+    _check_same('decoder_cross', decoder_input_tokens, decoder_cross_segment_ids)
     if (encoder_segment_ids is None) != (decoder_segment_ids is None):
       raise ValueError(
         'Segment ids came for one side only: pass encoder_segment_ids and decoder_segment_ids '
         'for packed rows, neither for plain ones.'
       )
-    cross_mask = masks.cross_mask(encoder_input_tokens, encoder_segment_ids, decoder_segment_ids)
+    read = decoder_segment_ids if decoder_cross_segment_ids is None else decoder_cross_segment_ids
+    cross_mask = masks.cross_mask(encoder_input_tokens, encoder_segment_ids, read)
     self_mask = masks.decoder_mask(decoder_segment_ids)
     return self.decoder(
       self.token_embedder(decoder_input_tokens), encoded, self_mask, cross_mask,
@@ -115,6 +120,11 @@ class Transformer(Network):
     """Of encoded inputs [B, S, D]; `decode.init_cache` is the way to call it."""
     self.decoder.fill_cache(encoded, max_decode_length)
 
+  def read_prompt(self, tokens_BxT, cross_mask, max_decode_length: int):
+    """The first tokens of a cache at once, without logits; see `decode.init_cache`."""
+    x_BxTxD = self.token_embedder(tokens_BxT)
+    self.decoder.step(x_BxTxD, cross_mask, jnp.zeros((), jnp.int32), max_decode_length)
+
   def decode_step(self, tokens_B, cross_mask, index, max_decode_length: int):
     """One token per row over the cache -> float32 logits [B, V]; see `decode.decode_step`."""
     x_Bx1xD = self.token_embedder(tokens_B[:, None])
@@ -131,5 +141,5 @@ def _check_same(side, tokens, segment_ids):
   if segment_ids is not None and segment_ids.shape != tokens.shape:
     raise ValueError(
       f'{side}_segment_ids has shape {segment_ids.shape}: pass the shape of '
-      f'{side}_input_tokens, {tokens.shape}.'
+      f'{side.partition("_")[0]}_input_tokens, {tokens.shape}.'
     )

@@ -142,7 +142,8 @@ class Student:
     if chosen.rank:
       predictions = self._rank(prompts, self._allowed(labels, len(inputs)), first_row, chosen)
     else:
-      predictions = [self._read(*answer) for answer in self._search(prompts, chosen)]
+      predictions = [self._read(*answer) for answer in self._search(
+          prompts, chosen, self.given(self.info.label_prefix))]
     if chosen.rationale and not self.info.answer_phrase:
       written = self._written(self.info.rationale_prefix or '', inputs, chosen)
       predictions = [dataclasses.replace(prediction, rationale=text)
@@ -170,8 +171,10 @@ class Student:
     prompts = [[self.tokenizer.eos_id] * width] * rows
     if chosen.rank:
       self._rank(prompts, self._allowed(labels, rows), 0, chosen)
-    else:
-      self._search(prompts, chosen)
+      return
+    prefixes = (self.info.label_prefix, self.info.rationale_prefix or '')
+    for given in dict.fromkeys(map(self.given, prefixes)):
+      self._search(prompts, chosen, given)
 
   def pad_to(self, shapes: decode.Shapes) -> None:
     """From now on, what fits into these shapes is padded to them and needs no other program."""
@@ -200,6 +203,10 @@ class Student:
   def encode(self, text: str) -> list[int]:
     """Token ids of a text, EOS included; nothing is put before it and nothing cut."""
     return [*self.tokenizer.encode(text), self.tokenizer.eos_id]
+
+  def given(self, prefix: str) -> tuple[int, ...]:
+    """What the decoder is given to ask for what the prefix asks for."""
+    return tuple(self.tokenizer.encode_target(prefix)) if self.info.shared_encoder else ()
 
   def generate(
       self, prompts: decode.Prompts, *, seeds: Sequence[int] = (), batch_size: int = 64,
@@ -260,7 +267,8 @@ class Student:
   # Between text and tokens --------------------------------------------------------------------
 
   def _prompts(self, prefix: str, inputs: Sequence[str], options: Options) -> list[list[int]]:
-    return [self._encode(prefix + text, self._input_length(options)) for text in inputs]
+    before = '' if self.info.shared_encoder else prefix
+    return [self._encode(before + text, self._input_length(options)) for text in inputs]
 
   def _encode(self, text: str, length: int) -> list[int]:
     return [*self.tokenizer.encode(text)[:length - 1], self.tokenizer.eos_id]
@@ -279,14 +287,15 @@ class Student:
   # The three ways to answer -------------------------------------------------------------------
 
   def _search(
-      self, prompts: decode.Prompts, options: Options) -> list[tuple[list[int], float]]:
+      self, prompts: decode.Prompts, options: Options, given: decode.Given
+  ) -> list[tuple[list[int], float]]:
     return self._decoder.search(
         self.params, prompts, options.batch_size, self._input_length(options),
-        self._target_length(options), options.beams, options.length_penalty)
+        self._target_length(options), options.beams, options.length_penalty, given)
 
   def _written(self, prefix: str, inputs: Sequence[str], options: Options) -> list[str]:
     """The texts of the best answers, whole."""
-    found = self._search(self._prompts(prefix, inputs, options), options)
+    found = self._search(self._prompts(prefix, inputs, options), options, self.given(prefix))
     return [self.tokenizer.decode(ids) for ids, _ in found]
 
   def _sample(
@@ -296,7 +305,8 @@ class Student:
     drawn = self._decoder.sample(
         self.params, prompts, numbers, options.batch_size, self._input_length(options),
         self._target_length(options), decode.Sampling(
-            options.samples, options.temperature, options.top_k, options.top_p), options.seed)
+            options.samples, options.temperature, options.top_k, options.top_p), options.seed,
+        self.given(self.info.label_prefix))
     read = ([self._read(*answer) for answer in answers] for answers in drawn)
     return [tuple(Sample(p.label, p.probability, p.rationale) for p in one) for one in read]
 
@@ -314,7 +324,8 @@ class Student:
                for row, names in enumerate(allowed)]
     def score(prompts, targets):
       return self._decoder.score(
-          self.params, prompts, targets, options.batch_size, self._input_length(options))
+          self.params, prompts, targets, options.batch_size, self._input_length(options),
+          self.given(self.info.label_prefix))
     bare = list(dict.fromkeys(targets if alone else ()))  # A closed set is scored once.
     empty = self._prompts(self.info.label_prefix, [''] * len(bare), options)
     scores = dict(zip(bare, score(empty, bare), strict=True))

@@ -112,7 +112,7 @@ class Engine:
             f'labels: {label!r} has {count} tokens, at most {self._max_label_tokens}: start the '
             'server with a larger --max_label_tokens')
     self.student.check(labels, **self._asked(rationale, rank))
-    length = max(len(self.student.encode(prefix + text)) for prefix in self._prefixes(rationale))
+    length = max(len(self.student.encode(before + text)) for before in self._before(rationale))
     return Question(text, rationale, rank, tuple(labels), min(length, self._input_length),
                     length > self._input_length)
 
@@ -140,10 +140,12 @@ class Engine:
     asked = dataclasses.asdict(self.options) | {'rationale': rationale, 'rank': rank}
     return {name: value for name, value in asked.items() if name != 'batch_size'}
 
-  def _prefixes(self, rationale: bool) -> Iterator[str]:
-    yield self.student.info.label_prefix
-    if rationale and self.student.info.rationale_prefix is not None:
-      yield self.student.info.rationale_prefix
+  def _before(self, rationale: bool) -> Iterator[str]:
+    """What stands before an input."""
+    info = self.student.info
+    yield '' if info.shared_encoder else info.label_prefix
+    if rationale and info.rationale_prefix is not None and not info.shared_encoder:
+      yield info.rationale_prefix
 
   def _answer(self, prediction: options_lib.Prediction) -> Answer | Exception:
     numbers = [prediction.probability, *(prediction.scores or {}).values()]

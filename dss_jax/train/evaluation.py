@@ -120,11 +120,13 @@ class Evaluator:
     Sorted by length into batches, so that short inputs are not padded to the longest. Those
     longer than the limit are cut as in training, EOS at the end.
     """
-    max_target = self._decode_length([ex for _, ex in examples])
+    given = _given(examples[0][1])
+    max_target = self._decode_length([ex for _, ex in examples], len(given))
     limit = self._config.data.limits['inputs']
     inputs = [self._cut(ex['encoder_input_tokens'], limit) for _, ex in examples]
     size = self._config.evaluation.batch_size
-    batches = self._decoder.search_batches(params, inputs, size, limit, max_target)
+    batches = self._decoder.search_batches(
+        params, inputs, size, limit, max_target, given=given)
     predictions = []
     for rows, ids, _ in tqdm.tqdm(
         batches, total=-(-len(inputs) // self._sharding.whole(size)),
@@ -143,8 +145,10 @@ class Evaluator:
     return np.append(ids[:limit - 1], feature.vocabulary.eos_id if feature.add_eos
                      else ids[limit - 1])
 
-  def _decode_length(self, examples: Sequence[dict[str, np.ndarray]]) -> int:
+  def _decode_length(self, examples: Sequence[dict[str, np.ndarray]], given: int) -> int:
     """As many tokens as the longest target has (EOS included), at most where targets are cut.
+
+    The tokens that are `given` do not count.
 
     An answer that runs on has lost already where only the label itself is right. Where it stands
     behind a rationale, or has a value that its beginning may have too, it may take all tokens.
@@ -152,7 +156,7 @@ class Evaluator:
     limit = self._config.data.limits['targets']
     if not all(_is_exact(task) for task in self._seqio.eval_tasks):
       return limit
-    longest = max(int(np.sum(ex['decoder_target_tokens'] > 0)) for ex in examples)
+    longest = max(int(np.sum(ex['decoder_target_tokens'] > 0)) for ex in examples) - given
     return min(_round_up(longest, 8), limit)
 
 
@@ -239,6 +243,13 @@ def no_metric(metric: str, known: Iterable[str]) -> errors.UserError:
   return errors.UserError(
       f'EvalConfig.metric={metric}: checkpoints are chosen by a metric of the evaluation: '
       f'{errors.did_you_mean(metric, known)}, or set EvalConfig.every=0 to choose none')
+
+
+def _given(example: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+  """The tokens of a task's prompt, which no objective learns, see `preprocessors.prepend`."""
+  tokens = example['decoder_target_tokens']
+  is_given = (tokens > 0) & (example[feature_converter.OBJECTIVE] == objective.PADDING)
+  return tuple(tokens[is_given].tolist())
 
 
 def _is_exact(task: seqio.Task) -> bool:

@@ -63,9 +63,11 @@ def _scores(
     inputs: Sequence[str], score: Callable[..., list[list[float]]]) -> list[ranking.Scores]:
   """As prediction asks; the last prompt is the empty input."""
   targets = [(*text.encode_target(label), text.eos_id) for label in labels]
-  prompts = [[*text.encode(info.label_prefix + one)[:info.input_length - 1], text.eos_id]
+  before, given = ('', text.encode_target(info.label_prefix)) if info.shared_encoder else (
+      info.label_prefix, [])
+  prompts = [[*text.encode(before + one)[:info.input_length - 1], text.eos_id]
              for one in (*inputs, '')]
-  *found, alone = score(prompts, [targets] * len(prompts))
+  *found, alone = score(prompts, [targets] * len(prompts), given=tuple(given))
   return [ranking.Scores(one, alone, [len(ids) for ids in targets]) for one in found]
 
 

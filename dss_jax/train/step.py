@@ -15,7 +15,8 @@ Batch = Mapping[str, jax.Array]  # model features of data.DssFeatureConverter, i
 Metrics = dict[str, jax.Array]
 
 _MODEL_INPUTS = (
-    'encoder_input_tokens', 'decoder_input_tokens', 'encoder_segment_ids', 'decoder_segment_ids')
+    'encoder_input_tokens', 'decoder_input_tokens', 'encoder_segment_ids', 'decoder_segment_ids',
+    'decoder_cross_segment_ids')
 FEATURES = (*_MODEL_INPUTS, 'decoder_target_tokens', 'decoder_objective')
 
 

@@ -40,6 +40,7 @@ def describe(config: config_lib.TrainConfig) -> student_info.StudentInfo:
       model=config.model,
       vocabulary=student_info.BYTES if uses_bytes else student_info.VOCABULARY_FILE,
       input_length=data.limits['inputs'], target_length=data.limits['targets'],
+      shared_encoder=data.shared_encoder,
       **_asked(data))
 
 

@@ -36,10 +36,10 @@ class Throughput:
 
   def add(self, batch: Mapping[str, np.ndarray]) -> None:
     """A global batch, features of `data.DssFeatureConverter`."""
-    sources, targets = example_lengths(batch)
+    sources, targets, read = example_lengths(batch)
     self._counted += np.array([
         np.count_nonzero(targets), sources.sum() + targets.sum(),
-        flops.training_flops(self._config, sources, targets)])
+        flops.training_flops(self._config, sources, targets, read)])
 
   def rates(self, seconds: float) -> dict[str, float]:
     """Of what was added since the last `reset`.
@@ -71,20 +71,27 @@ def _compilations() -> list[float]:
   return found
 
 
-def example_lengths(batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-  """Input and target tokens of every example, packed or not: int [n] each.
+def example_lengths(batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Of every example, packed or not, tokens of its input, its target, and the input that it reads.
 
-  Places of a row that hold no example are zeros in both.
+  Int [n] each. An input that several share is the first one's; places of a row that hold no
+  example are zeros.
   """
   sources, targets = (
       batch.get(f'{name.partition("_")[0]}_segment_ids', batch[name] > 0).astype(np.int64)
       for name in _SIDES)
   most = max(sources.max(initial=1), targets.max(initial=1))
 
-  def lengths(segments):
-    numbers = np.arange(len(segments))[:, None] * most + segments - 1
-    return np.bincount(numbers[segments > 0], minlength=len(segments) * most)
-  return lengths(sources), lengths(targets)
+  def places(segments):
+    return (np.arange(len(segments))[:, None] * most + segments - 1)[segments > 0]
+
+  inputs, written = (np.bincount(places(segments), minlength=len(segments) * most)
+                     for segments in (sources, targets))
+  read = inputs
+  if 'decoder_cross_segment_ids' in batch:
+    read = np.zeros_like(inputs)
+    read[places(targets)] = inputs[places(batch['decoder_cross_segment_ids'])]
+  return inputs, written, read
 
 
 def peak(device_kind: str) -> float | None:

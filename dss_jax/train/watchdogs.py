@@ -80,10 +80,13 @@ def _sequences(batch: Batch) -> Iterator[tuple[tuple[int, ...], ...]]:
   sides = ('encoder_input_tokens', 'decoder_target_tokens')
   segments = [batch.get(f'{side}_segment_ids', batch[tokens] > 0)
               for side, tokens in zip(('encoder', 'decoder'), sides, strict=True)]
+  read = batch.get('decoder_cross_segment_ids', segments[1])
   for row in range(len(batch[sides[0]])):
-    for segment in range(1, int(segments[0][row].max(initial=0)) + 1):
-      yield tuple(tuple(batch[tokens][row][ids[row] == segment].tolist())
-                  for tokens, ids in zip(sides, segments, strict=True))
+    for segment in range(1, int(segments[1][row].max(initial=0)) + 1):
+      target = segments[1][row] == segment
+      source = segments[0][row] == read[row][target].max()
+      yield tuple(tuple(batch[tokens][row][inside].tolist())
+                  for tokens, inside in zip(sides, (source, target), strict=True))
 
 
 class SlowInput:

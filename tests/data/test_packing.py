@@ -20,12 +20,12 @@ def window(spec):
            task) for n, m, task in spec]
 
 
-def pack(examples, same_input=None):
+def pack(examples, same_input=None, **kwargs):
   return packing.pack_window(
       np.concatenate([e[0] for e in examples]), np.array([len(e[0]) for e in examples]),
       np.concatenate([e[1] for e in examples]), np.array([len(e[1]) for e in examples]),
       np.concatenate([np.full(len(e[1]), e[2]) for e in examples]), MAX_INPUTS, MAX_TARGETS,
-      same_input)
+      same_input, **kwargs)
 
 
 def unpack(arrays):
@@ -113,3 +113,41 @@ def test_no_batch_holds_the_long_examples_alone():
   for lengths in (inputs, targets):
     means = [lengths[part].mean() for part in np.array_split(np.argsort(rows), 4)]
     assert max(means) < 1.15 * min(means)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, MAX_INPUTS), st.lists(
+    st.tuples(st.integers(1, MAX_TARGETS), st.booleans()), min_size=1, max_size=3)),
+                min_size=1, max_size=30))
+def test_shared_inputs_are_there_once_and_every_target_reads_its_own(spec):
+  """Inputs with up to three targets, of which some have an input of their own."""
+  counter = iter(range(1, 10_000))
+  examples, same = [], []
+  for length, targets in spec:
+    shared = [next(counter) for _ in range(length)]
+    for i, (number, is_shared) in enumerate(targets):
+      source = shared if is_shared else [next(counter) for _ in range(length)]
+      examples.append((np.array(source), np.array([next(counter) for _ in range(number)]), 1))
+      same.append(i > 0)
+  inputs, in_segments, _, targets, segments, _, _, read = pack(
+      examples, np.array(same), share_inputs=True)
+  found = []
+  for row in range(len(inputs)):
+    for segment in range(1, segments[row].max() + 1):
+      mine = segments[row] == segment
+      source, = set(read[row][mine])
+      found.append((tuple(inputs[row][in_segments[row] == source]), tuple(targets[row][mine])))
+    np.testing.assert_array_equal(read[row] > 0, targets[row] > 0)
+    tokens = inputs[row][inputs[row] > 0]
+    assert len(set(tokens)) == len(tokens)  # No input twice.
+  assert sorted(found) == sorted(
+      (tuple(map(int, source)), tuple(map(int, target))) for source, target, _ in examples)
+
+
+def test_one_input_is_spared_of_a_pair():
+  rng = np.random.default_rng(0)
+  inputs, targets = np.repeat(rng.integers(20, 60, 512), 2), rng.integers(4, 30, 1024)
+  same = np.arange(1024) % 2 == 1
+  apart, shared = (packing.assign_rows(inputs, targets, 384, 512, same, repeats).max() + 1
+                   for repeats in (None, same))
+  assert shared < 0.55 * apart

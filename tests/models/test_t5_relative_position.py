@@ -61,5 +61,7 @@ def test_bias_matrix_and_rows(tiny, bidirectional, query_length, key_length):
       bucket = slow_bucket(s - t, bidirectional, 32, 128)
       np.testing.assert_array_equal(bias[0, :, t, s], table[:, bucket])
   last = query_length - 1
-  row = jax.jit(lambda t: module.apply(variables, t, key_length, method='row'))(last)
-  np.testing.assert_array_equal(row[:, :, 0], bias[:, :, last])
+  for first in {0, last // 2, last}:
+    rows = jax.jit(lambda t, first=first: module.apply(
+        variables, t, query_length - first, key_length, method='rows'))(first)
+    np.testing.assert_array_equal(rows, bias[:, :, first:])

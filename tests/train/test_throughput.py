@@ -22,7 +22,7 @@ PADDED = {
 
 def test_lengths_of_packed_and_padded_examples():
   for batch in (PACKED, PADDED):
-    sources, targets = throughput.example_lengths(batch)
+    sources, targets, _ = throughput.example_lengths(batch)
     pairs = sorted((int(s), int(t)) for s, t in zip(sources, targets, strict=True) if s or t)
     assert pairs == [(2, 2), (2, 3), (3, 2)]
 
