@@ -182,7 +182,8 @@ def pack_window(inputs, inputs_lengths, targets, targets_lengths, objective,
   source = sources(inputs, inputs_lengths, same_input) if share_inputs else np.arange(n)
   rows = assign_rows(inputs_lengths, targets_lengths, max_inputs, max_targets, same_input,
                      source < np.arange(n))
-  source = np.where(rows[source] == rows, source, np.arange(n))  # Unless it is in another row.
+  _, firsts, place = np.unique(source + n * rows, return_index=True, return_inverse=True)
+  source = firsts[place]  # In its own row.
   kept = source == np.arange(n)
   inputs, inputs_lengths = inputs[np.repeat(kept, inputs_lengths)], inputs_lengths * kept
   number = int(rows.max()) + 1 if len(rows) else 0

@@ -82,7 +82,7 @@ def test_a_packed_row_has_each_input_once(configure):
 
 def test_an_input_of_its_own_is_not_shared(configure):
   configure(shared_encoder=True, objectives=FURTHER)
-  lengths = {'inputs': 128, 'targets': 64}
+  lengths = {'inputs': 256, 'targets': 128}
   row = next(pipeline.make_dataset('dss_toy', 'train', lengths, pack=True, shuffle=False, seed=0,
                                    num_epochs=1).as_numpy_iterator())
   found = {}
@@ -113,7 +113,7 @@ def test_half_the_tokens_of_pairs_are_saved():
   inputs, targets = np.repeat(rng.integers(20, 60, 2048), 2), rng.integers(4, 40, 4096)
   same = np.arange(4096) % 2 == 1
   rows = row_lengths.choose(inputs, targets, same, Asked(AUTO, AUTO), same)
-  assert rows.saved == pytest.approx(0.5) and min(rows.filled.values()) > row_lengths.FULL
+  assert rows.saved == pytest.approx(0.5) and min(rows.filled.values()) > 0.9
 
 
 def test_caches_tell_them_apart(configure):

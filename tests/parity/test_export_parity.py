@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 from flax import linen as nn
 
 import dss_jax
-from dss_jax import errors, models, records, student_info, vocab
+from dss_jax import errors, models, records, student_info, tokenizer, vocab
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.convert import weights as weights_lib
 from dss_jax.predict import __main__ as predict_main
@@ -42,12 +43,12 @@ def trained(toy_records, tmp_path_factory):
 
 
 def generate(folder, texts):
-  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  text = transformers.AutoTokenizer.from_pretrained(folder)
   model = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
-  batch = tokenizer(texts, return_tensors='pt', padding=True)
+  batch = text(texts, return_tensors='pt', padding=True)
   with torch.no_grad():
     ids = model.generate(**batch)
-  return tokenizer.batch_decode(ids, skip_special_tokens=True)
+  return text.batch_decode(ids, skip_special_tokens=True)
 
 
 @pytest.mark.slow
@@ -97,6 +98,33 @@ def test_the_card_of_another_vocabulary(toy_vocabulary, random_weights, tmp_path
   ours, = dss_jax.load(str(tmp_path / 'hf')).predict(['your input'], rationale=True)
   printed = ' '.join(printed_by_the_card(tmp_path / 'hf'))  # Bytes may be line breaks.
   assert printed.split() == f'{ours.label} {ours.rationale}'.split() and printed.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['unigram', 'bytes'])
+def test_the_cards_of_a_shared_encoder(toy_records, random_weights, tmp_path, kind):
+  """The prefix is given to the decoder: in transformers, and in CTranslate2 for the label."""
+  model = None
+  if kind == 'unigram':
+    vocab.train(str(toy_records), str(tmp_path / 'a.model'), vocab_size=90, model_type='unigram')
+    model = (tmp_path / 'a.model').read_bytes()
+  size = tokenizer.SentencePieceTokenizer(model).size if model else 259
+  config = models.T5Config(vocab_size=size, emb_dim=32, num_heads=2, head_dim=16,
+                           mlp_dim=48, num_encoder_layers=1, num_decoder_layers=1)
+  info = student_info.StudentInfo(
+      model=config, vocabulary=student_info.VOCABULARY_FILE if model else student_info.BYTES,
+      label_prefix='[label] ', rationale_prefix='[left] ', target_length=30, shared_encoder=True)
+  weights = random_weights(config, seed=1)
+  head = np.array(weights.arrays['decoder/logits_dense/kernel'])
+  head[:, 2] = 0  # It would write nothing but unknown pieces.
+  weights.arrays['decoder/logits_dense/kernel'] = head
+  for to in ('hf', 'ct2'):
+    convert_main.convert(weights, str(tmp_path / to), to, info=info, vocabulary=model)
+  ours, = dss_jax.load(str(tmp_path / 'hf')).predict(['your input'], rationale=True)
+  printed = ' '.join(printed_by_the_card(tmp_path / 'hf'))
+  assert printed.split() == f'{ours.label} {ours.rationale}'.split() and printed.strip()
+  assert ours.label != ours.rationale
+  assert ' '.join(printed_by_the_card(tmp_path / 'ct2')).split() == ours.label.split()
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_answers_behind_a_rationale_may_take_all_tokens(toy_records, toy_vocabul
   for task, length in (('toy_rationale_then_label', 24), ('toy_finetune', 8)):
     evaluator, _, _ = make_evaluator(make_config(toy_records, toy_vocabulary, tmp_path, task))
     targets = np.array([3, 1, 0, 0], np.int32)
-    assert evaluator._decode_length([{'decoder_target_tokens': targets}]) == length
+    assert evaluator._decode_length([{'decoder_target_tokens': targets}], 0) == length
 
 
 def test_summary_of_absent_tasks():
@@ -112,7 +112,7 @@ def test_inputs_longer_than_the_limit_keep_their_eos(toy_records, toy_vocabulary
       seen.extend(np.asarray(tokens))
       return np.ones((len(tokens), max_length), np.int32), np.zeros(len(tokens))
     return search
-  evaluator._decoder.searcher = lambda length, beams, penalty: searcher(length)
+  evaluator._decoder.searcher = lambda length, beams, penalty, given: searcher(length)
   evaluator.scores(params, 1)
   trained = [row['encoder_input_tokens'] for row in pipeline.make_dataset(
       'dss_toy_label', 'validation', {'inputs': 9, 'targets': 24}, pack=False, shuffle=False,
