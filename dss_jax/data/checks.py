@@ -119,7 +119,7 @@ def check_answers(name: str, targets_length: int = 0) -> None:
   """
   for task in seqio.get_subtasks(pipeline.get_mixture_or_task(name)):
     if isinstance(task.postprocessor, preprocessors.ReadAnswer):
-      given = len(task.prompt) if isinstance(task, record_task.RecordTask) else 0
+      given = len(task.given) if isinstance(task, record_task.RecordTask) else 0
       task.postprocessor.reader(targets_length and max(1, targets_length - given))
 
 

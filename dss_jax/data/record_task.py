@@ -41,8 +41,8 @@ class RecordTask(seqio.Task):
     return found if self.epoch is None else found.at(self.epoch)
 
   @property
-  def prompt(self) -> list[int]:
-    """The tokens that the decoder is given before a target, see `prep.prepend`."""
+  def given(self) -> list[int]:
+    """The tokens that the decoder begins with, before a target's own, see `prep.prepend`."""
     if not self.source.chosen.shared_encoder:
       return []
     return self.output_features['targets'].vocabulary.encode(self.objective.prefix)

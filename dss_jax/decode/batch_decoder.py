@@ -135,10 +135,10 @@ class BatchDecoder:
     def search(params, tokens):
       params = self._laid_out(params)
       if beams == 1:
-        result = greedy_search(self._model, params, tokens, length, prompt=given)
+        result = greedy_search(self._model, params, tokens, length, given=given)
         return result.tokens, result.log_probs
       found = beam_search(self._model, params, tokens, length, num_beams=beams,
-                          length_penalty=length_penalty, prompt=given)
+                          length_penalty=length_penalty, given=given)
       return found.tokens[:, 0], found.log_probs[:, 0]
     return self._jit(search)
 
@@ -149,7 +149,7 @@ class BatchDecoder:
       root = jax.random.key(seed, impl='threefry2x32')
       keys = jax.vmap(lambda n: jax.random.fold_in(root, n))(numbers)
       found = sample(self._model, self._laid_out(params), tokens, length, keys, sampling,
-                     prompt=given)
+                     given=given)
       return found.tokens, found.log_probs
     return self._jit(draw)
 

@@ -64,7 +64,7 @@ class _State:
 def beam_search(
     model: Network, params, encoder_input_tokens, max_decode_length: int, *,
     num_beams: int = 4, length_penalty: float = 1.0, num_return: int = 1, eos_id: int | None = None,
-    early_stopping: bool = False, prompt: tuple[int, ...] = ()) -> BeamResult:
+    early_stopping: bool = False, given: tuple[int, ...] = ()) -> BeamResult:
   """The most likely sequences that a beam search finds.
 
   Rows of nothing but padding count as done from the start and give zeros. An input is encoded
@@ -80,7 +80,7 @@ def beam_search(
     num_return: sequences to return per input, at most num_beams. Static.
     eos_id: ends a sequence; by default the config's.
     early_stopping: static; see the top of this file.
-    prompt: see `greedy_search`; no length or score counts it. Static.
+    given: see `greedy_search`; no length or score counts it. Static.
 
   Raises:
     ValueError: names the argument, its value and the fix.
@@ -89,7 +89,7 @@ def beam_search(
   batch = encoder_input_tokens.shape[0]
   eos_id = model.config.eos_id if eos_id is None else eos_id
   cache = init_cache(model, params, encoder_input_tokens, max_decode_length, num_beams,
-                     prompt)
+                     given)
   empty_B = is_empty(encoder_input_tokens)
   nothing = _no_beams(batch, num_beams, max_decode_length)
   # One empty sequence each: more of them would give the same continuations again.

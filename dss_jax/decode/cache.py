@@ -25,7 +25,7 @@ class Cache:
     cross_mask: bool [B, 1, 1, S], the encoder's tokens that are not padding.
     index: int32 scalar, how many tokens were read.
     max_decode_length: L, room for that many tokens. Static.
-    prompt: token ids that every row was given. Static.
+    given: token ids that every row begins with. Static.
   """
 
   self_attention: Any
@@ -33,50 +33,50 @@ class Cache:
   cross_mask: jax.Array
   index: jax.Array
   max_decode_length: int = struct.field(pytree_node=False)
-  prompt: tuple[int, ...] = struct.field(pytree_node=False, default=())
+  given: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
   @property
   def written(self) -> jax.Array:
-    """int32 scalar, how many tokens were chosen and read behind the prompt."""
-    return self.index - len(self.prompt)
+    """int32 scalar, how many tokens were chosen and read behind those given."""
+    return self.index - len(self.given)
 
   @property
   def room(self) -> int:
-    """For so many tokens behind the prompt."""
-    return self.max_decode_length - len(self.prompt)
+    """For so many tokens behind those given."""
+    return self.max_decode_length - len(self.given)
 
 
 def init_cache(
     model: Network, params, encoder_input_tokens, max_decode_length: int,
-    rows_per_input: int = 1, prompt: tuple[int, ...] = ()) -> Cache:
-  """Encodes int [B, S] (not packed, padded with 0) and returns a cache that has read the prompt.
+    rows_per_input: int = 1, given: tuple[int, ...] = ()) -> Cache:
+  """Encodes int [B, S] (not packed, padded with 0) and returns a cache that has read what is given.
 
-  Its last token is still to be read (the start token, if there is no prompt): see `first_token`.
+  Its last token is still to be read (the start token, where nothing is given): see `first_token`.
 
   Args:
     model: the network.
     params: its parameters.
     encoder_input_tokens: int [B, S].
-    max_decode_length: tokens behind the prompt, at least 1. Static.
+    max_decode_length: tokens behind those given, at least 1. Static.
     rows_per_input: N, decoder rows of each input. Static.
-    prompt: token ids that every answer begins with. Static.
+    given: token ids that every answer begins with. Static.
 
   Raises:
     ValueError: if max_decode_length is below 1.
   """
   if max_decode_length < 1:
     raise ValueError(f'max_decode_length is {max_decode_length}: use at least 1.')
-  max_decode_length += len(prompt)
+  max_decode_length += len(given)
   encoded = inputs.encode(model, params, encoder_input_tokens)
   _, filled = model.apply(
     {'params': params}, encoded, max_decode_length, method='fill_cache',
     mutable=['cache', 'cross_cache'],
   )
   cross_mask = masks.padding_mask(encoder_input_tokens)
-  if prompt:
+  if given:
     read_BxP = jnp.broadcast_to(
-      jnp.array([model.config.start_id, *prompt[:-1]], jnp.int32),
-      (encoder_input_tokens.shape[0], len(prompt)))
+      jnp.array([model.config.start_id, *given[:-1]], jnp.int32),
+      (encoder_input_tokens.shape[0], len(given)))
     _, changed = model.apply({'params': params, **filled}, read_BxP, cross_mask, max_decode_length,
                              method='read_prompt', mutable=['cache'])
     filled = {**filled, **changed}
@@ -87,15 +87,15 @@ def init_cache(
     self_attention=room,
     cross_attention=filled['cross_cache'],
     cross_mask=cross_mask,
-    index=jnp.array(len(prompt), jnp.int32),
+    index=jnp.array(len(given), jnp.int32),
     max_decode_length=max_decode_length,
-    prompt=prompt,
+    given=given,
   )
 
 
 def first_token(model: Network, cache: Cache) -> int:
   """What the first step reads."""
-  return cache.prompt[-1] if cache.prompt else model.config.start_id
+  return cache.given[-1] if cache.given else model.config.start_id
 
 
 def rows_axis(model: Network) -> int:

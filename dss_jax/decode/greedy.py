@@ -65,7 +65,7 @@ def generate(
     cache: from `init_cache`.
     ended_R: bool [R], the cache's rows that stay empty.
     eos_id: ends a row; None for the config's. It is part of the row's tokens; zeros follow it.
-    choose: (float32 logits [R, V], int32 position behind the prompt, int32 [R] numbers of the
+    choose: (float32 logits [R, V], int32 position behind those given, int32 [R] numbers of the
       rows) -> int [R], the next tokens.
 
   Returns:
@@ -163,7 +163,7 @@ def likeliest(logits):
 
 def greedy_search(
     model: Network, params, encoder_input_tokens, max_decode_length: int,
-    eos_id: int | None = None, prompt: tuple[int, ...] = ()) -> GreedyResult:
+    eos_id: int | None = None, given: tuple[int, ...] = ()) -> GreedyResult:
   """The most likely token at every step, until every row has ended.
 
   Rows of nothing but padding (they fill up a batch) count as ended from the start and give
@@ -175,13 +175,13 @@ def greedy_search(
     encoder_input_tokens: int [B, S], padded with 0.
     max_decode_length: static; tokens per row at most, EOS included.
     eos_id: ends a row, by default the config's. It is part of the row's tokens; zeros follow it.
-    prompt: token ids that the decoder is given first, in all rows; not part of what is returned.
+    given: token ids that the decoder is given first, in all rows; not part of what is returned.
       Static.
 
   Raises:
     ValueError: if max_decode_length is below 1.
   """
-  cache = init_cache(model, params, encoder_input_tokens, max_decode_length, prompt=prompt)
+  cache = init_cache(model, params, encoder_input_tokens, max_decode_length, given=given)
   tokens_BxL, log_probs_B, steps = generate(
     model, params, cache, is_empty(encoder_input_tokens), eos_id,
     lambda logits_BxV, *_: likeliest(logits_BxV),

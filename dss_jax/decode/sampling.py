@@ -67,7 +67,7 @@ class SampleResult:
 def sample(
     model: Network, params, encoder_input_tokens, max_decode_length: int, row_keys,
     sampling: Sampling = Sampling(), eos_id: int | None = None,
-    prompt: tuple[int, ...] = ()) -> SampleResult:
+    given: tuple[int, ...] = ()) -> SampleResult:
   """Draws sequences, a token at a time, until every row has ended.
 
   Token t of sample n of a row depends on fold_in(fold_in(the row's key, n), t), so that what a
@@ -85,7 +85,7 @@ def sample(
     row_keys: typed PRNG keys [B] (`jax.random.key`), one per input.
     sampling: how to draw. Static.
     eos_id: ends a sequence; by default the config's.
-    prompt: see `greedy_search`. Static.
+    given: see `greedy_search`. Static.
 
   Raises:
     ValueError: names the argument, its value and the fix.
@@ -103,7 +103,7 @@ def sample(
     ))
     return draw(logits_RxV, keys_R[rows_R])
 
-  cache = init_cache(model, params, encoder_input_tokens, max_decode_length, num_samples, prompt)
+  cache = init_cache(model, params, encoder_input_tokens, max_decode_length, num_samples, given)
   empty_R = jnp.repeat(is_empty(encoder_input_tokens), num_samples)
   tokens_RxL, log_probs_R, steps = generate(model, params, cache, empty_R, eos_id, choose)
   return SampleResult(

@@ -9,7 +9,7 @@ from dss_jax.models import Network
 
 
 def score_targets(
-    model: Network, params, encoder_input_tokens, targets, prompt: tuple[int, ...] = ()):
+    model: Network, params, encoder_input_tokens, targets, given: tuple[int, ...] = ()):
   """How likely each of K target sequences of each input is, teacher-forced.
 
   An input is encoded, and its keys and values for the decoder are computed, once. The
@@ -21,7 +21,7 @@ def score_targets(
     params: its parameters, in the layout that model.config.scan_layers says.
     encoder_input_tokens: int [B, S], padded with 0.
     targets: int [B, K, T], EOS included, padded with 0 at the end.
-    prompt: token ids that the decoder is given first; they are not scored. Static.
+    given: token ids that the decoder is given first; they are not scored. Static.
 
   Returns:
     float32 [B, K], sums of log-probabilities over the tokens up to the padding; -inf for
@@ -40,14 +40,14 @@ def score_targets(
   variables = {'params': params, 'cross_cache': cache.cross_attention}
 
   def score(targets_BxT):
-    given_BxP = jnp.broadcast_to(
-      jnp.array([model.config.start_id, *prompt], targets_BxT.dtype), (batch, len(prompt) + 1))
-    inputs_BxT = jnp.concatenate([given_BxP, targets_BxT[:, :-1]], axis=1)
+    start_BxP = jnp.broadcast_to(
+      jnp.array([model.config.start_id, *given], targets_BxT.dtype), (batch, len(given) + 1))
+    inputs_BxT = jnp.concatenate([start_BxP, targets_BxT[:, :-1]], axis=1)
     hidden_BxTxD = model.apply(
       variables, None, encoder_input_tokens, inputs_BxT, method='decode_hidden'
     )
     logits_BxTxV = model.apply(
-      variables, hidden_BxTxD[:, len(prompt):], method='logits_from_hidden')
+      variables, hidden_BxTxD[:, len(given):], method='logits_from_hidden')
     gained_BxT = token_log_probs(logits_BxTxV, targets_BxT)
     real_BxT = _up_to_padding(targets_BxT)
     total_B = jnp.sum(gained_BxT, axis=-1, where=real_BxT)

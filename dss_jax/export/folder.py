@@ -38,7 +38,7 @@ def export_decoding(
   """
   def search(flat_params, tokens):
     tree = traverse_util.unflatten_dict(flat_params, sep='/')
-    result = decode.greedy_search(model, tree, tokens, length, prompt=given)
+    result = decode.greedy_search(model, tree, tokens, length, given=given)
     return result.tokens, result.log_probs
 
   shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in flat(params).items()}

@@ -32,7 +32,7 @@ def test_greedy_search_goes_on_from_the_prompt(
     tiny, random_params, inputs, version, scanned, prompt):
   config = tiny(version, scan_layers=scanned)
   model, params = models.Transformer(config), random_params(config)
-  found = jax.jit(lambda p, x: decode.greedy_search(model, p, x, LENGTH, prompt=prompt))(
+  found = jax.jit(lambda p, x: decode.greedy_search(model, p, x, LENGTH, given=prompt))(
       params, inputs)
   next_of = reference(model, params, inputs, prompt)
   tokens, total, ended = np.zeros((3, 0), np.int32), np.zeros(3), np.array([False, False, True])
@@ -66,14 +66,14 @@ def test_beams_and_samples_have_the_probabilities_of_what_follows_the_prompt(
   config = tiny('1.1')
   model, params = models.Transformer(config), random_params(config)
   beams = decode.beam_search(model, params, inputs, LENGTH, num_beams=3, num_return=2,
-                             length_penalty=0.5, prompt=PROMPT)
+                             length_penalty=0.5, given=PROMPT)
   drawn = decode.sample(model, params, inputs, LENGTH, jax.random.split(jax.random.key(0), 3),
-                        decode.Sampling(2), prompt=PROMPT)
+                        decode.Sampling(2), given=PROMPT)
   for found in (beams, drawn):
     scores = decode.score_targets(model, params, inputs, found.tokens, PROMPT)
     np.testing.assert_allclose(found.log_probs[:2], scores[:2], rtol=1e-4)
   lengths = (beams.tokens > 0).sum(-1)
   np.testing.assert_allclose(beams.scores[:2], (beams.log_probs / lengths**0.5)[:2], rtol=1e-5)
-  greedy = decode.greedy_search(model, params, inputs, LENGTH, prompt=PROMPT)
-  one = decode.beam_search(model, params, inputs, LENGTH, num_beams=1, prompt=PROMPT)
+  greedy = decode.greedy_search(model, params, inputs, LENGTH, given=PROMPT)
+  one = decode.beam_search(model, params, inputs, LENGTH, num_beams=1, given=PROMPT)
   np.testing.assert_array_equal(one.tokens[:, 0], greedy.tokens)
