@@ -89,10 +89,8 @@ def calibration_error(
     right: bool [N].
     bins: of [0, 1], each closed above.
   """
-  sure, hits = np.asarray(confidences, np.float64), np.asarray(right, np.float64)
-  places = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
-  gaps = np.bincount(places, hits - sure, bins)
-  return 100 * float(np.abs(gaps).sum()) / len(sure)
+  return sum(rows * abs(accuracy - mean) for _, _, rows, mean, accuracy in reliability(
+      confidences, right, bins)) / len(right)
 
 
 def reliability(
@@ -100,15 +98,15 @@ def reliability(
 ) -> list[tuple[float, float, int, float, float]]:
   """(from, to, rows, mean confidence, accuracy) of the bins of `calibration_error` that have rows.
 
-  >>> reliability([0.9, 0.8, 0.25], [True, False, False], 2)
-  [(0.0, 0.5, 1, 25.0, 0.0), (0.5, 1.0, 2, 85.0, 50.0)]
+  >>> reliability([0.875, 0.625, 0.25], [True, False, False], 2)
+  [(0.0, 0.5, 1, 25.0, 0.0), (0.5, 1.0, 2, 75.0, 50.0)]
 
   Confidences and accuracies are in percent, bounds in [0, 1].
   """
   sure, hits = np.asarray(confidences, np.float64), np.asarray(right, np.float64)
   places = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
-  return [(i / bins, (i + 1) / bins, int(here.sum()), round(100 * float(sure[here].mean()), 4),
-           round(100 * float(hits[here].mean()), 4))
+  return [(i / bins, (i + 1) / bins, int(here.sum()), 100 * float(sure[here].mean()),
+           100 * float(hits[here].mean()))
           for i in range(bins) if (here := places == i).any()]
 
 

@@ -48,7 +48,7 @@ def no_rows(task: seqio.Task, split: str) -> errors.UserError:
   said = []
   for found in task.source.record_sets(split):
     status = ', '.join(f'{count:,} {key}' for key, count in found.entry['parse_status'].items())
-    said.append(f'{found.name} holds {found.num_inputs:,} records ({status})')
+    said.append(f'{found.name} holds {found.num_inputs:,} inputs ({status})')
   fraction = settings.current().train_fraction
   suffix = f'; TRAIN_FRACTION is {fraction}' if split == 'train' and fraction < 1 else ''
   suffix += _other_labels(task, split)

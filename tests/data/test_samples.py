@@ -248,7 +248,7 @@ def test_a_task_without_rows_counts_inputs(tmp_path):
   records.write_records(str(tmp_path), 'svamp', 'train', [
       dataclasses.replace(row, label='') for row in ROWS])
   configure(str(tmp_path))
-  with pytest.raises(errors.UserError, match='svamp-train holds 60 records'):
+  with pytest.raises(errors.UserError, match='svamp-train holds 60 inputs'):
     checks.measure('svamp_finetune', 'train')
 
 

@@ -41,7 +41,7 @@ def test_concurrent_requests_get_what_predict_answers_and_none_compiles(folder, 
     expected |= dict(zip(texts, student.predict(texts, **{'rank': True, **options})))
 
   async def main():
-    async with serve() as client:
+    async with serve(queue=len(asked), timeout=120) as client:  # However slow the machine is.
       async def ask(text, options):
         await asyncio.sleep(random.random() / 5)
         async with client.post('/predict', json={'input': text, **options}) as response:
