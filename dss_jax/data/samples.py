@@ -5,6 +5,7 @@ shuffled, so the order of inputs is that of a set with one record each.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,9 +24,17 @@ FEATURES = {  # of a record, for tf.io.parse_example
 }
 _VOTES = 'label_votes'
 SAMPLE = tf.io.FixedLenFeature([], tf.int64, default_value=0)
+_EXTRA = tf.io.FixedLenFeature([], tf.string, default_value='')
 WITH_SAMPLES = {
     **FEATURES, 'sample': SAMPLE,
     _VOTES: tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)}
+
+
+def features(chosen: settings.DataSettings, has_samples: bool = True) -> dict[str, Any]:
+  """Of a record, for tf.io.parse_example: with the extra fields that the objectives name."""
+  named = {field for row in chosen.table() for field in (row.target, *row.reads)}
+  return {**(WITH_SAMPLES if has_samples else FEATURES),
+          **dict.fromkeys(named - {*FEATURES}, _EXTRA)}
 
 
 def firsts(serialized: tf.data.Dataset) -> tf.data.Dataset:
@@ -66,7 +75,7 @@ def rows(groups: tf.data.Dataset, dataset: datasets.Dataset, chosen: settings.Da
     return _soften(found, votes.values, dataset.labels, chosen.soft_labels)
 
   def parse(batch):
-    return {**tf.io.parse_example(batch['record'], WITH_SAMPLES),
+    return {**tf.io.parse_example(batch['record'], features(chosen)),
             **{name: column for name, column in batch.items() if name != 'record'}}
   found = groups.map(rows_of, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
   return found.batch(128).map(parse, num_parallel_calls=tf.data.AUTOTUNE).unbatch()

@@ -104,7 +104,7 @@ class RecordsSource(seqio.DataSource):
     if chooses:
       rows = samples.rows(serialized, self.dataset, self.chosen, self.epoch)
     else:
-      features = samples.WITH_SAMPLES if has_samples else samples.FEATURES
+      features = samples.features(self.chosen, has_samples)
       rows = serialized.batch(128).map(lambda batch: tf.io.parse_example(batch, features),
                                        num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     if split == 'train' and self.chosen.train_fraction < 1.0:
