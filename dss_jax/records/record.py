@@ -74,6 +74,7 @@ def from_bytes(data: bytes) -> RationaleRecord:
   texts = {name: value.bytes_list.value[0].decode('utf-8')
            for name, value in feature.items() if value.HasField('bytes_list')}
   return RationaleRecord(
-      **{name: texts.pop(name) for name in TEXT_FIELDS}, extra=texts, schema_version=feature['schema_version'].int64_list.value[0],
+      **{name: texts.pop(name) for name in TEXT_FIELDS}, extra=texts,
+      schema_version=feature['schema_version'].int64_list.value[0],
       sample=sum(feature['sample'].int64_list.value),
       label_votes=tuple(feature['label_votes'].float_list.value))

@@ -63,8 +63,8 @@ def test_it_is_written_and_read_where_a_row_has_it(write, flags):
 
 def test_a_column_of_any_name(write):
   register()
-  folder = write('id,input,label,group\n1,a b,bug,"x, y"\n2,c d,other,\n3,e,bug,\n4,f,bug,\n', 'in.csv',
-                 '--columns=team=group')
+  folder = write('id,input,label,group\n1,a b,bug,"x, y"\n2,c d,other,\n3,e,bug,\n4,f,bug,\n',
+                 'in.csv', '--columns=team=group')
   assert examples(folder, 'dss_desk_team', WRITES) == {('[team] a b', 'x, y')}
 
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_is_refused_and_says_what_to_do(write):
   with pytest.raises(errors.UserError, match=r"line 1.*'team'.*list"):
     write([{**ROWS[0], 'team': ['a']}])
   folder = write()
-  with pytest.raises(errors.UserError, match=r"'taem' is no field of a record: did you mean 'team'"):
+  with pytest.raises(errors.UserError, match="'taem' is no field .*did you mean 'team'"):
     examples(folder, 'dss_desk_team', ('team', '', 'taem', 0.5))
   for wrong, message in (('team', 'give a list of texts'), (('label',), 'which a record has'),
                          ((' ',), 'blank')):
