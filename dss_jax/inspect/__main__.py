@@ -92,8 +92,8 @@ def show(task: str, split: str, rows: int, lengths: dict[str, int]) -> Iterator[
              f'({record.teacher_model})')
       continue
     yield _heading(f'record {record.id}  ({record.dataset}-{record.split})')
-    for field in ('input', 'label', 'teacher_label', 'rationale', 'parse_status'):
-      yield f'{field:>13}: {getattr(record, field)!r}'
+    for field in ('input', 'label', 'teacher_label', 'rationale', 'parse_status', *record.extra):
+      yield f'{field:>13}: {record.field(field)!r}'
     for name, example in examples:
       if example['id'] == record.id.encode():
         yield f'  {name}'

@@ -37,6 +37,10 @@ class RationaleRecord:
   # Of `datasets.Dataset.extra_fields`, each a feature of its own.
   extra: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
+  def field(self, name: str) -> str:
+    """A text field, or an extra one: '' where it has none."""
+    return getattr(self, name) if name in TEXT_FIELDS else self.extra.get(name, '')
+
 
 FIELDS = tuple(field.name for field in dataclasses.fields(RationaleRecord))
 TEXT_FIELDS = tuple(field.name for field in dataclasses.fields(RationaleRecord)

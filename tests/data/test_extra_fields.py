@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import sentencepiece
 import seqio
 
 import dss_jax.tasks  # noqa: F401
-from dss_jax import data, errors, records
+from dss_jax import data, errors, records, vocab
 from dss_jax.data import checks
+from dss_jax.inspect import __main__ as inspect
 from dss_jax.teacher import __main__ as teacher
 
 LENGTHS = {'inputs': 64, 'targets': 32}
@@ -17,6 +19,12 @@ ROWS = [{'id': '1', 'input': 'page 2 is empty', 'label': 'bug', 'team': 'web', '
         {'id': '4', 'input': 'it crashes', 'label': 'bug'}]
 WRITES = ('team', '[team] ', 'team', 0.5)
 READS = ('known', '', 'label', 0.5, '{team}: {input} ({level})')
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+  yield
+  data.configure(vocabulary='bytes')
 
 
 def register(**arguments):
@@ -74,6 +82,18 @@ def test_the_record_has_what_its_row_has(write):
   assert found['1'].extra == {'team': 'web', 'level': '3'}
   assert found['4'].extra == {'team': '', 'level': ''} and found['4'].rationale == 'Since it is 4.'
   assert records.from_bytes(records.to_bytes(found['3'])) == found['3']
+
+
+def test_a_vocabulary_and_a_look_at_records_have_it(write, tmp_path):
+  register()
+  rows = [{**ROWS[0], 'level': 'ÞÞÞ'}, *ROWS[1:]]
+  folder = write(rows)
+  data.configure(records_dir=folder, vocabulary='bytes', objectives=[WRITES, READS])
+  vocab.train(folder, str(tmp_path / 'v.model'), vocab_size=64, model_type='char')
+  pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / 'v.model'))
+  assert {'B', 'ü', 'Þ'} <= {pieces.id_to_piece(i) for i in range(len(pieces))}
+  said = '\n'.join(inspect.show('dss_desk', 'train', 8, LENGTHS))
+  assert "team: 'Büro ü'" in said and "level: 'ÞÞÞ'" in said and "level: ''" in said
 
 
 def test_what_cannot_be_is_refused_and_says_what_to_do(write):
