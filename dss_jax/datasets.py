@@ -30,6 +30,8 @@ class Example:
   input: str
   label: str = ''
   choices: tuple[str, ...] = ()  # per-example answer choices, (a) first; empty if there are none
+  extra: Mapping[str, str] = dataclasses.field(  # of `Dataset.extra_fields`; '' if there is none
+      default_factory=dict, hash=False)
 
   def __post_init__(self):
     for name in ('id', 'input', 'label'):
@@ -92,6 +94,8 @@ class Dataset:
     tfds_splits: our split -> its TFDS split, where the names differ.
     hub: our split -> its rows at the Hugging Face hub, 'hf://OWNER/NAME:SPLIT'.
     load: split -> rows, for data that is neither in a file nor in TFDS; `read_row` gets each.
+    extra_fields: further fields of the rows that records keep, for `DSS_OBJECTIVES` to read and
+      to write; a row may lack them.
   """
 
   name: str
@@ -106,6 +110,7 @@ class Dataset:
   tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
   hub: Mapping[str, str] = dataclasses.field(default_factory=dict)
   load: Callable[[str], Iterable[Mapping[str, Any]]] | None = None
+  extra_fields: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.labels is not None:
@@ -159,6 +164,17 @@ def made_id(text: str) -> str:
 def numbered(made: str, occurrence: int) -> str:
   """A made id of the nth of the same inputs, from 1: 'row-0', 'row-0-2', 'row-0-3'."""
   return made if occurrence < 2 else f'{made}-{occurrence}'
+
+
+def with_extra(example: Example, row: Mapping[str, Any], dataset: Dataset) -> Example:
+  """The example with what its row has of the dataset's `extra_fields`."""
+  if not dataset.extra_fields:
+    return example
+  found = {name: '' if row.get(name) is None else fields.text(row, name)
+           for name in dataset.extra_fields}
+  for name, text in found.items():
+    fields.check_unicode(text, name)
+  return dataclasses.replace(example, extra=found)
 
 
 def as_example(value: object) -> Example:

@@ -23,6 +23,7 @@ from dss_jax import errors, valid
 
 FEATURE = 'objective'  # the task feature that says which loss a target token belongs to
 PADDING, LABEL, RATIONALE = 0, 1, 2  # row k of the table is k + 1
+_TASK, WHOLE = 1 << 8, 1 << 22  # a token's task is below the one, its share in parts of the other
 INPUT = '{input}'
 
 
@@ -183,6 +184,31 @@ def table(
   return tuple(found.values())
 
 
+def with_share(task: Any, parts: Any) -> Any:
+  """A token's task and what part of a token it counts, as one int: how a soft label is written.
+
+  Of an input whose teacher says 'yes' three times and 'no' once, the tokens of 'yes' have the share
+  0.75, those of 'no' 0.25. Both fit into the `objective` feature, so that they are packed, cached,
+  sharded and cut into microbatches with it. A whole token is its task alone.
+
+  Args:
+    task: int, LABEL, RATIONALE, ...
+    parts: int from 1 to WHOLE, the share in parts of WHOLE; any array library's.
+  """
+  return task + _TASK * (parts % WHOLE)
+
+
+def task_of(objective: Any) -> Any:
+  """The task of each token, PADDING where there is none; int of any shape."""
+  return objective % _TASK
+
+
+def share_of(objective: jax.Array) -> jax.Array:
+  """What part of a token each counts: float32, 1 but for soft labels."""
+  parts = objective // _TASK
+  return jnp.where(parts == 0, 1.0, parts.astype(jnp.float32) / WHOLE)
+
+
 class TaskSums(NamedTuple):
   """Sums over the tokens of each task; every field is float32 [K], in the table's order.
 
@@ -227,13 +253,15 @@ def token_weights(
   the loss of the batch. A task without tokens contributes 0; its share is not given to the others.
 
   Args:
-    objective_BxT: LABEL, RATIONALE, a further row or PADDING for every target token.
+    objective_BxT: LABEL, RATIONALE, a further row or PADDING for every target token; of a soft
+      label with its share, see `with_share`.
     counts: float32 [K] from `count_tokens` on the global batch.
     objectives: the table.
   """
   shares = jnp.array([row.weight for row in objectives], jnp.float32) / jnp.maximum(counts, 1.0)
-  return sum((shares[k] * (objective_BxT == k + 1) for k in range(len(objectives))),
-             start=jnp.zeros(()))
+  task_BxT = task_of(objective_BxT)
+  return share_of(objective_BxT) * sum(
+      (shares[k] * (task_BxT == k + 1) for k in range(len(objectives))), start=jnp.zeros(()))
 
 
 def weighted_loss(
@@ -342,6 +370,7 @@ def only_present(summary: Mapping[str, float]) -> dict[str, float]:
 
 def _per_task(
     objective_BxT: jax.Array, values_BxT: jax.Array, objectives: Objectives) -> jax.Array:
-  values_BxT = values_BxT.astype(jnp.float32)
-  return jnp.stack([jnp.sum(jnp.where(objective_BxT == k + 1, values_BxT, 0.0))
+  values_BxT = values_BxT.astype(jnp.float32) * share_of(objective_BxT)
+  task_BxT = task_of(objective_BxT)
+  return jnp.stack([jnp.sum(jnp.where(task_BxT == k + 1, values_BxT, 0.0))
                     for k in range(len(objectives))])

@@ -6,6 +6,7 @@ same steps, at three training-set sizes, three seeds each. Run it again to conti
 """
 
 import argparse
+import functools
 import os
 import shutil
 import time
@@ -24,11 +25,12 @@ printed. It says nothing about real data."""
 def main(argv: Sequence[str] | None = None) -> int:
   """Data, teacher job, sweep, report."""
   args = arguments.parse(parser(), argv)
-  valid.whole(1, **{'--steps': args.steps, '--processes': args.processes})
+  valid.whole(1, **{
+      '--steps': args.steps, '--processes': args.processes, '--samples': args.samples})
   files.check_writable('--out', args.out)
   began = time.monotonic()
   cli.import_quietly('dss_jax.tasks')
-  records_dir, vocabulary = make_records(args.out)
+  records_dir, vocabulary = make_records(args.out, args.samples)
   if args.data_only:
     print(f'--gin.RECORDS_DIR={records_dir} --gin.VOCABULARY={vocabulary}')
     return 0
@@ -47,18 +49,24 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def make_records(out: str) -> tuple[str, str]:
-  """Runs the teacher job on the three splits and trains a word vocabulary on the records."""
+def make_records(out: str, samples: int = 1) -> tuple[str, str]:
+  """Runs the teacher job on the three splits and trains a word vocabulary on the records.
+
+  Args:
+    out: folder of both.
+    samples: completions of an input that are kept; of several some are wrong.
+  """
   from dss_jax import vocab
   from dss_jax.tasks import toy
   from dss_jax.teacher import job
   from dss_jax.teacher.ask import clients
   records_dir = os.path.join(out, 'records')
-  client = clients.ScriptedClient(toy.teacher)
+  client = clients.ScriptedClient(
+      toy.teacher if samples == 1 else functools.partial(toy.unsure_teacher, samples=samples))
   for split, (rows, seed) in SPLITS.items():
     examples = list(toy.make_examples(rows, seed, NUM_FACTS))
     job.run(toy.DATASET, split, examples, client, 'strict', records_dir, num_shards=4,
-            holdout='none')
+            holdout='none', keep_samples=samples > 1)
   vocabulary = os.path.join(out, 'words.model')
   vocab.train(records_dir, vocabulary, vocab_size=128, model_type='word')
   return records_dir, vocabulary
@@ -73,6 +81,9 @@ def parser() -> argparse.ArgumentParser:
                       help='where everything is written (default: ./quickstart)')
   parser.add_argument('--data_only', action='store_true',
                       help='make the records and the vocabulary, as for gin/sweeps/toy.gin')
+  parser.add_argument('--samples', type=int, default=1, metavar='N',
+                      help='rationales of an input, of an unsure teacher where there are several: '
+                           'a fifth is wrong (default: 1, which is right)')
   parser.add_argument('--steps', type=int, default=300, help='steps of each run (default: 300)')
   parser.add_argument('--processes', type=int, default=min(4, os.cpu_count() or 1), metavar='N',
                       help='runs at a time (default: the number of cores, at most 4)')

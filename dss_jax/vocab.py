@@ -103,7 +103,8 @@ def _sentences(records_dir: str, names: Sequence[str]) -> Iterator[str]:
         yield rationale.prefix + record.rationale
       for row in others:
         words = ' '.join(words for words, _ in row.parts)
-        yield f'{row.prefix}{words} {getattr(record, row.target)}'
+        yield f'{row.prefix}{words} {record.field(row.target)}'
+        yield from (record.extra[name] for name in row.reads if record.extra.get(name))
 
 
 def _rows(text: str) -> Any:

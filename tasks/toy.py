@@ -8,7 +8,7 @@ the mechanism from scratch in seconds; it predicts nothing about real data.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dss_jax import data, datasets
 
@@ -39,19 +39,37 @@ def make_examples(count: int, seed: int, num_facts: int = len(FACTS)) -> Iterato
       yield datasets.Example(id=f'toy-{seed}-{len(seen)}', input=text, label=_trace(text)[-1])
 
 
-def _trace(text: str) -> list[str]:
+def _trace(text: str, order: Sequence[int] = range(NUM_RELEVANT), mistake: int = -1) -> list[str]:
   """['foreign', 'right', 'sturdy', 'right', 'unsigned', 'left']: fact, lane so far, ..."""
   words = set(text.split())
   lane, trace = 0, []
-  for stays, flips in FACTS[:NUM_RELEVANT]:
-    lane ^= flips in words
+  for one in order:
+    stays, flips = FACTS[one]
+    lane ^= (flips in words) != (one == mistake)
     trace += [flips if flips in words else stays, LANES[lane]]
   return trace
 
 
 def teacher(example: datasets.Example) -> str:
   """The scripted teacher's completion: 'foreign right ... left so lane is left'."""
-  trace = _trace(example.input)
+  return _completion(_trace(example.input))
+
+
+def unsure_teacher(
+    example: datasets.Example, samples: int = 4, mistakes: float = 0.2) -> list[str]:
+  """Completions of a teacher that is sampled: facts in any order, in some one is taken wrongly.
+
+  Args:
+    samples: how many.
+    mistakes: the share of them whose lane, from some fact on, is the wrong one.
+  """
+  rng = random.Random(example.id)
+  return [_completion(_trace(
+      example.input, rng.sample(range(NUM_RELEVANT), NUM_RELEVANT),
+      rng.randrange(NUM_RELEVANT) if rng.random() < mistakes else -1)) for _ in range(samples)]
+
+
+def _completion(trace: Sequence[str]) -> str:
   return f"{' '.join(trace)} {ANSWER_PHRASE} {trace[-1]}"
 
 

@@ -160,6 +160,34 @@ def test_what_is_no_row_is_refused(rows, message):
   assert '\n' not in str(caught.value)
 
 
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(1, objective.WHOLE))
+def test_a_share_is_read_back(task, parts):
+  found = jnp.array([objective.with_share(task, parts), 0], jnp.int32)
+  assert objective.task_of(found).tolist() == [task, objective.PADDING]
+  assert float(objective.share_of(found)[0]) == pytest.approx(parts / objective.WHOLE, rel=1e-6)
+
+
+def test_soft_labels_are_the_cross_entropy_with_the_distribution():
+  """sum_i sum_y p(y | i) CE(y) over sum_i sum_y p(y | i) |y|, and the counts likewise."""
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(4, 5, 7)).astype(np.float32)
+  targets = rng.integers(2, 7, (4, 5))
+  lengths, shares = np.array([1, 3, 2, 5]), np.array([0.75, 0.25, 0.125, 0.875])
+  real = np.arange(5) < lengths[:, None]
+  tasks = np.where(real, objective.with_share(1, (shares * objective.WHOLE).astype(int))[:, None],
+                   0)
+  log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  each = -np.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+  weights = shares[:, None] * real
+  arrays = jnp.array(logits), jnp.array(targets), jnp.array(tasks)
+  counts = objective.count_tokens(arrays[2], EVEN)
+  np.testing.assert_allclose(counts, [weights.sum(), 0], rtol=1e-6)
+  loss, sums = objective.weighted_loss(*arrays, counts, EVEN)
+  np.testing.assert_allclose(loss, 0.5 * (weights * each).sum() / weights.sum(), rtol=1e-5)
+  np.testing.assert_allclose(sums.cross_entropy[0], (weights * each).sum(), rtol=1e-5)
+
+
 def test_a_weight_follows_its_schedule():
   table = objective.table(rows=[('label', '', 'label', ((10, 1.0), (20, 0.5), (40, 0.0))),
                                 ('premise', '', 'input', 0.25)])

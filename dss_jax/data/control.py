@@ -23,11 +23,12 @@ class ShuffledRationales(source_lib.RecordsSource):
       shard_info: seqio.ShardInfo | None = None, **arguments) -> tf.data.Dataset:
     if split != 'train':
       return super().get_dataset(split, shuffle, seed, shard_info, **arguments)
-    if (self.chosen.rationales, self.chosen.agreeing) != ('first', 'any'):
+    if not self.chosen.of_sample_0:
       raise errors.UserError(
           f'DataSettings.rationales={self.chosen.rationales!r}, '
-          f'DataSettings.agreeing={self.chosen.agreeing!r}: dss_{self.dataset.name}_shuffled '
-          "exchanges the first rationale of each input: leave them at 'first' and 'any'")
+          f'DataSettings.agreeing={self.chosen.agreeing!r}, '
+          f'DataSettings.soft_labels={self.chosen.soft_labels}: dss_{self.dataset.name}_shuffled '
+          "exchanges the first rationale of each input: leave them at 'first', 'any' and 0")
     rows = super().get_dataset(split, shuffle, seed, shard_info, **arguments)
     with tf.init_scope():  # Read now, even inside the function that makes an epoch.
       hashes, rationales = self._in_order_of_hashes()

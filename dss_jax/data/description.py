@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dss_jax import datasets, fields
+from dss_jax import datasets, errors, fields
 from dss_jax.data import settings
 
 
@@ -21,6 +21,7 @@ def register(
     tfds_splits: Mapping[str, str] | None = None,
     hub: Mapping[str, str] | None = None,
     load: Callable[[str], Iterable[Mapping[str, Any]]] | None = None,
+    extra_fields: Iterable[str] = (),
 ) -> datasets.Dataset:
   """Registers a dataset D under all the names of its recipe; touches no file.
 
@@ -54,15 +55,25 @@ def register(
     hub: our split -> its rows at the Hugging Face hub, 'hf://OWNER/NAME:SPLIT', which
       `dss teacher --inputs=hub` reads.
     load: split -> rows, for data that is neither in a file nor in TFDS; `read_row` gets each.
+    extra_fields: further fields of the rows, such as ('hint',), that records keep for
+      `DSS_OBJECTIVES` to read and to write; a row may lack them.
 
   Returns: the description, also found by `dss_jax.datasets.get(name)`.
 
   Raises:
-    UserError: labels or records that are one text, a set, empty, or hold what is no text; a name
-      whose tasks would replace another dataset's.
+    UserError: labels, records or extra_fields that are one text, a set, empty, or hold what is no
+      text; an extra field that records have anyway; a name whose tasks would replace another
+      dataset's.
     ValueError: a bad metric, holdout or split, tfds as well as load, or a name that SeqIO
       refuses.
   """
+  extra_fields = fields.as_texts(extra_fields, f'dataset {name!r}: extra_fields')
+  if extra_fields:
+    from dss_jax import records as records_lib
+    if taken := set(extra_fields) & set(records_lib.FIELDS):
+      raise errors.UserError(
+          f'dataset {name!r}: extra_fields has {", ".join(sorted(taken))}, which a record has '
+          'anyway: leave it out, or name the column otherwise')
   kind = 'class' if labels is not None else 'equation' if metric == 'equation' else 'text'
   dataset = datasets.Dataset(
       name=name, read_row=read_row,
@@ -71,7 +82,8 @@ def register(
       completion=completion or datasets.CompletionFormat(label_kind=kind), holdout=holdout,
       records={split: fields.as_texts(sets, f'dataset {name!r}: records[{split!r}]')
                for split, sets in (records or {}).items()}, source=source,
-      tfds=tfds or '', tfds_splits=dict(tfds_splits or {}), hub=dict(hub or {}), load=load)
+      tfds=tfds or '', tfds_splits=dict(tfds_splits or {}), hub=dict(hub or {}), load=load,
+      extra_fields=extra_fields)
   datasets.add(dataset)
   if not datasets.only_described():
     from dss_jax.data import registration  # Late: it loads TensorFlow and SeqIO.

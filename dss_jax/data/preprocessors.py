@@ -35,7 +35,8 @@ def has_target(
   And in which the fields that the input is made of can be read. Of an input with several rows, one
   for each rationale, what neither writes nor reads a rationale has the first.
   """
-  found = (samples.explained if 'rationale' in (target, *reads) else samples.first)(row)
+  found = (samples.explained if 'rationale' in (target, *reads) else
+           samples.labelled if target == 'teacher_label' else samples.first)(row)
   if target != 'rationale':
     found = tf.logical_and(found, tf.strings.length(_target(row, target)) > 0)
   for field in set(reads) - {'input', 'rationale'}:
@@ -87,7 +88,7 @@ LABEL_FEATURE = 'label'  # as the record spells it, which its tokens may not tel
 def _example(row, inputs, targets, task, label='') -> dict[str, tf.Tensor]:
   return {'id': row['id'], 'inputs': inputs, 'targets': targets,
           LABEL_FEATURE: tf.convert_to_tensor(label),
-          objective.FEATURE: tf.constant(task, tf.int32)}
+          objective.FEATURE: tf.convert_to_tensor(task, tf.int32)}
 
 
 def example(row: dict[str, tf.Tensor], *, learnt: objective.Objective, task: int
@@ -108,7 +109,10 @@ def example(row: dict[str, tf.Tensor], *, learnt: objective.Objective, task: int
   inputs = tf.strings.join([learnt.prefix, *(
       part for words, field in learnt.parts
       for part in (words, _read(row, field) if field else ''))])
-  return _example(row, inputs, written, task, written if task == objective.LABEL else '')
+  soft = learnt.target == 'teacher_label' and samples.PARTS in row
+  return _example(
+      row, inputs, written, objective.with_share(task, row[samples.PARTS]) if soft else task,
+      written if task == objective.LABEL else '')
 
 
 def rationale_then_label_example(

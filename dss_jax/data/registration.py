@@ -111,16 +111,19 @@ def _register(registry: Any, made: seqio.Task | seqio.Mixture) -> None:
 
 
 def _check(table: objective.Objectives) -> None:
+  known = (*records.TEXT_FIELDS, *(
+      field for name in datasets.names() for field in datasets.get(name).extra_fields))
   for row in table:
     if row.name in ('label', 'rationale') and row.inputs != objective.INPUT:
       raise errors.UserError(
           f'DSS_OBJECTIVES[{row.name!r}].inputs={row.inputs!r}: a student in use has the input '
           'alone; give what reads more a row of its own, with another name')
     for what, field in (('target', row.target), *(('inputs', field) for field in row.reads)):
-      if field not in records.TEXT_FIELDS:
+      if field not in known:
         raise errors.UserError(
             f'DSS_OBJECTIVES[{row.name!r}].{what}={field!r} is no field of a record: '
-            f'{errors.did_you_mean(field, records.TEXT_FIELDS)}')
+            f'{errors.did_you_mean(field, known)}; register(..., extra_fields=({field!r},)) keeps '
+            'one of your rows')
     for name in datasets.names() if row.name not in ('label', 'rationale') else ():
       for other in datasets.names():
         if (task := f'dss_{name}_{row.name}') in datasets.seqio_names(other):

@@ -4,24 +4,37 @@ The records of an input are neighbours in their shard. They are taken together b
 shuffled, so the order of inputs is that of a set with one record each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from dss_jax import equations, records
+from dss_jax import datasets, equations, objective, records
+from dss_jax.data import settings
 
 FIRST = 'first'  # bool: whether it is the first row of its input, of which other targets are
 EXPLAINED = 'explained'  # bool: whether its rationale is one to learn
+LABELLED = 'labelled'  # bool: whether its teacher's label is one to learn, of which
+PARTS = 'parts'  # int32, of `objective.WHOLE`, are its share
 
 FEATURES = {  # of a record, for tf.io.parse_example
     **{name: tf.io.FixedLenFeature([], tf.string) for name in records.TEXT_FIELDS},
     'schema_version': tf.io.FixedLenFeature([], tf.int64),
 }
+_VOTES = 'label_votes'
 SAMPLE = tf.io.FixedLenFeature([], tf.int64, default_value=0)
+_EXTRA = tf.io.FixedLenFeature([], tf.string, default_value='')
 WITH_SAMPLES = {
     **FEATURES, 'sample': SAMPLE,
-    'label_votes': tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)}
+    _VOTES: tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)}
+
+
+def features(chosen: settings.DataSettings, has_samples: bool = True) -> dict[str, Any]:
+  """Of a record, for tf.io.parse_example: with the extra fields that the objectives name."""
+  named = {field for row in chosen.table() for field in (row.target, *row.reads)}
+  return {**(WITH_SAMPLES if has_samples else FEATURES),
+          **dict.fromkeys(named - {*FEATURES}, _EXTRA)}
 
 
 def firsts(serialized: tf.data.Dataset) -> tf.data.Dataset:
@@ -51,15 +64,21 @@ def grouped(serialized: tf.data.Dataset) -> tf.data.Dataset:
   return groups.filter(lambda group: tf.size(group) > 0)
 
 
-def rows(groups: tf.data.Dataset, rationales: str, agreeing: str, metric: str,
+def rows(groups: tf.data.Dataset, dataset: datasets.Dataset, chosen: settings.DataSettings,
          epoch: tf.Tensor | int) -> tf.data.Dataset:
-  """Groups of samples -> the rows that their inputs have in an epoch, see `_choose`."""
+  """Groups of samples -> the rows that their inputs have in an epoch, see `_choose`, `_soften`."""
+  def rows_of(group):
+    found = _choose(group, chosen.rationales, chosen.agreeing, dataset.metric, epoch)
+    if not chosen.soft_labels:
+      return found
+    votes = tf.io.parse_example(group[:1], {_VOTES: WITH_SAMPLES[_VOTES]})[_VOTES]
+    return _soften(found, votes.values, dataset.labels, chosen.soft_labels)
+
   def parse(batch):
-    return {**tf.io.parse_example(batch['record'], WITH_SAMPLES),
-            **{name: batch[name] for name in ('rationale', FIRST, EXPLAINED)}}
-  chosen = groups.map(lambda group: _choose(group, rationales, agreeing, metric, epoch),
-                      num_parallel_calls=tf.data.AUTOTUNE).unbatch()
-  return chosen.batch(128).map(parse, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    return {**tf.io.parse_example(batch['record'], features(chosen)),
+            **{name: column for name, column in batch.items() if name != 'record'}}
+  found = groups.map(rows_of, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+  return found.batch(128).map(parse, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
 
 
 def _choose(group: tf.Tensor, rationales: str, agreeing: str, metric: str,
@@ -96,6 +115,34 @@ def _choose(group: tf.Tensor, rationales: str, agreeing: str, metric: str,
           FIRST: tf.range(tf.size(places)) == 0, EXPLAINED: tf.fill(tf.shape(places), number > 0)}
 
 
+def _soften(row: Mapping[str, tf.Tensor], votes: tf.Tensor, labels: Sequence[str],
+            temperature: float) -> dict[str, tf.Tensor]:
+  """An input's rows with a label each that the teacher voted for, and its share of the votes.
+
+  {'rationale': ['r0'], ...} and votes [3., 1.] for the labels ('yes', 'no')
+  -> {'rationale': ['r0', 'r0'], 'explained': [True, False], 'teacher_label': ['yes', 'no'],
+      'labelled': [True, True], 'parts': [0.75, 0.25] of WHOLE, ...}
+
+  Args:
+    row: from `_choose`.
+    votes: float [labels], or [0] where the teacher's answers failed.
+    labels: the closed set, in the order of the votes.
+    temperature: of the shares, votes ** (1 / temperature); 1 takes the votes as they are.
+  """
+  chosen = tf.cast(tf.where(votes > 0)[:, 0], tf.int32)
+  share = tf.nn.softmax(tf.math.log(tf.gather(votes, chosen)) / temperature)
+  parts = tf.maximum(tf.cast(tf.round(share * objective.WHOLE), tf.int32), 1)
+  had, number = tf.size(row[FIRST]), tf.size(chosen)
+  place = tf.range(tf.maximum(had, number))
+  found = {name: tf.gather(column, tf.minimum(place, had - 1)) for name, column in row.items()}
+  label = tf.gather(tf.constant(labels), tf.gather(
+      tf.concat([chosen, [0]], 0), tf.minimum(place, number)))
+  labelled = place < number
+  return {**found, FIRST: place == 0, EXPLAINED: found[EXPLAINED] & (place < had),
+          'teacher_label': tf.where(labelled, label, ''), LABELLED: labelled,
+          PARTS: tf.gather(tf.concat([parts, [objective.WHOLE]], 0), tf.minimum(place, number))}
+
+
 def _same(labels: tf.Tensor, label: tf.Tensor, metric: str) -> tf.Tensor:
   """bool [n]: which labels are that one, which '' leaves open."""
   if metric != 'equation':
@@ -116,3 +163,8 @@ def explained(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
 def first(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
   """The rows that are the first of their input."""
   return row.get(FIRST, tf.constant(True))
+
+
+def labelled(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
+  """The rows whose teacher's label is one to learn."""
+  return row[LABELLED] if LABELLED in row else first(row)

@@ -42,6 +42,9 @@ class DataSettings:
       'first', 'cycle' (another one each epoch) or 'all', see `samples.rows`.
     agreeing: of them 'any', or those whose label is that of the field: 'label' (gold) or
       'teacher_label' (the vote's).
+    soft_labels: 0: the teacher's label is the one that most of its samples have. Above: all that
+      it voted for, each with its share of the votes at this temperature (1: the shares
+      themselves), in training and where the records have votes over a closed set.
   """
 
   records_dir: str = dataclasses.field(default='', metadata={'free': True})  # see train/config.py
@@ -55,6 +58,7 @@ class DataSettings:
   train_fraction_seed: int = 0
   rationales: str = 'first'
   agreeing: str = 'any'
+  soft_labels: float = 0.0
 
   def __post_init__(self):
     valid.path(**valid.fields(self, 'vocabulary', 'records_dir'))
@@ -66,6 +70,12 @@ class DataSettings:
     valid.whole(0, **valid.fields(self, 'train_fraction_seed'))
     valid.one_of(('first', 'cycle', 'all'), **valid.fields(self, 'rationales'))
     valid.one_of(('any', 'label', 'teacher_label'), **valid.fields(self, 'agreeing'))
+    valid.number(lambda x: x >= 0, 'of at least 0', **valid.fields(self, 'soft_labels'))
+
+  @property
+  def of_sample_0(self) -> bool:
+    """Whether an input is its first sample and no more."""
+    return (self.rationales, self.agreeing, self.soft_labels) == ('first', 'any', 0)
 
   def table(self) -> 'objective.Objectives':
     """The table of objectives; their weights are the trainer's to choose."""

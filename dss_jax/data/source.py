@@ -94,7 +94,7 @@ class RecordsSource(seqio.DataSource):
       order = tf.gather(order, permutation(len(paths), seed, 0))
     serialized = tf.data.TFRecordDataset(tf.data.Dataset.from_tensor_slices(order))
     has_samples = self._check_samples(split)
-    chooses = split == 'train' and (self.chosen.rationales, self.chosen.agreeing) != _SAMPLE_0
+    chooses = split == 'train' and not self.chosen.of_sample_0
     if chooses:
       serialized = samples.grouped(serialized)
     elif has_samples:
@@ -102,10 +102,9 @@ class RecordsSource(seqio.DataSource):
     if shuffle:
       serialized = shuffle_rows(serialized, seed)
     if chooses:
-      rows = samples.rows(serialized, self.chosen.rationales, self.chosen.agreeing,
-                          self.dataset.metric, self.epoch)
+      rows = samples.rows(serialized, self.dataset, self.chosen, self.epoch)
     else:
-      features = samples.WITH_SAMPLES if has_samples else samples.FEATURES
+      features = samples.features(self.chosen, has_samples)
       rows = serialized.batch(128).map(lambda batch: tf.io.parse_example(batch, features),
                                        num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     if split == 'train' and self.chosen.train_fraction < 1.0:
@@ -123,10 +122,16 @@ class RecordsSource(seqio.DataSource):
           f'{" and ".join(one.name for one in found)} of {self.chosen.folder()} have one rationale '
           'an input: write several with `dss teacher --samples=N --keep_samples`, or `dss merge` '
           "several teachers' records")
+    if split == 'train' and self.chosen.soft_labels and not self.dataset.labels:
+      raise errors.UserError(
+          f'DataSettings.soft_labels={self.chosen.soft_labels}: the labels of '
+          f'{self.dataset.name!r} are no closed set, so nothing is voted over')
+    if split == 'train' and self.chosen.soft_labels and not several:
+      raise errors.UserError(
+          f'DataSettings.soft_labels={self.chosen.soft_labels}: the records of '
+          f'{self.chosen.folder()} have no votes: write them with `dss teacher --samples=N '
+          '--keep_samples`')
     return several
-
-
-_SAMPLE_0 = ('first', 'any')
 
 
 def shuffle_rows(rows: tf.data.Dataset, seed: int | tf.Tensor | None) -> tf.data.Dataset:

@@ -92,8 +92,10 @@ def describe(chosen: settings.DataSettings) -> str:
     described['shared_encoder'] = True
   if chosen.train_fraction < 1.0:
     described['train_fraction'] = [chosen.train_fraction, chosen.train_fraction_seed]
-  if (chosen.rationales, chosen.agreeing) != ('first', 'any'):
+  if not chosen.of_sample_0:
     described['rationales'] = [chosen.rationales, chosen.agreeing]
+  if chosen.soft_labels:
+    described['soft_labels'] = chosen.soft_labels
   return json.dumps(described)
 
 

@@ -92,8 +92,8 @@ def show(task: str, split: str, rows: int, lengths: dict[str, int]) -> Iterator[
              f'({record.teacher_model})')
       continue
     yield _heading(f'record {record.id}  ({record.dataset}-{record.split})')
-    for field in ('input', 'label', 'teacher_label', 'rationale', 'parse_status'):
-      yield f'{field:>13}: {getattr(record, field)!r}'
+    for field in ('input', 'label', 'teacher_label', 'rationale', 'parse_status', *record.extra):
+      yield f'{field:>13}: {record.field(field)!r}'
     for name, example in examples:
       if example['id'] == record.id.encode():
         yield f'  {name}'
@@ -126,6 +126,7 @@ def _examples(provider, split: str, rows: int) -> Iterator[tuple[str, dict[str, 
 
 
 def _packed(task, split, rows, lengths, vocabulary) -> Iterator[str]:
+  from dss_jax import objective
   from dss_jax.data import pipeline, settings
   names = [row.name for row in settings.current().table()]
   packed = pipeline.make_dataset(
@@ -138,7 +139,7 @@ def _packed(task, split, rows, lengths, vocabulary) -> Iterator[str]:
         f'{side} {count}/{lengths[side]} tokens' for side, count in filled.items()))
     for segment in range(1, segments + 1):
       inside = row['decoder_segment_ids'] == segment
-      name = names[int(row['decoder_objective'][inside][0]) - 1]
+      name = names[objective.task_of(int(row['decoder_objective'][inside][0])) - 1]
       source = row['encoder_input_tokens'][row['encoder_segment_ids'] == segment]
       target = row['decoder_target_tokens'][inside]
       yield (f'{segment:>5} {name:<9} {vocabulary.decode(source.tolist())!r} -> '

@@ -1,7 +1,7 @@
 """The record: one input with what the teacher said about it, as a `tf.train.Example`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tensorflow_datasets.proto import tf_example_pb2  # tf.train.Example, from protobuf alone
 
@@ -34,6 +34,12 @@ class RationaleRecord:
   sample: int = 0
   # Of sample 0, for a closed set: how many samples reached each label, in the order of the set's.
   label_votes: tuple[float, ...] = ()
+  # Of `datasets.Dataset.extra_fields`, each a feature of its own.
+  extra: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+  def field(self, name: str) -> str:
+    """A text field, or an extra one: '' where it has none."""
+    return getattr(self, name) if name in TEXT_FIELDS else self.extra.get(name, '')
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(RationaleRecord))
@@ -56,6 +62,8 @@ def to_bytes(record: RationaleRecord) -> bytes:
   feature = example.features.feature
   for name in TEXT_FIELDS:
     feature[name].bytes_list.value.append(getattr(record, name).encode('utf-8'))
+  for name, text in record.extra.items():
+    feature[name].bytes_list.value.append(text.encode('utf-8'))
   feature['schema_version'].int64_list.value.append(record.schema_version)
   if record.schema_version >= SAMPLES_VERSION:
     feature['sample'].int64_list.value.append(record.sample)
@@ -67,8 +75,10 @@ def to_bytes(record: RationaleRecord) -> bytes:
 def from_bytes(data: bytes) -> RationaleRecord:
   """Inverse of `to_bytes`; of votes to float32."""
   feature = tf_example_pb2.Example.FromString(data).features.feature
-  texts = {name: feature[name].bytes_list.value[0].decode('utf-8') for name in TEXT_FIELDS}
+  texts = {name: value.bytes_list.value[0].decode('utf-8')
+           for name, value in feature.items() if value.HasField('bytes_list')}
   return RationaleRecord(
-      **texts, schema_version=feature['schema_version'].int64_list.value[0],
+      **{name: texts.pop(name) for name in TEXT_FIELDS}, extra=texts,
+      schema_version=feature['schema_version'].int64_list.value[0],
       sample=sum(feature['sample'].int64_list.value),
       label_votes=tuple(feature['label_votes'].float_list.value))

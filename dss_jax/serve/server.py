@@ -20,6 +20,7 @@ from dss_jax.serve import service as service_lib
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HEADERS = 10.0  # seconds until the headers of a request must be whole
+_IDLE = 75  # and between two requests: longer than proxies hold a connection, which send into it
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -71,7 +72,7 @@ async def run(
   server = _Server(uvicorn.Config(
       app_lib.make(service), http=_Protocol, ws='none', lifespan='off', log_level='warning',
       access_log=False, proxy_headers=False, server_header=False, backlog=2048,
-      timeout_graceful_shutdown=2))
+      timeout_keep_alive=_IDLE, timeout_graceful_shutdown=2))
   address = url(sock)
   serving = asyncio.create_task(server.serve(sockets=[sock]))
   try:

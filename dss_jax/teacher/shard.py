@@ -139,7 +139,7 @@ def _write(spec, rows, completions, dataset, model, settings, staging_dir) -> Re
     agreeing += votes
     empty = records.RationaleRecord(
         id=example.id, input=example.input, label=example.label, dataset=spec.dataset,
-        split=spec.split, parse_status=parsing.NO_TEACHER)
+        split=spec.split, parse_status=parsing.NO_TEACHER, extra=example.extra)
     found = [_filled(empty, _keep(one, example, dataset, settings.keep), sample, model)
              for one, sample in zip(readings, samples, strict=True)]
     record = found.pop(chosen) if found else empty

@@ -18,8 +18,9 @@ ROW = records.RationaleRecord(
 
 def rows(*changes):
   """A dataset of ROW with some fields changed."""
-  made = [dataclasses.asdict(dataclasses.replace(ROW, **change)) for change in changes or ({},)]
-  return tf.data.Dataset.from_tensor_slices({key: [m[key] for m in made] for key in made[0]})
+  made = [dataclasses.replace(ROW, **change) for change in changes or ({},)]
+  return tf.data.Dataset.from_tensor_slices(
+      {key: [getattr(m, key) for m in made] for key in records.TEXT_FIELDS})
 
 
 def texts(dataset):

@@ -85,6 +85,23 @@ def test_data_of_ones_own_is_swept_as_the_page_shows(tmp_path):
                                     and '--import=my_tasks' in run for run in runs)
 
 
+@pytest.mark.slow
+def test_what_goes_beyond_the_paper_is_measured_as_its_page_shows(tmp_path):
+  """The records are made; the sweeps say what they would train."""
+  page = (pathlib.Path(__file__).parents[2] / 'docs' / 'methods.md').read_text()
+  block, = (block for block in re.findall(r'```sh\n(.*?)```', page, re.DOTALL)
+            if 'dss sweep' in block)
+  runs = []
+  for words in map(shlex.split, block.splitlines()):
+    if words[:2] == ['dss', 'report']:
+      continue
+    program = words[1:] if words[0] == 'python' else ['-m', 'dss_jax.cli', *words[1:], '--dry_run']
+    done = subprocess.run([sys.executable, *program], cwd=tmp_path, text=True, capture_output=True,
+                          check=True, timeout=600)
+    runs.append(len(done.stdout.splitlines()) if words[0] == 'dss' else 0)
+  assert [count for count in runs if count] == [8 * 3 * 5, 6 * 3 * 5, 4 * 3 * 5]
+
+
 def test_machines_share_the_runs_of_a_sweep(flags, capsys):
   def commands(*more):
     assert sweep.main([*flags, '--dry_run', *more]) == 0

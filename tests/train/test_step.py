@@ -254,3 +254,25 @@ def test_a_scheduled_weight_is_that_of_its_step():
       rows=[('rationale', '', 'rationale', 1.0 - i / 4)]))
   for kwargs in ({}, {'microbatches': len(batch['encoder_input_tokens'])}, {'loss_chunk': 3}):
     np.testing.assert_allclose(run(lambda i: fading, **kwargs), expected, rtol=1e-5)
+
+
+def test_a_soft_label_is_so_many_votes(params):
+  """Shares of 3/4 and 1/4 are three examples and one, packed or not, in microbatches and chunks."""
+  inputs = [one[:2] for one in ragged.examples(12, tasks=(objective.LABEL,))]
+  rng = np.random.default_rng(3)
+  votes = [(text, np.append(rng.integers(2, 64, rng.integers(1, 5)), 1), count)
+           for text, _ in inputs for count in (3, 1)]
+  rationales = ragged.examples(12, seed=5, tasks=(objective.RATIONALE,))
+  soft = [(text, target, objective.with_share(objective.LABEL, objective.WHOLE * count // 4))
+          for text, target, count in votes] + rationales
+  repeated = [(text, target, objective.LABEL) for text, target, count in votes
+              for _ in range(count)] + rationales
+  loss, grads = loss_and_gradients(params, ragged.unpacked_batch(repeated))
+  packed = ragged.packed_batch(soft)
+  packed = ragged.packed_batch(soft, rows=-(-len(packed['decoder_objective']) // 4) * 4)
+  for batch, kwargs in (
+      (ragged.unpacked_batch(soft), {}), (packed, {}), (packed, {'microbatches': 4}),
+      (packed, {'loss_chunk': 5})):
+    other, others = loss_and_gradients(params, batch, **kwargs)
+    assert other == pytest.approx(loss, rel=1e-5)
+    assert ragged.relative_difference(others, grads) < 1e-5

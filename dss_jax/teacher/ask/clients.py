@@ -48,12 +48,15 @@ class NoTeacher(protocol.Client):
 class ScriptedClient(protocol.Client):
   """A teacher that is a Python function, for toy data and tests of a format.
 
+  It gives a completion, or a list of several.
+
   >>> ScriptedClient(lambda example: f'It says {example.input}. So the answer is (a) yes.')
   """
 
   name = 'scripted'
 
-  def __init__(self, fn: Callable[[datasets.Example], str], model: str = 'scripted'):
+  def __init__(
+      self, fn: Callable[[datasets.Example], str | Sequence[str]], model: str = 'scripted'):
     self.model = model
     self._fn = fn
 
@@ -61,8 +64,9 @@ class ScriptedClient(protocol.Client):
       self, examples: Sequence[datasets.Example], attempt: int = 0
   ) -> list[tuple[protocol.Completion, ...]]:
     progress = tqdm.tqdm(examples, desc='teacher', unit='row', delay=3, disable=None)
-    return [(protocol.Completion(protocol.clean(self._fn(example)), 'stop'),)
-            for example in progress]
+    found = (self._fn(example) for example in progress)
+    return [tuple(protocol.Completion(protocol.clean(text), 'stop')
+                  for text in ([texts] if isinstance(texts, str) else texts)) for texts in found]
 
 
 CLIENTS: dict[str, Any] = {

@@ -122,7 +122,8 @@ def _read_row(
   if not isinstance(row, dict):
     raise errors.UserError(f'{where}: {type(row).__name__} instead of an object with fields')
   try:
-    return datasets.as_example(dataset.read_row(row, row_number))
+    example = datasets.as_example(dataset.read_row(row, row_number))
+    return datasets.with_extra(example, row, dataset)
   except KeyError as error:
     known = ', '.join(map(str, row)) or 'none'
     name = str(error.args[0])
