@@ -7,7 +7,7 @@ import sentencepiece
 import seqio
 
 import dss_jax.tasks  # noqa: F401
-from dss_jax import data, errors, records, vocab
+from dss_jax import data, datasets, errors, records, vocab
 from dss_jax.data import checks
 from dss_jax.inspect import __main__ as inspect
 from dss_jax.teacher import __main__ as teacher
@@ -22,7 +22,8 @@ READS = ('known', '', 'label', 0.5, '{team}: {input} ({level})')
 
 
 @pytest.fixture(autouse=True)
-def as_before():
+def as_before(monkeypatch):
+  monkeypatch.setattr(datasets, '_REGISTRY', dict(datasets._REGISTRY))
   yield
   data.configure(vocabulary='bytes')
 
