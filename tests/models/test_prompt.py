@@ -26,8 +26,12 @@ def reference(model, params, inputs, prompt):
   return log_probs
 
 
-@pytest.mark.parametrize(('version', 'scanned'), [('1.1', False), ('1.0', True), ('umt5', True)])
-@pytest.mark.parametrize('prompt', [PROMPT, (11,)])
+@pytest.mark.parametrize(('version', 'scanned', 'prompt'), [
+    ('1.0', True, PROMPT), ('1.1', False, (11,)),
+    pytest.param('1.1', False, PROMPT, marks=pytest.mark.slow),
+    pytest.param('1.0', True, (11,), marks=pytest.mark.slow),
+    pytest.param('umt5', True, PROMPT, marks=pytest.mark.slow),
+    pytest.param('umt5', True, (11,), marks=pytest.mark.slow)])
 def test_greedy_search_goes_on_from_the_prompt(
     tiny, random_params, inputs, version, scanned, prompt):
   config = tiny(version, scan_layers=scanned)

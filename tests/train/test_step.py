@@ -256,6 +256,7 @@ def test_a_scheduled_weight_is_that_of_its_step():
     np.testing.assert_allclose(run(lambda i: fading, **kwargs), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_soft_label_is_so_many_votes(params):
   """Shares of 3/4 and 1/4 are three examples and one, packed or not, in microbatches and chunks."""
   inputs = [one[:2] for one in ragged.examples(12, tasks=(objective.LABEL,))]
