@@ -96,8 +96,10 @@ class Sweep:
           f'Sweep.run_file={self.run_file}: only {{method}} and {{dataset}} are replaced')
     valid.settings(**valid.fields(self, 'settings', 'settings_for'), **{
         f'Sweep.settings_for[{name!r}]': one for name, one in self.settings_for.items()})
-    _known('Sweep.settings_for', self.settings_for,
-           (*METHODS, *self.methods, *self.datasets, *self.models))
+    # A file's variants need not all be trained; one that is has its settings, see above.
+    _known('Sweep.settings_for', (
+        base(name) if base(name) in METHODS else name for name in self.settings_for),
+           dict.fromkeys((*METHODS, *self.methods, *self.datasets, *self.models)))
 
 
 def _shown(value: Any) -> str:

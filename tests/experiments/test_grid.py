@@ -64,12 +64,18 @@ def test_a_variant_is_its_method_with_settings_of_its_own(tmp_path):
   assert smooth.data.mixture_or_task == plain.data.mixture_or_task == 'dss_cqa'
 
 
+def test_some_of_a_files_variants_are_trained():
+  sweep = grid.Sweep(('cqa',), methods=('dss', 'dss+a'), seeds=(0,), settings_for={
+      'dss+a': {'Z_LOSS': 0.5}, 'dss+b': {'Z_LOSS': 0.1}})
+  assert [cell.method for cell in grid.cells(sweep)] == ['dss', 'dss+a']
+
+
 @pytest.mark.parametrize('changes, message', [
     ({'methods': ('dss+x',)}, r"'dss\+x' is 'dss' with settings of its own: name them, Sweep.sett"),
     ({'methods': ('dss+',), 'settings_for': {'dss+': {'SEED': 1}}}, 'letters and digits behind'),
     ({'methods': ('dss+a/b',), 'settings_for': {'dss+a/b': {'SEED': 1}}}, 'letters and digits'),
     ({'methods': ('das+x',)}, "Sweep.methods: 'das': known: .*dss"),
-    ({'settings_for': {'dss+y': {'SEED': 1}}}, 'Sweep.settings_for'),
+    ({'settings_for': {'das+y': {'SEED': 1}}}, "Sweep.settings_for: 'das.y'"),
     ({'methods': ('dss', 'fine_tune')}, "Sweep.methods: 'fine_tune': did you mean 'finetune'"),
     ({'methods': ('distill',)}, "'distill' learns teacher labels, and Sweep.labels has gold"),
     ({'labels': ('golden',)}, 'Sweep.labels'),
