@@ -26,8 +26,8 @@ def register(name: str, **description: Any) -> 'Dataset':
   Args:
     name: letters, digits and underscores; the same name again replaces it.
     **description: of `dss_jax.data.register`: labels (the closed set, if there is one), metric
-      ('text', 'normalized_text' or 'equation'), completion, read_row, holdout, and where its rows
-      are found by name.
+      ('text', 'normalized_text' or 'equation'), completion, read_row, holdout, extra_fields, and
+      where its rows are found by name.
 
   Returns: the description.
 

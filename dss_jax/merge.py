@@ -132,16 +132,18 @@ def samples_of(found: Sequence[Sequence[records.RationaleRecord]]
                ) -> list[records.RationaleRecord]:
   """The records of one input in each folder -> its samples in the merged set.
 
-  Where none parsed, the first record stands for the input, with the reason. A gold label that a
-  folder lacks is taken from another.
+  Where none parsed, the first record stands for the input, with the reason. A gold label or an
+  extra field that a folder lacks is taken from another.
   """
   label = _gold(found)
   everything = [row for rows in found for row in rows]
+  extra = {name: text for row in reversed(everything) for name, text in row.extra.items() if text}
   parsed = [row for row in everything if row.parse_status == records.PARSED]
   votes = [rows[0].label_votes for rows in found]
   added = tuple(map(sum, zip(*votes))) if len({len(one) for one in votes}) == 1 else ()
   return records.numbered(
-      [dataclasses.replace(row, label=label) for row in parsed or everything[:1]], added)
+      [dataclasses.replace(row, label=label, extra=extra) for row in parsed or everything[:1]],
+      added)
 
 
 def _real(folder: str) -> str:

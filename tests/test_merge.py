@@ -126,3 +126,12 @@ def test_votes_that_a_folder_lacks_are_not_made_up(tmp_path):
   assert [one.label_votes for one in read(tmp_path / 'c')] == [(), ()]
   assert json.loads((tmp_path / 'c' / 'manifest.json').read_text())['sets']['d-train'][
       'teacher']['client'] == 'merge'
+
+
+def test_a_field_that_a_folder_lacks_is_taken_from_another(tmp_path):
+  one = write(tmp_path / 'a', [row('1', extra={'team': ''}), row('2', extra={'team': 'web'})])
+  two = write(tmp_path / 'b', [row('1', 'b', extra={'team': 'app'}), row('2', 'b')])
+  assert merge.main([one, two, f'--output={tmp_path / "c"}']) == 0
+  assert [(found.id, found.extra) for found in read(tmp_path / 'c')] == [
+      ('1', {'team': 'app'}), ('1', {'team': 'app'}), ('2', {'team': 'web'}),
+      ('2', {'team': 'web'})]

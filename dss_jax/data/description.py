@@ -67,13 +67,6 @@ def register(
     ValueError: a bad metric, holdout or split, tfds as well as load, or a name that SeqIO
       refuses.
   """
-  extra_fields = fields.as_texts(extra_fields, f'dataset {name!r}: extra_fields')
-  if extra_fields:
-    from dss_jax import records as records_lib
-    if taken := set(extra_fields) & set(records_lib.FIELDS):
-      raise errors.UserError(
-          f'dataset {name!r}: extra_fields has {", ".join(sorted(taken))}, which a record has '
-          'anyway: leave it out, or name the column otherwise')
   kind = 'class' if labels is not None else 'equation' if metric == 'equation' else 'text'
   dataset = datasets.Dataset(
       name=name, read_row=read_row,
@@ -83,9 +76,20 @@ def register(
       records={split: fields.as_texts(sets, f'dataset {name!r}: records[{split!r}]')
                for split, sets in (records or {}).items()}, source=source,
       tfds=tfds or '', tfds_splits=dict(tfds_splits or {}), hub=dict(hub or {}), load=load,
-      extra_fields=extra_fields)
+      extra_fields=_extra_fields(name, extra_fields))
   datasets.add(dataset)
   if not datasets.only_described():
     from dss_jax.data import registration  # Late: it loads TensorFlow and SeqIO.
     registration.add_tasks(dataset, settings.current())
   return dataset
+
+
+def _extra_fields(name: str, given: Iterable[str]) -> tuple[str, ...]:
+  found = fields.as_texts(given, f'dataset {name!r}: extra_fields')
+  if found:
+    from dss_jax import records  # Late: most datasets need none of it.
+    if taken := set(found) & set(records.FIELDS):
+      raise errors.UserError(
+          f'dataset {name!r}: extra_fields has {", ".join(sorted(taken))}, which a record has '
+          'anyway: leave it out, or name the column otherwise')
+  return found

@@ -309,6 +309,14 @@ def test_a_folder_without_vocabulary(folder, tmp_path):
     make(str(tmp_path / 'tiny'))
 
 
+def test_a_student_with_a_shared_encoder_is_no_teacher(write, tmp_path):
+  write(f'{tmp_path}/shared', to='native')
+  about = tmp_path / 'shared' / 'student.json'
+  about.write_text(json.dumps({**json.loads(about.read_text()), 'shared_encoder': True}))
+  with pytest.raises(errors.UserError, match='was trained with SHARED_ENCODER'):
+    make(f'{tmp_path}/shared')
+
+
 def test_a_request_is_all_that_decides_the_answer(teacher):
   assert teacher.request(PROMPT, 'Where?', endpoint.Decoding(9, 0.5, {'top_p': 0.9})) == {
       'model': 'tiny', 'weights': teacher.weights, 'prompt': PROMPT.as_text('Where?'),

@@ -219,6 +219,10 @@ def _look(folder: str, mesh: 'sharding.MeshConfig') -> str:
     raise errors.UserError(
         f'--model={folder} has no vocabulary (vocabulary.model or spiece.model): copy the '
         'SentencePiece model of its training there')
+  if info.shared_encoder:
+    raise errors.UserError(
+        f'--model={folder} was trained with SHARED_ENCODER: its decoder is given what it is asked '
+        'for, which no prompt can hold; use `dss predict`, or another teacher')
   with cli.flags_named({'mesh'}):
     sharding.check_network(info.model, mesh)
   return weights.path
