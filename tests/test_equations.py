@@ -1,12 +1,17 @@
 """Equations: the arithmetic is right, and nothing but arithmetic gets through."""
 
+import concurrent.futures
+import functools
+import gc
+import sys
 import time
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from dss_jax import equations
+from dss_jax import datasets, equations
+from dss_jax.teacher.read import structured, table
 
 # An expression is built together with its value, by Python's own arithmetic on floats.
 _NUMBERS = st.one_of(
@@ -117,6 +122,34 @@ def test_random_text_gives_a_finite_number_or_value_error(text):
   except ValueError:
     return
   assert isinstance(value, float) and abs(value) < float('inf')
+
+
+NESTED: list = functools.reduce(lambda inner, _: [inner], range(19), [])
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+  """Threads lose the interpreter wherever they can: at each collection, and that is everywhere."""
+  often, threshold, callback = sys.getswitchinterval(), gc.get_threshold(), lambda *_: sum(range(9))
+  sys.setswitchinterval(1e-6)
+  gc.callbacks.append(callback)
+  gc.set_threshold(1)
+  yield
+  gc.set_threshold(*threshold)
+  gc.callbacks.remove(callback)
+  sys.setswitchinterval(often)
+
+
+@pytest.mark.parametrize('read, text, found', [
+    (equations.evaluate, '1 + ' * 20 + '1', 21.0),
+    # As Python writes it, which the JSON reader leaves to Python's own.
+    (lambda text: structured.find(text, table.of(datasets.CompletionFormat())),
+     "{'label': " + '[' * 20 + ']' * 20 + '}', ({'label': NESTED}, 0, 51)),
+], ids=['arithmetic', 'literal'])
+def test_several_threads(interrupted, read, text, found):
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    got = list(pool.map(read, [text] * 300))
+  assert got == [found] * 300
 
 
 @pytest.mark.parametrize('a, b, same', [

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from dss_jax import equations
 from dss_jax.teacher.read import table as table_lib
 
 _DECODER = json.JSONDecoder(strict=False, parse_float=str, parse_int=str, parse_constant=str)
@@ -54,7 +55,7 @@ def _object(text: str, start: int) -> tuple[Any, int]:
   end = text.rfind('}') + 1
   said = text[start:end]
   for read in (lambda: _DECODER.decode(_TRAILING_COMMA.sub('', said)),
-               lambda: ast.literal_eval(said) if len(said) < _LONGEST else None):
+               lambda: ast.literal_eval(equations.parse(said)) if len(said) < _LONGEST else None):
     try:
       return read(), end
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
