@@ -14,6 +14,8 @@ HEADER = ('data', 'model', 'method', 'alpha', 'label', 'answered as', 'rows', 'p
           'F1')
 NOTE = ('Of closed label sets, with the largest share of the data: answers on test, summed over '
         'seeds. Macro F1 is the mean over labels, weighted F1 over rows.')
+UNSURE = ('How sure the students are, this sweep did not ask: `dss report DIR --confidences` lets '
+          'them rank the labels of test, for a figure.')
 
 
 def lines(

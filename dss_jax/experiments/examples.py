@@ -47,16 +47,11 @@ def collect(out: str, rows: Sequence[Row], described: Mapping[str, Mapping[str, 
 
 def commonest_answer(out: str, name: str, metric: str) -> tuple[str, float] | None:
   """Test's commonest gold label, and the accuracy of always giving it, in percent."""
-  gold = [row['label'] for row in _test_rows(out, name) if row['label']]
+  gold = [row['label'] for row in results.test_rows(out, name) if row['label']]
   if not gold:
     return None
   answer = collections.Counter(gold).most_common(1)[0][0]
   return answer, metrics.BY_NAME[metric](gold, [answer] * len(gold))['accuracy']
-
-
-def _test_rows(out: str, name: str) -> list[dict[str, Any]]:
-  path = os.path.join(out, results.DATASETS, f'{name}.jsonl')
-  return results.read_lines(path) if os.path.exists(path) else []
 
 
 def _examples(out: str, name: str, metric: str) -> list[dict[str, Any]]:
@@ -64,7 +59,8 @@ def _examples(out: str, name: str, metric: str) -> list[dict[str, Any]]:
   return [{'id': row['id'], 'input': row['input'], 'gold': row['label'],
            'teacher': row['teacher_label'], 'rationale': row['rationale'],
            'teacher_right': int(score([row['label']], [row['teacher_label']])['accuracy'] == 100.0)
-           if row['label'] and row['teacher_label'] else None} for row in _test_rows(out, name)]
+           if row['label'] and row['teacher_label'] else None}
+          for row in results.test_rows(out, name)]
 
 
 def _run(out: str, row: Row, places: Mapping[str, int], answers: dict[str, int], metric: str

@@ -18,7 +18,8 @@ from matplotlib import pyplot
 from dss_jax import page
 from dss_jax.experiments import grid
 from dss_jax.experiments.results import Row
-from dss_jax.experiments.statistics import Group, Summary
+from dss_jax.experiments.statistics import Group, Summary, usual_alpha
+from dss_jax.experiments.teacher_cost import Cost
 
 NAMES = {'dss': 'Distilling Step-by-Step', 'finetune': 'standard fine-tuning',
          'distill': 'standard distillation', 'rationale_then_label': 'rationale, then label',
@@ -26,8 +27,9 @@ NAMES = {'dss': 'Distilling Step-by-Step', 'finetune': 'standard fine-tuning',
 # Okabe and Ito's colours, told apart by colour-blind readers, too; a marker each.
 _STYLES = {'dss': ('#0072b2', 'o'), 'finetune': ('#d55e00', 's'), 'distill': ('#e69f00', '^'),
            'rationale_then_label': ('#cc79a7', 'D'), 'dss_shuffled': ('#009e73', 'v')}
-_INK = '#010203'  # Becomes the page's own text colour.
-_BARS = ('Means over seeds, every seed as a pale dot. Bars are one standard deviation over seeds '
+INK = '#010203'  # Becomes the page's own text colour.
+ACCURACY = 'test accuracy (%), mean ± s.d. of seeds'
+BARS = ('Means over seeds, every seed as a pale dot. Bars are one standard deviation over seeds '
          '(n - 1) to each side, within 0 and 100 %, no intervals; a single seed has none.')
 
 
@@ -40,7 +42,7 @@ def name_of(method: str, labels: str) -> str:
 
 def draw_all(
     summaries: Mapping[Group, Summary], rows: Sequence[Row], teachers: Mapping[str, float],
-    folder: str, tokens: Mapping[str, int] | None = None) -> list[page.Figure]:
+    folder: str, costs: Mapping[str, Cost] | None = None) -> list[page.Figure]:
   """Every figure that the results have something for; PNG and SVG files go to `folder`.
 
   Args:
@@ -48,7 +50,7 @@ def draw_all(
     rows: all results, for the sizes of the networks.
     teachers: dataset -> the teacher's accuracy on test, percent.
     folder: made if need be.
-    tokens: dataset -> what its teacher read and wrote for all of the training inputs.
+    costs: dataset -> what its teacher took for all of the training inputs.
   """
   os.makedirs(folder, exist_ok=True)
   sizes = {row.model: row.parameters for row in rows if row.parameters}
@@ -56,7 +58,7 @@ def draw_all(
   for dataset in dict.fromkeys(group.dataset for group in summaries):
     here = {group: one for group, one in summaries.items() if group.dataset == dataset}
     found += _by_fraction(here, dataset, teachers.get(dataset), folder)
-    found += _by_cost(here, dataset, teachers.get(dataset), (tokens or {}).get(dataset), folder)
+    found += _by_cost(here, dataset, teachers.get(dataset), (costs or {}).get(dataset), folder)
     found += _by_size(here, dataset, teachers.get(dataset), sizes, folder)
     found += _by_alpha(here, dataset, folder)
   return found
@@ -65,31 +67,30 @@ def draw_all(
 def _by_fraction(here, dataset, teacher, folder) -> list[page.Figure]:
   found = []
   for model in dict.fromkeys(group.model for group in here):
-    chosen = {g: s for g, s in here.items() if g.model == model and _usual_alpha(g, here)}
+    chosen = {g: s for g, s in here.items() if g.model == model and usual_alpha(g, here)}
     if len({group.fraction for group in chosen}) < 2:
       continue
     found.append(_draw(
-        chosen, lambda group: 100 * group.fraction, _levels(chosen, teacher), folder,
+        chosen, lambda group: 100 * group.fraction, levels(chosen, teacher), folder,
         f'{dataset}-{grid.short(model)}-data', f'{dataset}, {grid.short(model)}: less data',
-        f'Test accuracy against the share of the training inputs. {_BARS}',
+        f'Test accuracy against the share of the training inputs. {BARS}',
         'share of the training inputs (%)'))
   return found
 
 
-def _by_cost(here, dataset, teacher, tokens, folder) -> list[page.Figure]:
+def _by_cost(here, dataset, teacher, cost: Cost | None, folder) -> list[page.Figure]:
   """Without tokens, in records whose teacher did not count them, there is nothing to draw."""
   found = []
-  for model in dict.fromkeys(group.model for group in here if tokens):
-    all_of_it = {g: s for g, s in here.items() if g.model == model and _usual_alpha(g, here)}
+  for model in dict.fromkeys(group.model for group in here if cost):
+    all_of_it = {g: s for g, s in here.items() if g.model == model and usual_alpha(g, here)}
     chosen = {g: s for g, s in all_of_it.items() if asks_teacher(g)}
-    if len({group.fraction for group in chosen}) > 1:
+    if cost and len({group.fraction for group in chosen}) > 1:
       found.append(_draw(
-          chosen, lambda group: tokens * group.fraction / 1e6, _levels(all_of_it, teacher), folder,
-          f'{dataset}-{grid.short(model)}-cost',
-          f"{dataset}, {grid.short(model)}: the teacher's tokens",
-          'Test accuracy against the tokens that the teacher read and wrote for the training '
-          f'inputs used, as their share of those for all. Standard fine-tuning needs none. {_BARS}',
-          "the teacher's tokens (millions)"))
+          chosen, lambda group: cost.amount * group.fraction, levels(all_of_it, teacher), folder,
+          f'{dataset}-{grid.short(model)}-cost', f'{dataset}, {grid.short(model)}: {cost.title}',
+          f'Test accuracy against {cost.said} for the training inputs used, as their share of that '
+          'for all; answers for validation and test are not counted. Standard fine-tuning needs '
+          f'none. {BARS}', cost.axis))
   return found
 
 
@@ -98,24 +99,29 @@ def asks_teacher(group: Group) -> bool:
   return group.method != 'finetune' or group.labels == 'teacher'
 
 
-def _levels(
+def levels(
     chosen: Mapping[Group, Summary], teacher: float | None) -> list[tuple[str, float | None]]:
   """What is drawn as a line across: the teacher, and fine-tuning on the most of the data."""
-  full = {g.fraction: s.mean for g, s in chosen.items() if g.method == 'finetune'}
-  return [('teacher (few-shot)', teacher), *(
-      [(f'fine-tuning, {_percent(max(full))} of the data', full[max(full)])] if full else [])]
+  standard = [(g.fraction, s.mean, grid.short(g.model)) for g, s in chosen.items()
+              if g.method == 'finetune']
+  if not standard:
+    return [('teacher (few-shot)', teacher)]
+  fraction, best, model = max(standard)  # Of several sizes the best one.
+  of = f', {model}' if len({name for _, _, name in standard}) > 1 else ''
+  return [('teacher (few-shot)', teacher),
+          (f'fine-tuning, {_percent(fraction)} of the data{of}', best)]
 
 
 def _by_size(here, dataset, teacher, sizes, folder) -> list[page.Figure]:
   fraction = max(group.fraction for group in here)
   chosen = {g: s for g, s in here.items()
-            if g.fraction == fraction and g.model in sizes and _usual_alpha(g, here)}
+            if g.fraction == fraction and g.model in sizes and usual_alpha(g, here)}
   if len({sizes[group.model] for group in chosen}) < 2:
     return []
   return [_draw(
       chosen, lambda group: sizes[group.model], [('teacher (few-shot)', teacher)], folder,
       f'{dataset}-size', f'{dataset}: smaller models',
-      f'Test accuracy against the number of parameters, {_percent(fraction)} of the data. {_BARS}',
+      f'Test accuracy against the number of parameters, {_percent(fraction)} of the data. {BARS}',
       'parameters', log=True)]
 
 
@@ -132,14 +138,8 @@ def _by_alpha(here, dataset, folder) -> list[page.Figure]:
         chosen, lambda group: group.alpha, others, folder,
         f'{dataset}-{grid.short(model)}-{fraction:g}-alpha',
         f'{dataset}, {grid.short(model)}, {_percent(fraction)} of the data: label weight',
-        f'Test accuracy against alpha; 1 is the label loss alone. {_BARS}', 'alpha'))
+        f'Test accuracy against alpha; 1 is the label loss alone. {BARS}', 'alpha'))
   return found
-
-
-def _usual_alpha(group: Group, here: Mapping[Group, Summary]) -> bool:
-  """Of several alphas the one nearest 0.5, so that a method has one line."""
-  alphas = [g.alpha for g in here if g.method == group.method and g.alpha is not None]
-  return group.alpha is None or group.alpha == min(alphas, key=lambda a: (abs(a - 0.5), a))
 
 
 def _draw(
@@ -162,19 +162,24 @@ def _draw(
       for x, (_, summary) in zip(shifted, curve, strict=True):
         axes.scatter([x] * len(summary.accuracies), list(summary.accuracies.values()),
                      color=color, marker=marker, s=14, alpha=0.35)
-    for (label, value), dashes in zip(lines, (':', '-.', (0, (5, 1)))):
-      if value is not None:
-        axes.axhline(value, color=_INK, lw=1, ls=dashes, label=f'{label}: {value:.1f}')
+    draw_levels(axes, lines)
     if log:
       axes.set_xscale('log')
     else:
       axes.set_xticks(ticks := sorted({x_of(group) for group in chosen}),
                       labels=[f'{tick:.3g}' for tick in ticks])
-    axes.set(xlabel=x_label, ylabel='test accuracy (%), mean ± s.d. of seeds',
+    axes.set(xlabel=x_label, ylabel=ACCURACY,
              ylim=(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102)))
     axes.spines[['top', 'right']].set_visible(False)
     figure.legend(loc='outside lower center', ncol=2, frameon=False, fontsize=9)
     return save(figure, folder, name, title, caption)
+
+
+def draw_levels(axes: Any, lines: Sequence[tuple[str, float | None]]) -> None:
+  """A dashed line across for each value that is known."""
+  for (label, value), dashes in zip(lines, (':', '-.', (0, (5, 1)))):
+    if value is not None:
+      axes.axhline(value, color=INK, lw=1, ls=dashes, label=f'{label}: {value:.1f}')
 
 
 def bar(summary: Summary) -> tuple[float, float]:
@@ -194,7 +199,7 @@ def _shifted(xs: Sequence[float], places: float, log: bool) -> list[float]:
 def style(name: str) -> Any:
   """matplotlib's settings for a figure; the same bytes for the same figure of that name."""
   ink: Any = dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color',
-                       'ytick.color', 'axes.titlecolor'), _INK)
+                       'ytick.color', 'axes.titlecolor'), INK)
   return pyplot.rc_context({
       'svg.fonttype': 'none', 'svg.hashsalt': name, 'font.size': 10, 'axes.titlesize': 10, **ink})
 
@@ -205,7 +210,7 @@ def style_of(method: str) -> tuple[str, str]:
   if plus:  # The base's marker, in a colour that a variant keeps from one figure to the next.
     colour = matplotlib.colormaps['tab20'](zlib.crc32(variant.encode()) % 20)
     return matplotlib.colors.to_hex(colour), style_of(base)[1]
-  return _STYLES.get(method, (_INK, 'x'))
+  return _STYLES.get(method, (INK, 'x'))
 
 
 def save(figure: Any, folder: str, name: str, title: str, caption: str, wide: bool = False
@@ -229,7 +234,7 @@ def for_a_page(
 
 def for_page(svg: str) -> str:
   """Without XML header, in the page's text colour and font."""
-  return svg[svg.index('<svg'):].replace(_INK, 'currentColor')
+  return svg[svg.index('<svg'):].replace(INK, 'currentColor')
 
 
 def _percent(fraction: float) -> str:

@@ -50,6 +50,8 @@ class Sweep:
       are replaced: {'INITIAL_CHECKPOINT_PATH': 'weights/{model}'}.
     settings_for: more of them by method, dataset or model: {'finetune': {'BATCH_SIZE': 32}}.
     rationales: rows of test for which students of the first seed also write their rationales.
+    confidences: whether students on the most of the data also rank the labels of test, where they
+      are a closed set, for the report's figure of how sure and how often right they are.
   """
 
   datasets: Sequence[str]
@@ -64,6 +66,7 @@ class Sweep:
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   settings_for: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   rationales: int = 200
+  confidences: bool = False
 
   def __post_init__(self):
     for name in (*_LISTS, 'overlays'):
@@ -89,6 +92,7 @@ class Sweep:
             f"Sweep.settings_for={{{method!r}: {{'LABEL_SMOOTHING': 0.1}}}}, and write letters and "
             "digits behind the '+'")
     valid.whole(0, **valid.fields(self, 'rationales'))
+    valid.flag(**valid.fields(self, 'confidences'))
     valid.text(**valid.fields(self, 'run_file'))
     unknown = re.sub(r'\{(method|dataset)\}', '', self.run_file)
     if '{' in unknown or '}' in unknown:

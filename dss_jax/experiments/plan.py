@@ -22,6 +22,7 @@ class Run:
     files, bindings, modules: of its command line.
     config: what they come to.
     rationales: see `grid.Sweep`; 0 for all but the first seed.
+    confidences: see `grid.Sweep`; False for all but the largest fraction.
   """
 
   cell: grid.Cell
@@ -30,6 +31,7 @@ class Run:
   modules: Sequence[str]
   config: config_lib.TrainConfig
   rationales: int
+  confidences: bool
 
   @property
   def settings(self) -> dict[str, Any]:
@@ -43,7 +45,8 @@ class Run:
     log = os.path.join(out, 'logs', f'{self.cell.key.replace("/", "_")}.log')
     os.makedirs(os.path.dirname(log), exist_ok=True)
     return {'files': list(self.files), 'bindings': list(self.bindings), 'log': log,
-            'imports': list(self.modules), 'rationales': self.rationales}
+            'imports': list(self.modules), 'rationales': self.rationales,
+            'confidences': self.confidences}
 
   @property
   def command(self) -> str:
@@ -74,7 +77,8 @@ def make(sweep: grid.Sweep, out: str, modules: Sequence[str]) -> list[Run]:
     config = gin_config.parse(files, bindings)
     _check_task(cell, config.data.mixture_or_task)
     first = cell.seed == sweep.seeds[0]
-    runs.append(Run(cell, files, bindings, modules, config, sweep.rationales if first else 0))
+    runs.append(Run(cell, files, bindings, modules, config, sweep.rationales if first else 0,
+                    sweep.confidences and cell.fraction == max(sweep.fractions)))
   return runs
 
 

@@ -42,6 +42,12 @@ def read_lines(path: str) -> list[dict[str, Any]]:
   return rows
 
 
+def test_rows(out: str, dataset: str) -> list[dict[str, Any]]:
+  """What the sweep noted of a dataset's test (see `plan`), in order; [] where it did not."""
+  path = os.path.join(out, DATASETS, f'{dataset}.jsonl')
+  return read_lines(path) if os.path.exists(path) else []
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
   """One finished run.

@@ -66,6 +66,21 @@ def order(group: Group) -> tuple:
           -1.0 if group.alpha is None else group.alpha)
 
 
+def usual_alpha(group: Group, among: Iterable[Group]) -> bool:
+  """Whether its alpha is, of a method's several, the one nearest 0.5: a method has one line."""
+  alphas = [g.alpha for g in among if g.method == group.method and g.alpha is not None]
+  return group.alpha is None or group.alpha == min(alphas, key=lambda a: (abs(a - 0.5), a))
+
+
+def at_most_data(groups: Iterable[Group]) -> list[Group]:
+  """Those with the largest fraction of their dataset and model, and with the usual alpha."""
+  found = sorted(set(groups), key=order)
+  largest = {(g.dataset, g.model): g.fraction for g in sorted(found, key=lambda g: g.fraction)}
+  full = [g for g in found if g.fraction == largest[g.dataset, g.model]]
+  return [g for g in full if usual_alpha(g, [
+      one for one in full if (one.dataset, one.model) == (g.dataset, g.model)])]
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
   """The first group minus the second, in percent accuracy; see `significance`.

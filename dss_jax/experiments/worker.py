@@ -1,10 +1,12 @@
 """The process that trains one cell after another: a JSON line asks, a JSON line answers.
 
-  {"files": [...], "bindings": [...], "log": "x.log", "rationales": 0, "imports": []}
+  {"files": [...], "bindings": [...], "log": "x.log", "rationales": 0, "confidences": false,
+   "imports": []}
   -> {"result": {...}} or {"error": "one line"} or {"stopped": 75}
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -66,11 +68,22 @@ def train(asked: dict[str, Any]) -> dict[str, Any]:
   from dss_jax.train import gin_config, loop
   config = gin_config.parse(asked['files'], asked['bindings'])
   result = loop.train(config, gin_config.resolved())
-  if asked['rationales'] and config.data.mixture_or_task.startswith('dss_'):
-    from dss_jax.experiments import rationales
-    rationales.write(config, asked['rationales'])
+  _ask_student(config, asked)
   jax.clear_caches()  # The next cell may be of another size.
   return {**dataclasses.asdict(result), 'parameters': compiled.num_parameters(config.model)}
+
+
+def _ask_student(config: Any, asked: dict[str, Any]) -> None:
+  """What the report shows of the trained student besides its answers on test."""
+  from dss_jax.experiments import confidences, rationales
+  from dss_jax.predict import student as student_lib
+  student = functools.cache(functools.partial(student_lib.load, config.model_dir))
+  if asked['rationales'] and config.data.mixture_or_task.startswith('dss_'):
+    rationales.write(config, asked['rationales'], student)
+  dataset = rationales.dataset_of(config)
+  if asked['confidences'] and dataset.labels and dataset.metric == 'text':
+    rows = ((one.id, one.input, one.label) for one in rationales.test_records(dataset))
+    confidences.write(config.model_dir, student, rows, dataset.labels)
 
 
 if __name__ == '__main__':

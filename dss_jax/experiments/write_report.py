@@ -8,13 +8,17 @@ from typing import Any
 from dss_jax import files, page
 from dss_jax.experiments import (
   class_table,
+  confidences,
   curves,
   differences,
   examples,
   figures,
   grid,
+  latency,
   less_data,
+  reliability,
   statistics,
+  teacher_cost,
 )
 from dss_jax.experiments.differences import Difference
 from dss_jax.experiments.results import Found, Row
@@ -51,7 +55,15 @@ def write(out: str, found: Found, title: str) -> Written:
   summaries = statistics.summarize(rows)
   problems += _uneven(summaries)
   folder = os.path.join(out, FIGURES)
-  drawn = figures.draw_all(summaries, rows, teachers, folder, _tokens(described))
+  prices = teacher_cost.read(out)
+  costs = teacher_cost.of_datasets(described, prices)
+  if prices:
+    problems += [f'{name}: no price of its teacher, for its records do not tell how many tokens it '
+                 'took' for name in described if name not in costs]
+  measured = latency.read(out, rows, problems)
+  drawn = figures.draw_all(summaries, rows, teachers, folder, costs)
+  drawn += latency.draw_all(measured, rows, summaries, teachers, folder)
+  drawn += (sure := reliability.draw_all(out, rows, described, folder))
   drawn += curves.draw_all(rows, out, folder)
   commonest = {name: examples.commonest_answer(out, name, facts.get('metric', 'text'))
                for name, facts in described.items()}
@@ -63,15 +75,19 @@ def write(out: str, found: Found, title: str) -> Written:
       'differences': (differences.HEADER, differences.lines(compared), 4),
       'labels': (class_table.HEADER, class_table.lines(out, rows, described), 6),
       'cost': (_COST_HEADER, _cost(rows), 3),
+      'latency': (latency.HEADER, latency.lines(measured, rows), 3),
   }
   notes = {'accuracies': [_NOTE_ACCURACIES], 'differences': [differences.note(len(compared))],
-           'labels': [class_table.NOTE],
-           'cost': [_seconds_note(rows), _NO_LATENCY, *_teacher_notes(described)]}
+           'labels': [class_table.NOTE, *([] if sure else [class_table.UNSURE])],
+           'cost': [_seconds_note(rows), *teacher_cost.notes(described, prices)],
+           'latency': [latency.note(measured) if measured else latency.UNKNOWN]}
   html_tables = {name: page.paragraphs(notes[name]) + page.table(*table)
                  for name, table in tables.items()}
   html_tables['labels'] = (  # Not there without a closed set.
       f'<section id="labels"><h2>Labels</h2>{html_tables["labels"]}</section>'
       if tables['labels'][1] else '')
+  if not measured:
+    html_tables['latency'] = page.paragraphs(notes['latency'])
   files.write(os.path.join(out, 'report.html'), page.build(
       title=title, subtitle=f'{len(rows)} runs of {len(rows) + len(found.missing)}',
       findings=findings, problems=problems, figures=drawn, tables=html_tables,
@@ -79,6 +95,19 @@ def write(out: str, found: Found, title: str) -> Written:
   files.write(os.path.join(out, 'report.md'), _markdown(
       title, findings, problems, drawn, tables, notes))
   return Written(findings, problems, _aligned(_ACCURACY_HEADER, tables['accuracies'][1]), drawn)
+
+
+def ask_students(
+    out: str, rows: Sequence[Row], measure: bool, rank: bool) -> list[str]:
+  """Lets the students of a sweep answer again, for what it did not measure; says what failed."""
+  said: list[str] = []
+  if rank:
+    names = sorted({row.dataset for row in rows})
+    said += confidences.write_missing(
+        out, rows, {name: examples.read_dataset(out, name, []) for name in names})
+  if measure:
+    said += latency.measure(out, rows)
+  return said
 
 
 _NOTE_ACCURACIES = (
@@ -142,35 +171,6 @@ def _seconds_note(rows: Sequence[Row]) -> str:
       if without else ', for the results do not tell how long it took.')
 
 
-_NO_LATENCY = ('The latency of a student is no result of a sweep, so no figure shows it: time '
-               '`dss predict` or `dss serve` on the machine that is to answer.')
-
-
-def _tokens(described: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-  """Of each dataset, what its teachers read and wrote for the training set, where they counted."""
-  found = {}
-  for name, facts in described.items():
-    usages = [one.get('usage') or {} for one in facts.get('teachers', {}).values()]
-    counts = [sum(usage.get(key) or 0 for key in ('prompt_tokens', 'completion_tokens'))
-              for usage in usages]
-    if counts and all(counts):
-      found[name] = sum(counts)
-  return found
-
-
-def _teacher_notes(described: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """What each dataset's teacher cost, as its records tell."""
-  lines = []
-  for name, facts in described.items():
-    for records, teacher in facts.get('teachers', {}).items():
-      usage = teacher.get('usage') or {}
-      cost = ', '.join(f'{value:,} {key.replace("_", " ")}' for key, value in usage.items()
-                       if isinstance(value, int | float))
-      lines.append(f'{name}: {records} by {teacher.get("model") or teacher.get("client", "?")}; '
-                   + (cost or 'its records do not tell how many tokens it took') + '.')
-  return lines
-
-
 def _uneven(summaries: Mapping[Group, Summary]) -> list[str]:
   """Seeds that some cells of a comparison lack."""
   lines = []
@@ -205,6 +205,8 @@ def _markdown(
   for name, (header, rows, _) in tables.items():
     if name == 'labels' and not rows:
       continue
-    parts += [f'## {name.capitalize()}', *notes[name], '\n'.join(
-        f'| {" | ".join(line)} |' for line in (header, ['---'] * len(header), *rows))]
+    parts += [f'## {name.capitalize()}', *notes[name]]
+    if rows or name != 'latency':
+      parts.append('\n'.join(
+          f'| {" | ".join(line)} |' for line in (header, ['---'] * len(header), *rows)))
   return '\n\n'.join(parts) + '\n'

@@ -30,7 +30,8 @@ def build(
     findings: a sentence each.
     problems: what was left out, and why.
     figures: drawn in the page's own colours.
-    tables: 'accuracies', 'differences', 'labels' (with its heading, or ''), 'cost' -> HTML.
+    tables: 'accuracies', 'differences', 'labels' (with its heading, or ''), 'cost' and 'latency'
+      -> HTML.
     data: what report.js shows.
   """
   body = string.Template(_part('report.html')).substitute(
