@@ -31,9 +31,10 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads, draws, writes."""
   args = arguments.parse(parser(), argv)
-  found, written = write(
-      args.dir, args.title, latency=args.latency, confidences=args.confidences,
-      prompt_price=args.prompt_price, completion_price=args.completion_price)
+  with cli.flags_named(vars(args)):
+    found, written = write(
+        args.dir, args.title, latency=args.latency, confidences=args.confidences,
+        prompt_price=args.prompt_price, completion_price=args.completion_price)
   for problem in written.problems:
     print(f'note: {problem}', file=sys.stderr)
   print('test accuracy (%)\n', *written.accuracies, '', *written.findings, sep='\n')

@@ -45,7 +45,7 @@ class Cost:
 
   @property
   def title(self) -> str:
-    return "the teacher's tokens" if self.usd is None else "the teacher's price"
+    return "the teacher's tokens" if self.usd is None else "what the teacher cost"
 
   @property
   def said(self) -> str:
@@ -54,7 +54,7 @@ class Cost:
 
   @property
   def axis(self) -> str:
-    return "the teacher's tokens (millions)" if self.usd is None else "the teacher's price (USD)"
+    return "the teacher's tokens (millions)" if self.usd is None else "what the teacher cost (USD)"
 
 
 def keep(out: str, prices: Prices) -> None:

@@ -58,8 +58,8 @@ def write(out: str, found: Found, title: str) -> Written:
   prices = teacher_cost.read(out)
   costs = teacher_cost.of_datasets(described, prices)
   if prices:
-    problems += [f'{name}: no price of its teacher, for its records do not tell how many tokens it '
-                 'took' for name in described if name not in costs]
+    problems += [f'{name}: what its teacher cost is not known, for its records do not tell how '
+                 'many tokens it took' for name in described if name not in costs]
   measured = latency.read(out, rows, problems)
   drawn = figures.draw_all(summaries, rows, teachers, folder, costs)
   drawn += latency.draw_all(measured, rows, summaries, teachers, folder)

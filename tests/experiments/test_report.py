@@ -9,7 +9,7 @@ import made_up
 import numpy as np
 import pytest
 
-from dss_jax.experiments import curves, figures, grid, report, results, statistics, write_report
+from dss_jax.experiments import curves, figures, grid, report, results, statistics
 
 ACCURACY = {'dss': 0.9, 'finetune': 0.6, 'dss_shuffled': 0.6}
 
@@ -69,14 +69,6 @@ def test_accuracy_against_the_teachers_tokens(folder):
       statistics.Group('toy', 'base', 'finetune', 'gold', 1.0, None)].mean
   assert f'fine-tuning, 100 % of the data: {full:.1f}' in said
   assert any(one.startswith('teacher (few-shot): ') for one in said)
-
-
-@pytest.mark.parametrize('usage', [None, {'prompt_tokens': 0, 'completion_tokens': 0}])
-def test_tokens_that_nobody_counted_are_not_drawn(usage):
-  counted = {'usage': {'prompt_tokens': 3, 'completion_tokens': 4}}
-  assert write_report._tokens({
-      'a': {'teachers': {'a-train': counted, 'b-train': counted}},
-      'b': {'teachers': {'b-train': counted, 'c-train': {'usage': usage}}}, 'c': {}}) == {'a': 14}
 
 
 def test_the_findings_are_those_of_the_results(folder):

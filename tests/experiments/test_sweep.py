@@ -15,7 +15,7 @@ import pytest
 
 import dss_jax.tasks  # noqa: F401
 from dss_jax import errors
-from dss_jax.experiments import plan, results, sweep, sweep_config
+from dss_jax.experiments import confidences, plan, results, sweep, sweep_config
 
 TINY = ['--gin.TRAIN_STEPS=6', '--gin.WARMUP_STEPS=0', '--gin.EVAL_PERIOD=6',
         '--gin.CHECKPOINT_PERIOD=2', '--gin.BATCH_SIZE=8', '--gin.FRACTIONS=(1.0,)',
@@ -171,6 +171,9 @@ def test_killed_in_the_middle_no_finished_run_is_done_again(flags, tmp_path):
   students = list(out.rglob('rationales.jsonl'))
   assert len(students) == 1 and 'dss-gold' in str(students[0])  # Of the first seed's DSS.
   assert len(students[0].read_text().splitlines()) == 3
+  sure = [results.read_lines(str(out / 'runs' / row['key'] / confidences.FILE)) for row in rows]
+  assert all(len(one) == 16 and {line['prediction'] for line in one} <= {'left', 'right'}
+             for one in sure)  # gin/sweeps/toy.gin asks for them.
 
 
 @pytest.mark.slow
