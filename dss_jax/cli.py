@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def entry_point() -> None:
   """The `dss` console script."""
   if sys.argv[1:2] == ['teacher']:
-    datasets.describe_only()  # As `python -m dss_jax.teacher`: it starts without TensorFlow.
+    datasets.describe_only()  # As `dss teacher`: it starts without TensorFlow.
   run(main)
 
 

@@ -1,4 +1,4 @@
-"""`python -m dss_jax.merge`: several teachers' records, as samples of the same inputs.
+"""`dss merge`: several teachers' records, as samples of the same inputs.
 
 Records are joined by id; an id that has different inputs is refused. The samples of an input that
 parsed are numbered anew: the first folder's, then the next one's, each with its teacher's name.
@@ -19,8 +19,8 @@ _SHOWN = 5  # rows in a message
 
 _EPILOG = """\
 example:
-  python -m dss_jax.merge records-a records-b --output=records
-  python -m dss_jax.train ... --gin.RECORDS_DIR=records --gin.RATIONALE_SAMPLES=all"""
+  dss merge records-a records-b --output=records
+  dss train ... --gin.RECORDS_DIR=records --gin.RATIONALE_SAMPLES=all"""
 
 
 def merge(

@@ -1,4 +1,4 @@
-"""`python -m dss_jax.new NAME`: a folder to begin a task of your own with, and what to do there.
+"""`dss new NAME`: a folder to begin a task of your own with, and what to do there.
 
 It holds everything that the commands printed need: a module that registers the dataset, inputs with
 gold labels, a teacher's answers, and a prompt to ask a teacher yourself. Try it as it is, then put

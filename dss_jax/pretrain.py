@@ -1,4 +1,4 @@
-"""`python -m dss_jax.pretrain`: T5's span corruption on text of your own, before the method.
+"""`dss pretrain`: T5's span corruption on text of your own, before the method.
 
 Text becomes a set of records without labels; what is then trained is a run like any other.
 """

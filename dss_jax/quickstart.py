@@ -1,4 +1,4 @@
-"""`python -m dss_jax.quickstart`: the whole method on a toy task, in minutes on a CPU.
+"""`dss quickstart`: the whole method on a toy task, in minutes on a CPU.
 
 Makes the toy set, runs the teacher job on it with a scripted teacher, and then is a sweep and its
 report like any other: standard fine-tuning and Distilling Step-by-Step on the same inputs for the

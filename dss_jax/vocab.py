@@ -1,4 +1,4 @@
-"""`python -m dss_jax.vocab`: a SentencePiece model from the text of records.
+"""`dss vocab`: a SentencePiece model from the text of records.
 
 For students trained from scratch; pretrained T5 needs T5's own vocabulary.
 """
@@ -122,8 +122,8 @@ def parser() -> argparse.ArgumentParser:
       formatter_class=argparse.RawDescriptionHelpFormatter,
       epilog="""\
 example:
-  python -m dss_jax.vocab --records_dir=records --output=cqa.model --vocab_size=8192
-  python -m dss_jax.train ... --gin.VOCABULARY=cqa.model --gin.VOCAB_SIZE=8192""")
+  dss vocab --records_dir=records --output=cqa.model --vocab_size=8192
+  dss train ... --gin.VOCABULARY=cqa.model --gin.VOCAB_SIZE=8192""")
   parser.add_argument('--records_dir', default=os.environ.get('DSS_DATA_DIR'), metavar='DIR',
                       help='folder of the records (default: $DSS_DATA_DIR)')
   parser.add_argument('--sets', nargs='*', default=[], metavar='SET',

@@ -108,6 +108,7 @@ def test_every_verb_refuses_other_stores(words):
 # --- Terminals -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_terminal_that_knows_ascii_alone(folder):
   done = teacher(folder, env=ASCII)
   assert done.returncode == 0, done.stderr

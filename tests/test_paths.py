@@ -140,6 +140,7 @@ def test_what_is_no_gin_file(here, path, says):
     main('train', f'--gin_file={path}', '--gin.DATASET=toy')
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_to_its_end(toy_records):
   """`dss inspect | head -1`, `dss train --print_config | head -1`."""
   for command in (f'inspect --task=dss_toy --records_dir={toy_records} --vocabulary=bytes --rows=9',

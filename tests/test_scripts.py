@@ -5,9 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 REPO = pathlib.Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_packing_benchmark(toy_records, toy_vocabulary):
   done = subprocess.run(
       [sys.executable, str(REPO / 'benchmarks/packing.py'), '--task=dss_toy',

@@ -1,4 +1,4 @@
-"""`python -m dss_jax.convert`: checkpoints between Hugging Face, T5X and this project."""
+"""`dss convert`: checkpoints between Hugging Face, T5X and this project."""
 
 import argparse
 import dataclasses
@@ -23,17 +23,17 @@ Tensors are converted one at a time, so a model larger than half of the memory f
 _EPILOG = """\
 examples:
   # A public model, by its name at the Hugging Face hub or its folder, as the start of a run:
-  python -m dss_jax.convert --input=google/t5-v1_1-base --output=t5_1_1_base --to=native
-  python -m dss_jax.train ... --gin.INITIAL_CHECKPOINT_PATH=t5_1_1_base
+  dss convert --input=google/t5-v1_1-base --output=t5_1_1_base --to=native
+  dss train ... --gin.INITIAL_CHECKPOINT_PATH=t5_1_1_base
 
   # What you trained, for transformers (its best checkpoint, with tokenizer and model card):
-  python -m dss_jax.convert --input=runs/dss_cqa --output=export --to=hf
+  dss convert --input=runs/dss_cqa --output=export --to=hf
 
   # For CPUs, in int8 (needs the extra `ct2`):
-  python -m dss_jax.convert --input=runs/dss_cqa --output=ct2 --to=ct2 --dtype=int8
+  dss convert --input=runs/dss_cqa --output=ct2 --to=ct2 --dtype=int8
 
   # For T5X, in bfloat16:
-  python -m dss_jax.convert --input=runs/dss_cqa --output=t5x --to=t5x --dtype=bfloat16
+  dss convert --input=runs/dss_cqa --output=t5x --to=t5x --dtype=bfloat16
 
 A run's folder means its best checkpoint; name one step as runs/dss_cqa/checkpoints/200.
 Paths may be gs://.

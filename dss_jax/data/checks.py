@@ -127,9 +127,13 @@ def check_coverage(name: str, split: str, sample: int = SAMPLE) -> list[str]:
   """Warnings for texts that the vocabulary cannot tell from others, of each dataset of a mixture.
 
   Raises:
-    UserError: no answer could be right, see `coverage.check_open_labels`.
+    UserError: no answer could be right, see `coverage.check_open_labels`; or two tasks have the
+      same inputs.
   """
   vocabulary = vocabularies.current()
+  tasks = seqio.get_subtasks(pipeline.get_mixture_or_task(name))
+  coverage.check_prefixes(
+      [task.objective for task in tasks if isinstance(task, record_task.RecordTask)], vocabulary)
   warnings = []
   for source in {s.dataset.name: s for s in pipeline.sources(name)}.values():
     texts = _texts(source, split, sample)

@@ -2,11 +2,11 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import seqio
 
-from dss_jax import answers, datasets, errors, metrics
+from dss_jax import answers, datasets, errors, metrics, objective
 from dss_jax.data import preprocessors
 
 SHOWN, SHOWN_LENGTH = 5, 20  # examples in a message, characters of each
@@ -104,6 +104,21 @@ def check_open_labels(
   return (f'{dataset.name}: {rows:,} of {sum(counts.values()):,} labels come out of the vocabulary '
           f'as another text and always count as wrong, such as {shown}; name the closed set with '
           'register(labels=...), or spell them as the vocabulary does')
+
+
+def check_prefixes(rows: Iterable[objective.Objective], vocabulary: seqio.Vocabulary) -> None:
+  """UserError if two objectives have the same tokens before the same inputs.
+
+  A vocabulary without the characters of either prefix would make both tasks one.
+  """
+  found: dict[tuple[str | int, ...], objective.Objective] = {}
+  for row in rows:
+    other = found.setdefault((row.inputs, *vocabulary.encode(row.prefix)), row)
+    if other.prefix != row.prefix:
+      raise errors.UserError(
+          f'the prefixes {other.prefix!r} of {other.name} and {row.prefix!r} of {row.name} are the '
+          f'same in this vocabulary, so no student can tell the tasks apart; {answers.FIX}, or '
+          'choose others with --gin.LABEL_PREFIX and --gin.RATIONALE_PREFIX')
 
 
 def _is_right(dataset: datasets.Dataset, label: str, answer: str) -> bool:

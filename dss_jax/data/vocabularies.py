@@ -50,7 +50,7 @@ def load(spec: str, eos_id: int | None = tokenizer.EOS_ID) -> seqio.Vocabulary:
   except (OSError, RuntimeError, tf.errors.OpError, message.DecodeError) as error:
     why = _what_instead(spec) or (
         f"{_one_line(error)}; give the path of a .model file, 'bytes', or train one with "
-        '`python -m dss_jax.vocab`')
+        '`dss vocab`')
     raise errors.UserError(
         f'DataSettings.vocabulary={spec}: not a readable SentencePiece model: {why}') from error
   tokenizer.check_ids(vocabulary.tokenizer, f'DataSettings.vocabulary={spec}', eos_id)

@@ -1,4 +1,4 @@
-"""`python -m dss_jax.experiments.report DIR`: a sweep's tables and figures, and one page."""
+"""`dss report DIR`: a sweep's tables and figures, and one page."""
 
 import argparse
 import os
@@ -21,10 +21,10 @@ significance, training curves, cost, and a browser of test examples with the gol
 teacher's and the students' labels and rationales. What is missing or damaged is listed there.
 
 examples:
-  python -m dss_jax.experiments.report toy
-  python -m dss_jax.experiments.report toy --latency --confidences
-  python -m dss_jax.experiments.report sweeps/cqa --title='CommonsenseQA, T5 v1.1 base' \\
-      --prompt_price=2.5 --completion_price=10
+  dss report toy
+  dss report toy --latency --confidences
+  dss report sweeps/cqa --title='CommonsenseQA, T5 v1.1 base'
+  dss report sweeps/cqa --prompt_price=2.5 --completion_price=10
 """
 
 

@@ -118,7 +118,7 @@ def read(out: str) -> Found:
   paths = sorted(glob.glob(os.path.join(glob.escape(out), 'results*.jsonl')))
   if not paths:
     raise errors.UserError(
-        f'{out} has no results*.jsonl: give the --out of `python -m dss_jax.experiments.sweep`')
+        f'{out} has no results*.jsonl: give the --out of `dss sweep`')
   rows: dict[str, Row] = {}
   problems: list[str] = []
   for path in paths:

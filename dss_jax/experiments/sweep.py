@@ -1,4 +1,4 @@
-"""`python -m dss_jax.experiments.sweep`: a grid of runs, resumable, one line of results each."""
+"""`dss sweep`: a grid of runs, resumable, one line of results each."""
 
 import argparse
 import json
@@ -22,20 +22,20 @@ what is not.
 _EPILOG = """\
 examples:
   # The paper's claim in miniature, no data needed: the first command makes it
-  python -m dss_jax.quickstart --data_only
-  python -m dss_jax.experiments.sweep --gin_file=gin/sweeps/toy.gin --out=toy --slots=2
-  python -m dss_jax.experiments.report toy
+  dss quickstart --data_only
+  dss sweep --gin_file=gin/sweeps/toy.gin --out=toy --slots=2
+  dss report toy
 
   # Less data: DSS and fine-tuning at five fractions of CommonsenseQA, three seeds
-  python -m dss_jax.experiments.sweep --gin_file=gin/sweeps/fractions.gin --out=fractions \\
+  dss sweep --gin_file=gin/sweeps/fractions.gin --out=fractions \\
       --gin.RECORDS_DIR=records --gin.INITIAL_CHECKPOINT_PATH=google/t5-v1_1-base
 
   # The second of four machines that share OUT
-  python -m dss_jax.experiments.sweep ... --shard=1/4
+  dss sweep ... --shard=1/4
 
 --gin.NAME=VALUE sets a macro of the grid (gin/sweeps/grid.gin: DATASETS, METHODS, LABELS,
 FRACTIONS, MODELS, ALPHAS, SEEDS, ...) or, if it is none of those, a setting of every run, as in
-`python -m dss_jax.train`. OUT holds results.jsonl, failed.json, and in runs/ and logs/ a folder
+`dss train`. OUT holds results.jsonl, failed.json, and in runs/ and logs/ a folder
 and a log per run.
 
 exit codes: 0 all runs are finished; 1 some failed, they are listed; 2 an error of the user's;
@@ -87,7 +87,7 @@ class _Sweep:
     done = len(self.finished())
     print(f'{done} of {len(self._runs)} runs are finished')
     if done == len(self._runs):
-      print(f'next: python -m dss_jax.experiments.report {self._out}')
+      print(f'next: dss report {self._out}')
     return self._stopped or int(bool(self._failed))
 
   def finished(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""`python -m dss_jax.export`: a student as StableHLO that runs without this project."""
+"""`dss export`: a student as StableHLO that runs without this project."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ its parameters and a small loader, student.py. To run it a machine needs no more
 """
 _EPILOG = """\
 example:
-  python -m dss_jax.export --model_dir=runs/dss_cqa --output=portable
+  dss export --model_dir=runs/dss_cqa --output=portable
   python portable/student.py 'Where do birds live? ...'
 
-For transformers (PyTorch) write a Hugging Face folder instead: python -m dss_jax.convert.
+For transformers (PyTorch) write a Hugging Face folder instead: dss convert.
 """
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 

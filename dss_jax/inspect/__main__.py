@@ -1,4 +1,4 @@
-"""`python -m dss_jax.inspect`: rows of a task as the student sees them, or a page about all.
+"""`dss inspect`: rows of a task as the student sees them, or a page about all.
 
 For each row: the record, the text of each task, its tokens, and where packing puts it; then
 the packed row decoded back. With --html, one page about every record set of the folder: lengths
@@ -16,8 +16,8 @@ from dss_jax.data import settings as data_settings
 
 _EPILOG = """\
 examples:
-  python -m dss_jax.inspect --task=dss_cqa --records_dir=records --vocabulary=cqa.model --rows=2
-  python -m dss_jax.inspect --html=records.html --records_dir=records --vocabulary=cqa.model
+  dss inspect --task=dss_cqa --records_dir=records --vocabulary=cqa.model --rows=2
+  dss inspect --html=records.html --records_dir=records --vocabulary=cqa.model
 """
 
 

@@ -1,4 +1,4 @@
-"""`python -m dss_jax.precompile --gin_file=... --topology=v5e:4x4`: what fits, and how."""
+"""`dss precompile --gin_file=... --topology=v5e:4x4`: what fits, and how."""
 
 import argparse
 import dataclasses
@@ -16,12 +16,12 @@ names its records, they are looked at as before a training: lengths, and what th
 _EPILOG = """\
 examples:
   # Does the paper's batch of T5 v1.1 large fit on eight v5e chips, and in how many parts?
-  python -m dss_jax.precompile --gin_file=gin/native/dss.gin --gin.DATASET=anli \\
+  dss precompile --gin_file=gin/native/dss.gin --gin.DATASET=anli \\
       --gin_file=gin/recipes/unpacked.gin --models=t5_1_1_large --gin.REMAT=full \\
       --topology=v5e:2x4 --mesh=1x-1x1
 
   # One table over slices, models and meshes; the same command again goes on where it stopped.
-  python -m dss_jax.precompile --gin_file=gin/native/dss.gin --gin.DATASET=anli \\
+  dss precompile --gin_file=gin/native/dss.gin --gin.DATASET=anli \\
       --models=t5_1_1_xl,t5_1_1_xxl --topology=v5e:4x4,v6e:4x4 --sweep \\
       --output=plan.jsonl --format=markdown
 

@@ -1,4 +1,4 @@
-"""`python -m dss_jax.predict`: a trained student's answers to a file of inputs."""
+"""`dss predict`: a trained student's answers to a file of inputs."""
 
 import argparse
 import csv
@@ -33,16 +33,16 @@ killed one stopped.
 """
 _EPILOG = """\
 examples:
-  python -m dss_jax.predict --model_dir=runs/dss_cqa --input=new.jsonl --output=answers.jsonl
+  dss predict --model_dir=runs/dss_cqa --input=new.jsonl --output=answers.jsonl
 
   # In the terminal:
-  python -m dss_jax.predict --model_dir=runs/dss_cqa --text='Where do birds live?'
+  dss predict --model_dir=runs/dss_cqa --text='Where do birds live?'
 
   # With the rationale, and five sampled answers:
-  python -m dss_jax.predict ... --rationale --samples=5 --temperature=0.7
+  dss predict ... --rationale --samples=5 --temperature=0.7
 
   # A closed label set: score every label instead of decoding.
-  python -m dss_jax.predict ... --rank --labels=entailment,neutral,contradiction
+  dss predict ... --rank --labels=entailment,neutral,contradiction
 
 input:   rows with `input` (as in training, no prefix), and optionally `id`, `label` (gold) and
          `labels` (the choices of --rank); rows of a registered dataset with --dataset=cqa. As JSON

@@ -95,7 +95,7 @@ def check_folder(records_dir: str) -> None:
   if not _exists(records_dir):
     raise errors.UserError(
         f'{os.path.join(records_dir, MANIFEST)} does not exist: {records_dir!r} holds no finished '
-        'record set; write one with `python -m dss_jax.teacher --records_dir=...`')
+        'record set; write one with `dss teacher --records_dir=...`')
 
 
 def set_names(records_dir: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m dss_jax.serve`: a trained student as an HTTP server."""
+"""`dss serve`: a trained student as an HTTP server."""
 
 import argparse
 import asyncio
@@ -18,12 +18,12 @@ compiled at the start. SIGTERM ends what is in flight, then the server.
 """
 _EPILOG = """\
 examples:
-  python -m dss_jax.serve --model_dir=runs/dss_cqa --port=8080
+  dss serve --model_dir=runs/dss_cqa --port=8080
   curl localhost:8080/predict --json '{"input": "Where do birds live?"}'
 
   # With rationales; and with the scores of a closed label set in place of decoding:
-  python -m dss_jax.serve --model_dir=runs/dss_cqa --rationale
-  python -m dss_jax.serve --model_dir=runs/tickets --rank
+  dss serve --model_dir=runs/dss_cqa --rationale
+  dss serve --model_dir=runs/tickets --rank
 
 endpoints: POST /predict, GET /healthz, /readyz, /metrics (Prometheus), /docs
 """

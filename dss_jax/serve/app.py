@@ -101,6 +101,10 @@ def make(service: service_lib.Service) -> types.ASGIApp:
     rows = [_row(question, answer) for question, answer in zip(questions, answers, strict=True)]
     return responses.JSONResponse(rows[0] if ask.input is not None else {'predictions': rows})
 
+  @app.get('/', include_in_schema=False)
+  async def about() -> fastapi.Response:
+    return responses.RedirectResponse('docs')  # Relative, as a proxy may stand before it.
+
   @app.get('/healthz')
   async def healthz() -> dict[str, str]:
     """Whether the process is alive."""

@@ -1,6 +1,6 @@
 """The teacher phase: rationales and labels of a large language model become records.
 
-`python -m dss_jax.teacher --help`, or `dss_jax.teacher.job.run(...)` from Python.
+`dss teacher --help`, or `dss_jax.teacher.job.run(...)` from Python.
 """
 
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""`python -m dss_jax.teacher`: a teacher's rationales and labels become records."""
+"""`dss teacher`: a teacher's rationales and labels become records."""
 
 import argparse
 import dataclasses

@@ -16,34 +16,34 @@ _EPILOG = """\
 examples:
   # any OpenAI-compatible server: vLLM, SGLang, llama.cpp, JetStream, or a hosted one
   export OPENAI_API_KEY=...    # the only place for a key; a local server needs none
-  python -m dss_jax.teacher --client=openai --base_url=http://localhost:8000/v1 --model=NAME \\
+  dss teacher --client=openai --base_url=http://localhost:8000/v1 --model=NAME \\
       --dataset=cqa --split=train --inputs=cqa_train.json --records_dir=records
 
   # what that would ask for and cost (add --prompt_price and --completion_price)
-  python -m dss_jax.teacher --dry_run --client=openai --model=NAME --dataset=cqa --split=train \\
+  dss teacher --dry_run --client=openai --model=NAME --dataset=cqa --split=train \\
       --inputs=cqa_train.json --records_dir=records
 
   # what it would send for the first input: instruction, demonstrations, question
-  python -m dss_jax.teacher --show_prompt --dataset=cqa --split=train --inputs=cqa_train.json
+  dss teacher --show_prompt --dataset=cqa --split=train --inputs=cqa_train.json
 
   # completions that were saved as JSON lists, one string per input row
-  python -m dss_jax.teacher --client=recorded --dataset=cqa --split=train \\
+  dss teacher --client=recorded --dataset=cqa --split=train \\
       --inputs=cqa_train.json --completions='palm/train_CoT_*.json' --records_dir=records
 
   # in batches: at half the price, within a day; start it again after a crash, or elsewhere
-  python -m dss_jax.teacher --batch --client=openai --model=NAME --dataset=cqa --split=train \\
+  dss teacher --batch --client=openai --model=NAME --dataset=cqa --split=train \\
       --inputs=cqa_train.json --records_dir=records
 
   # what the first teacher refuses is asked of a second one
-  python -m dss_jax.teacher --client=openai --model=NAME --dataset=cqa --split=train \\
+  dss teacher --client=openai --model=NAME --dataset=cqa --split=train \\
       --inputs=cqa_train.json --records_dir=records --fallback='--model=OTHER'
 
   # standard fine-tuning needs no teacher
-  python -m dss_jax.teacher --client=none --dataset=svamp --split=test \\
+  dss teacher --client=none --dataset=svamp --split=test \\
       --inputs=svamp_test.json --records_dir=records
 
   # a dataset of your own: my_tasks.py calls dss_jax.data.register('mine', ...)
-  python -m dss_jax.teacher --import=my_tasks --dataset=mine --split=train --prompt=mine.toml \\
+  dss teacher --import=my_tasks --dataset=mine --split=train --prompt=mine.toml \\
       --inputs=mine.jsonl --client=openai --model=NAME --records_dir=records
 
 --inputs holds rows as JSON lines, a JSON list, CSV, TSV or Parquet, or is a Hugging Face dataset,

@@ -1,4 +1,4 @@
-"""`python -m dss_jax.train --gin_file=...`: train a student, or continue where it stopped."""
+"""`dss train --gin_file=...`: train a student, or continue where it stopped."""
 
 import argparse
 import os
@@ -18,23 +18,23 @@ Train a student T5 on rationale records. Starting the same command again resumes
 _EPILOG = """\
 examples:
   # Distilling Step-by-Step on CommonsenseQA, the paper's settings:
-  python -m dss_jax.train --method=dss --dataset=cqa \\
+  dss train --method=dss --dataset=cqa \\
       --gin.RECORDS_DIR=records --gin.MODEL_DIR=runs/dss_cqa
 
   # A small student from scratch with a vocabulary of its own, on a CPU:
-  python -m dss_jax.train --method=dss --dataset=cqa \\
+  dss train --method=dss --dataset=cqa \\
       --gin_file=gin/native/tiny.gin --gin.RECORDS_DIR=records \\
       --gin.VOCABULARY=cqa.model --gin.MODEL_DIR=runs/tiny
 
   # From public weights of the Hugging Face hub (also a folder, a T5X checkpoint, or gs://):
-  python -m dss_jax.train ... --gin.INITIAL_CHECKPOINT_PATH=google/t5-v1_1-base
+  dss train ... --gin.INITIAL_CHECKPOINT_PATH=google/t5-v1_1-base
 
   # The baselines: standard fine-tuning, standard distillation.
-  python -m dss_jax.train --method=finetune --dataset=cqa ...
-  python -m dss_jax.train --method=distill --dataset=cqa ...
+  dss train --method=finetune --dataset=cqa ...
+  dss train --method=distill --dataset=cqa ...
 
   # Another published size, of dss_jax/models/sizes.py (the default is T5 v1.1 base):
-  python -m dss_jax.train ... --gin_file=gin/native/models/t5_1_1_large.gin
+  dss train ... --gin_file=gin/native/models/t5_1_1_large.gin
 
 settings (--gin.NAME=VALUE; --print_config shows all with their values):
   MODEL_DIR, RECORDS_DIR, VOCABULARY   folders and the SentencePiece model (or bytes)

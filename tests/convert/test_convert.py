@@ -63,7 +63,8 @@ FORMATS = [('hf', False), ('native', False), ('native', True), ('t5x', False), (
 CHAIN = [FORMATS[i * step % 5] for step in (1, 2, 3, 4) for i in range(1, 6)]
 
 
-@pytest.mark.parametrize(('version', 'steps'), [('1.1', len(CHAIN)), ('1.0', 5), ('umt5', 5)])
+@pytest.mark.parametrize(('version', 'steps'), [
+    pytest.param('1.1', len(CHAIN), marks=pytest.mark.slow), ('1.0', 5), ('umt5', 5)])
 def test_every_format_to_every_other_to_the_bit(tmp_path, version, steps):
   expected = write(tmp_path / '0', 'hf', CONFIGS[version]).arrays
   for i, (to, scan) in enumerate(CHAIN[:steps], 1):

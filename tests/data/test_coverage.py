@@ -110,3 +110,17 @@ def test_a_vocabulary_covers_registered_labels_and_phrase(tmp_path):
   with pytest.raises(errors.UserError, match="'\ufb01ne' and 'fine' of 'marks' are both 'fine'"):
     vocab.train(str(tmp_path), str(tmp_path / 'w.model'), vocab_size=100)
   assert not (tmp_path / 'w.model').exists()
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_prefixes_that_the_vocabulary_cannot_tell_apart_are_refused(
+    registered, english, tmp_path, shared):
+  registered(('yes', 'no'))
+  chosen = {'records_dir': str(tmp_path), 'vocabulary': english, 'shared_encoder': shared,
+            'label_prefix': '\u4e0b '}
+  data.configure(**chosen, rationale_prefix='\u4e0aa ')
+  assert checks.check_coverage('dss_marks', 'train')
+  data.configure(**chosen, rationale_prefix='\u4e0a ')
+  with pytest.raises(errors.UserError, match="'\u4e0b ' of label and '\u4e0a ' of rationale"):
+    checks.check_coverage('dss_marks', 'train')
+  checks.check_coverage('marks_finetune', 'train')  # It has none.

@@ -72,6 +72,7 @@ def texts(name):
           for row in rows.take(200).as_numpy_iterator()}
 
 
+@pytest.mark.slow
 def test_mixtures_made_before_configure_read_what_it_says(
     mixtures_made_at_import, tmp_path, monkeypatch):
   monkeypatch.delenv('DSS_DATA_DIR', raising=False)

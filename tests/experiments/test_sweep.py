@@ -70,6 +70,7 @@ def test_a_dry_run_prints_commands_that_train_takes(flags, capsys, tmp_path):
              for command in commands)
 
 
+@pytest.mark.slow
 def test_data_of_ones_own_is_swept_as_the_page_shows(tmp_path):
   """Under its own name, on its own task."""
   page = (pathlib.Path(__file__).parents[2] / 'docs' / 'experiments.md').read_text()

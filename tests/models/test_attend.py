@@ -128,7 +128,7 @@ def losses(settings, params, batch, mesh=None):
 
 
 @pytest.mark.parametrize('version, remat, devices', [
-  ('umt5', 'none', 1), ('1.1', 'full', 8)])
+  ('umt5', 'none', 1), pytest.param('1.1', 'full', 8, marks=pytest.mark.slow)])
 def test_the_network_is_the_same(tiny, random_params, version, remat, devices):
   """With the same draws of dropout; also under a mesh that divides rows and heads."""
   rng = np.random.default_rng(1)

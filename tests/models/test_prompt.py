@@ -27,7 +27,8 @@ def reference(model, params, inputs, prompt):
 
 
 @pytest.mark.parametrize(('version', 'scanned', 'prompt'), [
-    ('1.0', True, PROMPT), ('1.1', False, (11,)),
+    ('1.0', True, PROMPT),
+    pytest.param('1.1', False, (11,), marks=pytest.mark.slow),
     pytest.param('1.1', False, PROMPT, marks=pytest.mark.slow),
     pytest.param('1.0', True, (11,), marks=pytest.mark.slow),
     pytest.param('umt5', True, PROMPT, marks=pytest.mark.slow),
@@ -65,6 +66,7 @@ def test_scores_are_those_of_the_targets_alone(tiny, random_params, inputs):
     np.testing.assert_allclose(scores[:, k], total, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_beams_and_samples_have_the_probabilities_of_what_follows_the_prompt(
     tiny, random_params, inputs):
   config = tiny('1.1')

@@ -127,6 +127,14 @@ def test_too_much_is_413(serve):
   asyncio.run(main())
 
 
+def test_its_address_alone_shows_the_page(serve):
+  async def main():
+    async with serve() as client, client.get('/') as response:
+      return response.status, response.url.path, await response.text()
+  status, path, page = asyncio.run(main())
+  assert (status, path) == (200, '/docs') and 'dss serve' in page
+
+
 def test_the_schema_describes_every_field(serve):
   async def main():
     async with serve() as client:

@@ -63,7 +63,7 @@ INVENTED = {
 OTHER_LETTERS = {'train': {'unimportant'}, 'test': {'wait for orders'}}  # Always refused.
 
 
-@pytest.mark.parametrize('split', ['train', 'test'])
+@pytest.mark.parametrize('split', [pytest.param('train', marks=pytest.mark.slow), 'test'])
 def test_a_letter_with_an_invented_choice_is_not_read(tmp_path, split):
   _run(tmp_path, cqa.DATASET, split, f'cqa/cqa_{split}.json', f'cqa/palm/{split}_CoT_*.json',
        'strict')

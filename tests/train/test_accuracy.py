@@ -136,6 +136,7 @@ def test_a_label_behind_a_rationale_scores_alike(tmp_path, capsys):
   assert prediction.rationale.startswith('It says ') and prediction.label == answers[0]
 
 
+@pytest.mark.slow
 def test_a_student_that_knows_nothing_is_not_right(tmp_path, capsys):
   """Open labels that come out as other texts: wrong everywhere, and said before."""
   result = train(tmp_path, t5s_kind, ('cafe\u0301', 'plain', '\ufb01ne'), 1, closed=False)

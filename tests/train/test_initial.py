@@ -65,6 +65,7 @@ def test_parameters_are_laid_out_over_the_mesh(pretrained, source, scan_layers, 
     assert np.array_equal(x, expected.read(name)), name
 
 
+@pytest.mark.slow
 def test_a_run_starts_with_the_checkpoints_parameters(pretrained, train, tmp_path):
   """At learning rate 0 they are what it saves; a finished or resumed run needs it no more."""
   shutil.copytree(pretrained / 'hf', tmp_path / 'hf')

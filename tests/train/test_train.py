@@ -284,6 +284,7 @@ def test_changed_records_are_noticed_on_resuming(finished, toy_vocabulary, tmp_p
     train_main.main(arguments(finished, tmp_path, toy_vocabulary))
 
 
+@pytest.mark.slow
 def test_a_changed_vocabulary_is_noticed_on_resuming(toy_records, toy_vocabulary, tmp_path):
   from dss_jax import vocab
   path = tmp_path / 'words.model'

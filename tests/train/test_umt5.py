@@ -57,6 +57,7 @@ def test_no_decay_knows_the_biases():
   assert 'encoder/layers/mlp/wo/kernel' in moved and f'encoder/{"/".join(BIAS)}' not in moved
 
 
+@pytest.mark.slow
 def test_gin_has_its_sizes_and_precompile_its_programs():
   config = gin_config.parse(['gin/native/dss.gin', 'gin/native/models/umt5_small.gin'], [
       'DATASET=toy', 'MODEL_DIR=x', 'RECORDS_DIR=x', 'VOCABULARY=bytes', 'VOCAB_SIZE=256384',
@@ -76,6 +77,7 @@ def test_gin_has_its_sizes_and_precompile_its_programs():
     assert compiled.memory_of(make(small, sharding).lower().compile())['temporaries'] > 0
 
 
+@pytest.mark.slow
 def test_stablehlo_decodes_the_same():
   model = models.Transformer(dataclasses.replace(CONFIG, scan_layers=False))
   params = nn.unbox(models.init_params(model, jax.random.key(1)))
