@@ -71,7 +71,7 @@ class Measured:
 
 
 def measure(out: str, rows: Sequence[Row]) -> list[str]:
-  """Writes latency.json anew; what could not be measured, in words.
+  """Writes latency.json anew, if anything could be measured; what could not, in words.
 
   Of every dataset, model and method the first seed's student at the largest fraction, with the
   usual alpha, answers with its label as `predict` does: it reads text and writes until it ends.
@@ -92,10 +92,11 @@ def measure(out: str, rows: Sequence[Row]) -> list[str]:
       found |= _times(students, inputs, dataset)
     elif students:
       problems.append(f'no latency of {dataset}: its test rows are not in the folder')
-  files.write(os.path.join(out, FILE), json.dumps({
-      'machine': machine, 'date': date, 'batch': BATCH, 'students': {
-          key: [dataclasses.asdict(one) for one in times] for key, times in found.items()},
-  }, indent=2) + '\n')
+  if found:
+    files.write(os.path.join(out, FILE), json.dumps({
+        'machine': machine, 'date': date, 'batch': BATCH, 'students': {
+            key: [dataclasses.asdict(one) for one in times] for key, times in found.items()},
+    }, indent=2) + '\n')
   return problems
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import made_up
 import numpy as np
@@ -26,13 +27,17 @@ THEN = 'rationale_then_label'
 def folder(tmp_path_factory, random_weights):
   """Students of three methods with all of the data, at two seeds; one of them has lost its own."""
   folder = tmp_path_factory.mktemp('sweep')
-  cells = made_up.toy(methods=('dss', 'finetune', THEN), fractions=(0.5, 1.0), seeds=(1, 0))
-  for cell in cells:
-    if cell.fraction == 1 and (cell.method, cell.seed) != ('finetune', 1):
-      info = dataclasses.replace(INFO, answer_phrase=' so ') if cell.method == THEN else INFO
-      convert_main.convert(random_weights(CONFIG, seed=cell.seed),
-                           str(folder / 'runs' / cell.key), 'native', info=info)
-  return made_up.sweep(folder, cells)
+  for seed in (0, 1):
+    path = folder / 'runs' / key('dss', seed)
+    convert_main.convert(random_weights(CONFIG, seed=seed), str(path), 'native', info=INFO)
+    for method in (THEN, 'finetune')[:2 - seed]:
+      other = folder / 'runs' / key(method, seed)
+      shutil.copytree(path, other)
+      if method == THEN:
+        (other / student_info.FILE).write_text(
+            dataclasses.replace(INFO, answer_phrase=' so ').as_json())
+  return made_up.sweep(folder, made_up.toy(
+      methods=('dss', 'finetune', THEN), fractions=(0.5, 1.0), seeds=(1, 0)))
 
 
 def key(method, seed):
@@ -107,6 +112,10 @@ def test_students_that_are_gone_are_told(tmp_path, capsys):
   assert f'no latency of {key("dss", 0)}: ' in said and f'no confidences of {key("dss", 0)}' in said
   text = (tmp_path / 'report.md').read_text()
   assert latency.UNKNOWN in text and 'dss report DIR --confidences' in text
+  timed(tmp_path, {key('dss', 0): 3.0})  # When they were there.
+  before = (tmp_path / latency.FILE).read_bytes()
+  assert report.main([str(tmp_path), '--latency']) == 0
+  assert (tmp_path / latency.FILE).read_bytes() == before
 
 
 def test_a_short_test_is_asked_several_times(tmp_path):
