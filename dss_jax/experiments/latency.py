@@ -225,6 +225,7 @@ def _draw(
       medians = [times[place].median for times, _ in points.values()]
       if max(medians) > _FAR * min(medians):
         axes.set(xscale='log')
+        axes.xaxis.set_major_formatter('{x:,g}')
       else:
         axes.set(xlim=(0, None))
       axes.set(xlabel=f'ms for {BATCH} rows at once' if place else 'ms for one row',
