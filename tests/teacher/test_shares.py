@@ -6,9 +6,11 @@ import functools
 import json
 import math
 import random
+import re
 
 import pytest
 import streams
+import test_teacher_answers
 
 from dss_jax import datasets
 from dss_jax.teacher import protocol
@@ -228,6 +230,21 @@ def test_the_journal_keeps_what_counts():
   assert kept['kept'][-3] == [' bug', -0.3567, [[' billing', -1.2043]]]
   assert logprobs.tokens(kept)[-2].text == b'\xf0\x9f'
   assert logprobs.kept(kept) == kept
+
+
+@pytest.mark.parametrize('kind, name', [
+    (kind, name) for kind, name in test_teacher_answers.CASES
+    if kind not in ('equation', 'text') and test_teacher_answers.ANSWERS[kind][name]['label']])
+def test_the_label_is_found_in_answers_as_chat_models_write_them(kind, name):
+  case, said = test_teacher_answers.ANSWERS[kind][name], test_teacher_answers.R[kind]
+  example = test_teacher_answers.EXAMPLES[kind]
+  text = case['text'].replace('{R}', said).strip()
+  stream = [(piece.encode(), 1.0, {}) for piece in re.findall(r' ?\w+| ?[^\w\s]|\s', text)]
+  dataset = test_teacher_answers.DATASETS[kind]
+  dataset = dataclasses.replace(dataset, labels=dataset.labels or example.choices)
+  read = functools.partial(parsing.read, example=example, dataset=dataset)
+  completion = protocol.Completion(text, 'stop', logprobs=streams.chat(stream))
+  assert shares.of(completion, case['label'], example, dataset, read) == {case['label']: 1.0}
 
 
 def test_a_vote_is_divided():

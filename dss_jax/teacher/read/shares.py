@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from dss_jax import datasets
 from dss_jax.teacher import protocol
-from dss_jax.teacher.read import logprobs, parsed
+from dss_jax.teacher.read import logprobs, parsed, places
 from dss_jax.teacher.read import table as table_lib
 
 _LETTERED = (  # how a choice is written
     '({0}) {1}', '({0})', '{0}) {1}', '{0}. {1}', '{0}: {1}', '{0})', '{0}.', '{0}:', '{1}', '{0}')
-_ENDS = ('', '"}')  # of an answer that breaks off behind its label: as text, as JSON
-_OTHERS_TRIED, _PLACES_TRIED = 4, 24
+_OTHERS_TRIED, _PLACES_TRIED = 2, 32
+_LETTER_ENDS = r'(?=[^\w\s]|\s*$|\s*\n|\s[-–—])'  # of 'b' that is a choice: no article
 _CONTEXT = 16  # characters before a label by which it is found among the tokens
 _Style = Sequence[tuple[str, str]]  # (label, how it is written), of all labels
 _Left = list[tuple[str, bytes]]  # (label, what of it is still to be written)
@@ -51,7 +51,7 @@ def of(
   if not (tokens := logprobs.tokens(completion.logprobs)):
     return None
   stream = b''.join(token.text for token in tokens)
-  for start, end, style in _places(completion.text, label, _styles(example, dataset)):
+  for start, end, style in _places(completion.text, label, example, dataset):
     if not _decides(completion, start, end, label, style, read):
       continue
     # White space before a label may be the beginning of its token.
@@ -80,17 +80,22 @@ def _styles(example: datasets.Example, dataset: datasets.Dataset) -> list[_Style
 
 
 def _places(
-    text: str, label: str, styles: Sequence[_Style]
+    text: str, label: str, example: datasets.Example, dataset: datasets.Dataset
 ) -> Iterator[tuple[int, int, _Style]]:
-  """Where the label is written: from the last to the first, the longest way first."""
-  found = []
+  """Where the label is written: from the last to the first, the longest way first.
+
+  What follows an end marker, such as questions that the teacher made up, comes after all else.
+  """
+  layout, styles, found = dataset.completion, _styles(example, dataset), []
+  body, _ = places.before_end(text, example, layout, table_lib.of(layout))
   for style in styles:
     for form in (form for name, form in style if name == label):
       left = r'(?<!\w)' if form[0].isalnum() else ''
       right = r'(?!\w)' if form[-1].isalnum() else ''
+      right = _LETTER_ENDS if style is styles[-1] and len(styles) > 1 else right
       found += [(one.start(), one.end(), style) for one in re.finditer(
           left + re.escape(form) + right, text, re.IGNORECASE)]
-  found.sort(key=lambda one: one[:2], reverse=True)
+  found.sort(key=lambda one: (one[0] < len(body), one[1], -one[0]), reverse=True)
   yield from found[:_PLACES_TRIED]
 
 
@@ -100,9 +105,9 @@ def _decides(
   """Whether another label, written there, would have been read: with the rest, or at the end."""
   text = completion.text
   for name, form in [one for one in style if one[0] != label][:_OTHERS_TRIED]:
-    for rest, why in [(text[end:], completion.finish_reason), *((one, 'stop') for one in _ENDS)]:
+    for rest in (text[end:], '"}' if '{' in text else ''):
       found = read(dataclasses.replace(
-          completion, text=text[:start] + form + rest, finish_reason=why))
+          completion, text=text[:start] + form + rest, finish_reason='stop'))
       if found.ok and found.label == name:
         return True
   return False
