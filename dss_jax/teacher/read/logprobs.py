@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-LEAST = 1e-4  # the probability under which an alternative is not kept: most are, by far
+LEAST = 1e-4  # the probability under which an alternative is not kept
 _KEPT = 'kept'
 _BYTES = re.compile(r'bytes:((?:\\x[0-9a-fA-F]{2})+)')  # OpenAI's legacy name for half a character
 _Entry = tuple[bytes, float, list[tuple[bytes, float]]]
@@ -39,7 +39,7 @@ def tokens(found: Any) -> list[Token]:
 
 
 def kept(found: Any) -> dict[str, Any] | None:
-  """A `logprobs` field as the journal has it: a tenth of the size or less, with what counts.
+  """A `logprobs` field as the journal has it: without alternatives of less than LEAST.
 
   Bytes that are no character are half a surrogate pair each, as Python's 'surrogateescape' has
   them. None of what has no layout that is known.
