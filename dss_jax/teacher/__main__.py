@@ -130,7 +130,8 @@ def _run(
       num_shards=chosen.num_shards, holdout=chosen.holdout, keep=chosen.keep,
       retry_failed=chosen.retry_failed, max_failed=chosen.max_failed,
       rationale_from=chosen.rationale_from, max_thinking=chosen.max_thinking,
-      keep_samples=chosen.keep_samples, allow_unparsed=chosen.allow_unparsed, runner=runner,
+      keep_samples=chosen.keep_samples, label_logprobs=bool(chosen.label_logprobs),
+      allow_unparsed=chosen.allow_unparsed, runner=runner,
       provenance={'inputs': {'name': os.path.basename(source.path), 'sha256': source.sha256,
                              'rows': len(source)}})
 

@@ -147,6 +147,10 @@ def _run(group) -> None:
       '\'{"top_p": 0.9, "max_tokens": null, "max_completion_tokens": 300}\'')
   add('--samples', type=int, default=1, metavar='N',
       help='completions of each input; the label that most of them reach wins (default: 1)')
+  add('--label_logprobs', type=int, nargs='?', const=20, default=0, metavar='N',
+      help="of a closed label set: write how probable each label was, from the N likeliest "
+      'alternatives to each token (logprobs; default of the flag alone: 20), for SOFT_LABELS; '
+      'openai, litellm, vllm, and recorded answers that have them')
   add('--retry_failed', type=int, default=0, metavar='N',
       help='ask up to N times more about rows whose answer was refused, cut or did not parse, '
       'with twice the tokens and temperature 0.7 (default: 0)')

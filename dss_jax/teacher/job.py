@@ -75,6 +75,7 @@ def run(
     rationale_from: str = 'answer',
     max_thinking: int = 0,
     keep_samples: bool = False,
+    label_logprobs: bool = False,
     max_failed: float = 0.02,
     allow_unparsed: bool = False,
     provenance: Mapping[str, Any] | None = None,
@@ -100,6 +101,8 @@ def run(
     rationale_from: 'answer', or 'thinking': what the model thought before it answered.
     max_thinking: words of a rationale from thinking at most; 0 for any.
     keep_samples: write all samples that parsed, not only the one that the vote chose.
+    label_logprobs: write how probable each label of the closed set was, where completions have
+      `logprobs`.
     max_failed: the share of rows to which the server gave no answer above which nothing is
       written; one row never is.
     allow_unparsed: write sets in which no row parsed, too.
@@ -111,7 +114,7 @@ def run(
     Unfinished: the client stopped early; no set is written yet.
   """
   settings = shard_lib.Settings(
-      parser, keep, retry_failed, rationale_from, max_thinking, keep_samples)
+      parser, keep, retry_failed, rationale_from, max_thinking, keep_samples, label_logprobs)
   plan = plan_lib.make(dataset, split, examples, client, settings, records_dir, num_shards, holdout,
                        provenance or {})
   with _alone(plan, client):
@@ -287,5 +290,7 @@ def _manifest(
     how['max_thinking'] = settings.max_thinking
   if settings.keep_samples:
     how['keep_samples'] = True
+  if settings.label_logprobs:
+    how['label_logprobs'] = {'samples': summary.weighed, 'whole': summary.unweighed}
   return {**how, 'keep': settings.keep, 'retry_failed': settings.retry_failed,
           'rationale_from': settings.rationale_from}

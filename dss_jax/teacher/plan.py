@@ -89,6 +89,9 @@ def _check(
       examples, dataset, lambda i: where.format(i + 1))
   if client.model:
     _check_format(dataset, split, examples, settings.parser)
+  if settings.label_logprobs and not dataset.labels:
+    raise errors.UserError(f'--label_logprobs: the labels of {dataset.name!r} are no closed set '
+                           '(labels=... in register), so none can be weighed; drop it')
   return ids
 
 

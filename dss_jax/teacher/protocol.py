@@ -21,6 +21,7 @@ class Completion:
   model: str = ''  # who wrote it, if it is not the client's
   error: str = ''  # the server's words, where it gave no answer
   apart: tuple[str, str] | None = None  # (rationale, label), where they came as two fields
+  logprobs: Any = None  # of its tokens, as the server gave them: see `read.logprobs`
 
 
 class Client:

@@ -32,8 +32,12 @@ def render(outcome: job.Outcome) -> str:
   if everything.samples > everything.asked:
     lines.append(f'{everything.samples / everything.asked:.2f} completions a row, '
                  f'{everything.voting / everything.asked:.2f} of them with the row\'s label')
-  if everything.max_samples:
+  if everything.records:
     lines.append(f'{everything.records:,} records of {everything.rows:,} inputs: samples are kept')
+  if counted := everything.weighed + everything.unweighed:
+    lines.append(f'{everything.weighed:,} of {counted:,} labels have probabilities '
+                 '(--label_logprobs)' + '; the others count whole: there are none with the answer, '
+                 'or the label is not among the tokens' * bool(everything.unweighed))
   table = [_row(title, part) for title, part in sets.items()]
   if len(sets) > 1:
     table.append(_row('all', everything))

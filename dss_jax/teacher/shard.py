@@ -5,7 +5,9 @@ done again, anywhere, with the same bytes as result.
 """
 
 import asyncio
+import collections
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -18,7 +20,7 @@ from dss_jax import datasets, files, metrics, records
 from dss_jax.teacher import first_look, protocol
 from dss_jax.teacher import summary as summary_lib
 from dss_jax.teacher.read import parsed as parsed_lib
-from dss_jax.teacher.read import parsing, thoughts, voting
+from dss_jax.teacher.read import parsing, shares, thoughts, voting
 
 KEEP = ('all', 'agree')
 _NOT_QUARANTINED = (records.PARSED, parsing.NO_TEACHER, parsing.DISAGREES)
@@ -59,6 +61,8 @@ class Settings:
     max_thinking: words of a rationale from thinking at most; 0 for any.
     keep_samples: all samples that parsed become records, of schema 2; else the one that the vote
       chose.
+    label_logprobs: the votes of a closed set are divided by the probabilities of the label's
+      tokens, and are in the records, of schema 2.
   """
 
   parser: str = 'strict'
@@ -67,6 +71,7 @@ class Settings:
   rationale_from: str = 'answer'
   max_thinking: int = 0
   keep_samples: bool = False
+  label_logprobs: bool = False
 
   @property
   def reading(self) -> parsing.Reading:
@@ -132,7 +137,7 @@ def _failed(rows, completions: Sequence[_Samples], read: first_look.Read):
 
 def _write(spec, rows, completions, dataset, model, settings, staging_dir) -> Result:
   made: list[list[records.RationaleRecord]] = []  # of each input
-  quarantine, agreeing = [], 0
+  quarantine, agreeing, weighed = [], 0, collections.Counter[bool]()
   for example, samples in zip(rows, completions, strict=True):
     readings = [reader(dataset, settings)(example, one) for one in samples]
     chosen, votes = voting.choose(readings, dataset)
@@ -145,16 +150,33 @@ def _write(spec, rows, completions, dataset, model, settings, staging_dir) -> Re
     record = found.pop(chosen) if found else empty
     if record.parse_status not in _NOT_QUARANTINED:
       quarantine.append(_quarantined(record, samples[chosen], dataset))
-    made.append([record])
-    if settings.keep_samples:
-      more = [one for one in found if one.parse_status == records.PARSED]
-      made[-1] = records.numbered([record, *more], voting.counts(readings, dataset))
+    more = [one for one in found if one.parse_status == records.PARSED and settings.keep_samples]
+    made.append([record, *more])
+    if settings.keep_samples or settings.label_logprobs:
+      divided = _divided(example, samples, readings, dataset, settings)
+      weighed.update(one is not None for one, reading in zip(divided, readings) if reading.ok)
+      made[-1] = records.numbered(made[-1], voting.counts(readings, dataset, divided))
   shard = records.stage_shard(staging_dir, spec.name, itertools.chain.from_iterable(made))
   files.write(os.path.join(staging_dir, quarantine_name(spec)), ''.join(quarantine))
   summary = summary_lib.of(dataset, [one for one, *_ in made], completions, agreeing)
   if settings.keep_samples:
-    summary.records, summary.max_samples = shard.records, max(map(len, made), default=1)
+    summary.records = shard.records
+  if settings.keep_samples or settings.label_logprobs:
+    summary.max_samples = max(map(len, made), default=1)
+  summary.weighed, summary.unweighed = weighed[True], weighed[False]
   return Result(spec, shard, summary)
+
+
+def _divided(
+    example: datasets.Example, samples: _Samples, readings: Sequence[parsed_lib.Parsed],
+    dataset: datasets.Dataset, settings: Settings,
+) -> list[dict[str, float] | None]:
+  """How the vote of each sample is divided, with --label_logprobs."""
+  if not settings.label_logprobs:
+    return []
+  read = functools.partial(reader(dataset, settings), example)
+  return [shares.of(sample, reading.label, example, dataset, read) if reading.ok else None
+          for sample, reading in zip(samples, readings, strict=True)]
 
 
 def _keep(

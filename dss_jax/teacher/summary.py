@@ -23,6 +23,8 @@ class Summary:
     prompts: hashes of the prompts that were used.
     records: of the rows, with the samples that were kept beside the vote's choice.
     max_samples: records of one row, at most; 0: the vote's choice alone was kept.
+    weighed: completions whose label was weighed by the probabilities of its tokens, and those
+      that parsed but counted whole: `unweighed`.
   """
 
   rows: int = 0
@@ -36,6 +38,8 @@ class Summary:
   prompts: list[str] = dataclasses.field(default_factory=list)
   records: int = 0
   max_samples: int = 0
+  weighed: int = 0
+  unweighed: int = 0
 
   @property
   def accuracy(self) -> dict[str, float]:
@@ -89,7 +93,7 @@ def total(parts: Sequence[Summary]) -> Summary:
   whole = Summary()
   for part in parts:
     for name in ('rows', 'records', 'gold', 'samples', 'voting', 'prompt_tokens',
-                 'completion_tokens'):
+                 'completion_tokens', 'weighed', 'unweighed'):
       setattr(whole, name, getattr(whole, name) + getattr(part, name))
     for reason, count in part.status.items():
       whole.status[reason] = whole.status.get(reason, 0) + count

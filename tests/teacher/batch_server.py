@@ -131,7 +131,8 @@ class Server(server.Server):
       self.questions[asked] += 1
       self.keys.append(one['custom_id'])
       status, body = fault or (200, server.completion(
-          *server._cut(self._answers(asked), one['body']), one['body']))
+          *server._cut(self._answers(asked), one['body']), one['body'],
+          self.stream and self.stream(asked)))
       (errors if fault else output).append({
           'id': f'r{i}', 'custom_id': one['custom_id'], 'error': None,
           'response': {'status_code': status, 'request_id': f'q{i}', 'body': body}})

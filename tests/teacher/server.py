@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import streams
 from aiohttp import web
 
 Body = dict[str, Any]
@@ -43,6 +44,7 @@ class Server:
     in_flight, peak: requests being answered, now and at most.
     first, end: when the first came and the last was answered, in seconds of one clock.
     last: body and headers of the request that came last.
+    stream: question -> the tokens of its answer, see `streams`, for requests with `logprobs`.
   """
 
   def __init__(
@@ -62,6 +64,7 @@ class Server:
     self.first = self.end = 0.0
     self.questions: collections.Counter[str] = collections.Counter()
     self.last: tuple[Body, Mapping[str, str]] = ({}, {})
+    self.stream: Callable[[str], list[Any]] | None = None
 
   @property
   def base_url(self) -> str:
@@ -132,7 +135,7 @@ class Server:
     seconds = self._latency(question)
     if seconds:
       await asyncio.sleep(seconds)
-    return _json(completion(text, finish_reason, body))
+    return _json(completion(text, finish_reason, body, self.stream and self.stream(question)))
 
 
 def _question(body: Body) -> str:
@@ -155,12 +158,16 @@ def _cut(answer: Any, body: Body) -> tuple[str, str]:
   return (text[:min(found)], 'stop') if found else (text, reason)
 
 
-def completion(text: str | None, finish_reason: str | None, body: Body) -> Body:
+def completion(text: str | None, finish_reason: str | None, body: Body,
+               stream: list[Any] | None = None) -> Body:
   """A response as the real servers lay it out."""
   prompt = ' '.join(str(one['content']) for one in body['messages']) if 'messages' in body else (
       body['prompt'])
   counts = len(prompt.split()), len((text or '').split())
   choice: Body = {'index': 0, 'logprobs': None, 'finish_reason': finish_reason}
+  if stream and body.get('logprobs'):
+    choice['logprobs'] = streams.chat(stream, body['top_logprobs']) if 'messages' in body else (
+        streams.legacy(stream, body['logprobs']))
   if 'messages' in body:
     choice['message'] = {'role': 'assistant', 'content': text, 'refusal': None}
   else:

@@ -103,8 +103,8 @@ def vllm(monkeypatch):
 
   class SamplingParams:
 
-    def __init__(self, max_tokens, temperature, seed, top_p=1.0, stop=None):
-      self.max_tokens = max_tokens
+    def __init__(self, max_tokens, temperature, seed, top_p=1.0, stop=None, logprobs=None):
+      self.max_tokens, self.logprobs = max_tokens, logprobs
 
   class LLM:
 
@@ -118,7 +118,8 @@ def vllm(monkeypatch):
         raise LookupError('The prompt is longer than the maximum model length')  # As they name it.
       return [types.SimpleNamespace(
           prompt_token_ids=[1] * 9, outputs=[types.SimpleNamespace(
-              text=live.answer(one), finish_reason='stop', token_ids=[1, 2])]) for one in asked]
+              text=live.answer(one), finish_reason='stop', token_ids=[1, 2], logprobs=None)])
+              for one in asked]
 
     def generate(self, prompts, params, use_tqdm):
       return self.chat([[{'role': 'user', 'content': server._question({'prompt': one})}]

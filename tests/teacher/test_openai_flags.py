@@ -18,7 +18,7 @@ def flags(**changes):
   return argparse.Namespace(**{
       'model': 'teacher', 'base_url': None, 'endpoint': 'chat', 'api_key_env': 'MY_KEY',
       'timeout': 5.0, 'in_flight': 4, 'header': [], 'thinking_room': 9, 'reasoning_effort': '',
-      'batch': None,
+      'batch': None, 'label_logprobs': 0,
       **{name: [value] if name == 'base_url' and value else value
          for name, value in changes.items()}})
 

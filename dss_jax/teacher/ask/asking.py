@@ -274,7 +274,7 @@ class AskingClient(protocol.Client):
     return protocol.Completion(
         protocol.clean(answer.text).strip(), answer.finish_reason, self._prompt_sha256, key,
         endpoint_lib.token_count(read), endpoint_lib.token_count(written),
-        protocol.clean(answer.thoughts))
+        protocol.clean(answer.thoughts), logprobs=answer.logprobs)
 
 
 def journal_notes(journal: journal_lib.Journal) -> list[str]:

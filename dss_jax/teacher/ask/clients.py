@@ -110,7 +110,8 @@ def check(flags: argparse.Namespace) -> None:
         f'unknown --client={flags.client}: {errors.did_you_mean(flags.client, names())}')
   for flag, least in (('samples', 1), ('in_flight', 1), ('max_fatal', 1), ('max_tokens', 1),
                       ('workers', 1), ('batch_size', 1), ('max_retries', 0), ('thinking_room', 0),
-                      ('rpm', 0), ('tpm', 0), ('budget_usd', 0), ('max_requests', 0)):
+                      ('rpm', 0), ('tpm', 0), ('budget_usd', 0), ('max_requests', 0),
+                      ('label_logprobs', 0)):
     if getattr(flags, flag) < least:
       raise errors.UserError(f'--{flag}={getattr(flags, flag)}: use {least} or more')
   if not 0 <= flags.max_failed <= 1:
@@ -145,6 +146,8 @@ def check(flags: argparse.Namespace) -> None:
   if flags.keep_samples and flags.samples == 1 and flags.client != 'recorded':
     raise errors.UserError('--keep_samples: there is one sample of an input; ask for several with '
                            '--samples=N, or give recorded answers, several of an id')
+  if flags.label_logprobs and flags.client == 'none':
+    raise errors.UserError('--label_logprobs: --client=none has no answers; drop it')
   for flag in ('samples', 'retry_failed', 'budget_usd', 'max_requests'):
     if flags.client in CLIENTS and getattr(flags, flag) > (flag == 'samples'):
       raise errors.UserError(f'--{flag}: --client={flags.client} asks nobody; drop it, or use '
@@ -178,6 +181,11 @@ def _asking(
   """A client that asks; `part` names a journal inside of the journal."""
   secrets.provide(flags)
   endpoint_class = _endpoint(flags.client)
+  if flags.label_logprobs and not getattr(endpoint_class, 'gives_logprobs', False):
+    raise errors.UserError(
+        f'--label_logprobs: --client={flags.client} gives no probabilities of tokens; use '
+        '--client=openai, litellm or vllm, or --samples=N --keep_samples, whose votes are soft '
+        'labels, too')
   in_flight = max(1, flags.in_flight // share)
   if getattr(endpoint_class, 'in_batches', False):  # One is decoded while the next one fills.
     in_flight = max(in_flight, 2 * flags.batch_size)
@@ -204,6 +212,10 @@ def _options(flags: argparse.Namespace) -> sender_lib.Options:
     raise errors.UserError(f'--params={flags.params}: not JSON ({error})') from error
   if not isinstance(extra, dict):
     raise errors.UserError(f'--params={flags.params}: give an object, {{"top_p": 0.9}}')
+  if number := flags.label_logprobs:
+    asked = {'logprobs': True, 'top_logprobs': number} if flags.endpoint == 'chat' else {
+        'logprobs': number}
+    extra = {**asked, **extra}
   for name in ('max_tokens', 'max_completion_tokens'):
     if (value := extra.get(name)) is not None and (type(value) is not int or value < 1):
       raise errors.UserError(f'--params: {name}={value!r}: use a whole number above 0, or null')

@@ -30,6 +30,7 @@ class Answer:
   prompt_tokens: int = 0
   completion_tokens: int = 0
   thoughts: str = ''  # what a thinking model wrote before its answer, where the server parts them
+  logprobs: Any = None  # of the tokens, in any layout of `read.logprobs`
 
 
 def token_count(value: Any) -> int:
@@ -50,6 +51,7 @@ class Endpoint(Protocol):
     first_alone: optional, False: the first request goes alone, as others can learn from it.
     room: optional, 0: tokens that it may write beyond `Decoding.max_tokens`.
     in_batches: optional, False: it works on --batch_size requests at a time.
+    gives_logprobs: optional, False: its answers may have the probabilities of their tokens.
   """
 
   name: str

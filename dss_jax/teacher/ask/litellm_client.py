@@ -7,7 +7,7 @@ LiteLLM makes the provider's request of ours, and OpenAI's response and errors o
 import argparse
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dss_jax import errors
@@ -21,15 +21,16 @@ class LiteLLMEndpoint:
   """An `endpoint.Endpoint`."""
 
   name = 'litellm'
-  first_alone = True
+  first_alone = gives_logprobs = True
 
-  def __init__(self, model: str, base_url: str | None, timeout: float):
+  def __init__(self, model: str, base_url: str | None, timeout: float, label_logprobs: int = 0):
     """Connects to nothing yet.
 
     Args:
       model: PROVIDER/NAME.
       base_url: another address than the provider's own.
       timeout: seconds for one request, as `OpenAIEndpoint` has them.
+      label_logprobs: see there.
     """
     self.model = model
     self._base_url, self._timeout = base_url, timeout
@@ -37,6 +38,7 @@ class LiteLLMEndpoint:
     # It sends nothing; it lays out, reads, and takes out what is echoed of the secrets.
     self._layout = openai_client.OpenAIEndpoint(
         model, base_url, 'none', 'chat', timeout, 1, headers=secrets)
+    self._layout.label_logprobs = label_logprobs
 
   @classmethod
   def from_flags(cls, flags: argparse.Namespace) -> 'LiteLLMEndpoint':
@@ -48,7 +50,15 @@ class LiteLLMEndpoint:
     if len(flags.base_url) > 1:
       raise errors.UserError('--client=litellm takes one --base_url')
     _library()
-    return cls(flags.model, next(iter(flags.base_url), None), flags.timeout)
+    return cls(flags.model, next(iter(flags.base_url), None), flags.timeout, flags.label_logprobs)
+
+  @property
+  def say(self) -> Callable[[str], None]:
+    return self._layout.say
+
+  @say.setter
+  def say(self, say: Callable[[str], None]) -> None:
+    self._layout.say = say
 
   def request(
       self, prompt: prompts.Prompt, text: str, decoding: endpoint.Decoding

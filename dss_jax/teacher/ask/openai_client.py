@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from dss_jax import errors
 from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import dialect, endpoint, prompts, servers
+from dss_jax.teacher.read import logprobs
 
 BASE_URL = 'https://api.openai.com/v1'
 _NO_KEY = 'none'  # Some key is sent; a local server looks at none.
@@ -47,10 +48,12 @@ class OpenAIEndpoint:
 
   Attributes:
     say: tells the user what was learned of the server.
+    label_logprobs: alternatives to each token that are asked for, and kept.
   """
 
   name = 'openai'
-  first_alone = True
+  first_alone = gives_logprobs = True
+  label_logprobs = 0
 
   def __init__(self, model: str, base_url: str | Sequence[str] | None, api_key: str, kind: str,
                timeout: float, max_in_flight: int, headers: Mapping[str, str] | None = None,
@@ -78,7 +81,7 @@ class OpenAIEndpoint:
     self._chat = kind == 'chat'
     self._timeout = timeout
     self._effort = reasoning_effort
-    self._most_room, self._thinks = room, False
+    self._most_room, self._thinks, self._without_logprobs = room, False, False
     self._dialect = dialect.Dialect()
     self._sdk: Any = None
     urls = [base_url or BASE_URL] if isinstance(base_url, str | None) else base_url
@@ -99,9 +102,11 @@ class OpenAIEndpoint:
       raise errors.UserError(f'--timeout={flags.timeout:g}: give seconds above 0')
     if not all('!' <= character <= '~' for character in key):
       raise errors.UserError(f'{variable} holds a space or another character that no key has')
-    return cls(flags.model, base_urls or None, key or _NO_KEY, flags.endpoint, flags.timeout,
+    made = cls(flags.model, base_urls or None, key or _NO_KEY, flags.endpoint, flags.timeout,
                flags.in_flight, servers.headers(flags.header), flags.thinking_room,
                flags.reasoning_effort)
+    made.label_logprobs = flags.label_logprobs
+    return made
 
   @property
   def room(self) -> int:
@@ -208,7 +213,8 @@ class OpenAIEndpoint:
     return endpoint.Answer(
         text='' if refused else content,
         finish_reason='refusal' if refused else _finish_reason(choice),
-        prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, thoughts=thoughts)
+        prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, thoughts=thoughts,
+        logprobs=choice.get('logprobs'))
 
   def provenance(self) -> dict[str, Any]:
     urls = self._servers.urls
@@ -257,6 +263,12 @@ class OpenAIEndpoint:
       raise endpoint.TryLater(
           self._message(f'the response is no answer: {lack}', says), strange=True,
           paid=tokens if isinstance(response, dict) and any(tokens := _tokens(response)) else None)
+    if self.label_logprobs:
+      choice = response['choices'][0]
+      choice['logprobs'] = logprobs.kept(choice.get('logprobs'))
+      if choice['logprobs'] is None and not self._without_logprobs:
+        self._without_logprobs = True
+        self.say('--label_logprobs: an answer came without logprobs, so its label counts whole')
     return response
 
   def _refused(self, status: int, after: float | None, reply: servers.Reply) -> Exception:
@@ -272,6 +284,9 @@ class OpenAIEndpoint:
     if status in _LATER or status >= 500:
       limited = status == 429 or (status == 503 and after is not None)
       return endpoint.TryLater(self._message(str(status), says), after, limited)
+    if (number := self.label_logprobs) and 'logprob' in f'{says} {error.get("param")}':
+      return endpoint.Fatal(self._message(
+          f'{status}, with --label_logprobs={number}: drop it, or give a smaller number', says))
     return endpoint.Rejected(self._message(str(status), says))
 
   def _message(self, what: str, says: str) -> str:

@@ -13,6 +13,7 @@ from dss_jax import rows as rows_lib
 from dss_jax.teacher import protocol
 from dss_jax.teacher import summary as summary_lib
 from dss_jax.teacher.ask import openai_client, order
+from dss_jax.teacher.read import logprobs as logprobs_lib
 from dss_jax.teacher.read import parsing
 
 _TEXTS = ('completion', 'generation', 'response', 'output')  # fields with what the teacher wrote
@@ -42,17 +43,19 @@ class RecordedClient(protocol.Client):
   name = 'recorded'
 
   def __init__(self, completions: str, model: str = 'recorded',
-               columns: Mapping[str, str] | None = None):
+               columns: Mapping[str, str] | None = None, logprobs: bool = False):
     """Reads nothing yet.
 
     Args:
       completions: a glob, or whatever else `rows.Rows` takes.
       model: what the records name as their teacher.
       columns: a row's field -> the column that it is read from.
+      logprobs: keep those of rows and of batch results, as OpenAI's responses have them.
     """
     self.model = model
     self._pattern = completions
     self._columns = columns
+    self._logprobs = logprobs
     self._files: list[rows_lib.File] = []
     self._found: dict[str, _Samples] = {}
 
@@ -63,7 +66,8 @@ class RecordedClient(protocol.Client):
           "--client=recorded needs --completions='GLOB', the files with what the teacher wrote; "
           'or --client=none to use gold labels alone')
     columns = rows_lib.parse_columns(flags.completion_columns, '--completion_columns')
-    return cls(flags.completions, flags.teacher_model or 'recorded', columns)
+    return cls(flags.completions, flags.teacher_model or 'recorded', columns,
+               bool(flags.label_logprobs))
 
   def prepare(self, ids: Sequence[str]) -> None:
     """Reads and joins the files.
@@ -79,6 +83,11 @@ class RecordedClient(protocol.Client):
           f'--completions={self._pattern}: some files are JSON lists of completions and some have '
           f'rows with ids ({_sizes(self._files)}); use one layout')
     self._found = (self._by_order if ordered.pop() else self._by_id)(ids)
+    if self._logprobs and not any(one.logprobs for row in self._found.values() for one in row):
+      raise errors.UserError(
+          f'--label_logprobs: no completion of --completions={self._pattern} has logprobs (in '
+          "OpenAI's form, as a field of its row or in a batch result); drop it, or ask an endpoint "
+          'for them')
 
   async def complete(
       self, examples: Sequence[datasets.Example], attempt: int = 0
@@ -149,8 +158,9 @@ class RecordedClient(protocol.Client):
       thoughts = next((row[one] for one in _THOUGHTS if isinstance(row.get(one), str)), '')
       samples = self._samples(row[said[0]], where)
       reason = _finish_reason(row, where)
-      return key, tuple(dataclasses.replace(one, finish_reason=reason,
-                                            thoughts=protocol.clean(thoughts)) for one in samples)
+      return key, tuple(dataclasses.replace(
+          one, finish_reason=reason, thoughts=protocol.clean(thoughts),
+          logprobs=self._kept(row.get('logprobs'))) for one in samples)
     if not all(one in row for one in _APART):
       raise errors.UserError(f'{where}: {_EXPECTED}')
     return key, _apart(row, where)
@@ -168,9 +178,13 @@ class RecordedClient(protocol.Client):
     # A response's tokens are of all its choices.
     return tuple(protocol.Completion(
         protocol.clean(answer.text), answer.finish_reason, thoughts=protocol.clean(answer.thoughts),
+        logprobs=self._kept(answer.logprobs),
         prompt_tokens=answer.prompt_tokens if i == 0 else 0,
         completion_tokens=answer.completion_tokens if i == 0 else 0)
                  for i, answer in enumerate(answers))
+
+  def _kept(self, found: object) -> object:
+    return logprobs_lib.kept(found) if self._logprobs else None
 
   def _samples(self, value: object, where: str) -> _Samples:
     """A text, some texts, or null."""

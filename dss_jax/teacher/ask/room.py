@@ -12,6 +12,8 @@ if TYPE_CHECKING:
   from dss_jax.teacher.ask import asking
 
 _ENTRY, _RECORD = 700, 500  # bytes of a response, and of a record, besides their texts
+_CHARACTERS = 4  # of a token, about
+_ALTERNATIVE, _MOST_ALTERNATIVE = 4, 12  # bytes of one to a token, and at most
 _SAMPLED = 200  # inputs whose length is looked at
 _MARGIN = 1 << 20
 
@@ -20,7 +22,7 @@ def most_bytes(options: sender.Options) -> int:
   """Of one answer in the journal, however long it is."""
   longest = max(decoding.extra.get('max_completion_tokens') or decoding.max_tokens
                 for decoding in (options.decoding, options.retry_decoding))
-  return 2 * _ENTRY + 4 * longest
+  return 2 * _ENTRY + (4 + _logprobs(options, _MOST_ALTERNATIVE)) * longest
 
 
 def needed(
@@ -31,10 +33,17 @@ def needed(
   prompt, asked = client.prompt, len(examples) * client.options.samples
   replies = [len(prompt.reply(shown).encode()) for shown in prompt.demonstrations]
   answer = 2 * sum(replies) // len(replies)
+  logprobs = answer // _CHARACTERS * _logprobs(client.options, _ALTERNATIVE)
   some = examples[::max(1, len(examples) // _SAMPLED)]
   text = sum(len(one.input.encode('utf-8', 'replace')) for one in some) // len(some)
   to_send = max(0, asked - client.journal.usage().requests)
-  return to_send * (_ENTRY + answer), len(examples) * (_RECORD + text + answer)
+  return to_send * (_ENTRY + answer + logprobs), len(examples) * (_RECORD + text + answer)
+
+
+def _logprobs(options: sender.Options, each: int) -> int:
+  """Bytes for a token's alternatives, of so many each."""
+  asked = options.decoding.extra
+  return each * int(asked.get('top_logprobs') or asked.get('logprobs') or 0)
 
 
 def check(

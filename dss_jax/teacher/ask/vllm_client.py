@@ -15,6 +15,7 @@ from dss_jax import errors
 from dss_jax.predict import gathering
 from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import endpoint, openai_client, prompts
+from dss_jax.teacher.read import logprobs
 
 _Asked = tuple[Mapping[str, Any], int]  # request, seed
 _NOT_SAMPLING = ('model', 'messages', 'prompt', 'chat_template_kwargs')
@@ -25,7 +26,7 @@ class VllmEndpoint:
   """An `endpoint.Endpoint`."""
 
   name = 'vllm'
-  in_batches = True
+  in_batches = gives_logprobs = True
 
   def __init__(self, model: str, kind: str = 'chat', batch_size: int = 32,
                engine: Mapping[str, Any] | None = None):
@@ -121,7 +122,8 @@ class VllmEndpoint:
     said = {'message': {'role': 'assistant', 'content': made.text}} if self._chat else {
         'text': made.text}
     return {'model': self.model,
-            'choices': [{'index': 0, **said, 'finish_reason': made.finish_reason}],
+            'choices': [{'index': 0, **said, 'finish_reason': made.finish_reason,
+                         **_logprobs(made)}],
             'usage': {'prompt_tokens': len(output.prompt_token_ids),
                       'completion_tokens': len(made.token_ids)}}
 
@@ -143,6 +145,8 @@ def _template(asked: _Asked) -> str:
 
 def _sampling(request: Mapping[str, Any], seed: int) -> Any:
   fields = {name: value for name, value in request.items() if name not in _NOT_SAMPLING}
+  if (most := fields.pop('top_logprobs', None)) is not None:  # A chat's two fields are one here.
+    fields['logprobs'] = most
   form = fields.pop('response_format', None) or {}
   if schema := form.get('json_schema', {}).get('schema'):  # As vLLM's own server does.
     fields['structured_outputs'] = _library().sampling_params.StructuredOutputsParams(json=schema)
@@ -150,6 +154,17 @@ def _sampling(request: Mapping[str, Any], seed: int) -> Any:
     return _library().SamplingParams(**{'seed': seed % (1 << 32), **fields})
   except (TypeError, ValueError) as error:
     raise errors.UserError(f'--params: vLLM does not take them ({_line(error)})') from error
+
+
+def _logprobs(made: Any) -> dict[str, Any]:
+  """Of the tokens, where they were asked for: as a chat server lays them out, but shortened."""
+  def named(one: Any) -> dict[str, Any]:
+    return {'token': one.decoded_token or '', 'logprob': one.logprob}
+  if made.logprobs is None:
+    return {}
+  return {'logprobs': logprobs.kept({'content': [
+      {**named(step[number]), 'top_logprobs': list(map(named, step.values()))}
+      for number, step in zip(made.token_ids, made.logprobs, strict=True)]})}
 
 
 def _line(error: Exception) -> str:

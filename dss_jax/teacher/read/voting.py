@@ -1,6 +1,7 @@
 """Self-consistency (Wang et al. 2023): of several samples, the label that most of them reach."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 from dss_jax import datasets, equations, metrics
 from dss_jax.teacher.read import parsed
@@ -24,14 +25,25 @@ def choose(samples: Sequence[parsed.Parsed], dataset: datasets.Dataset) -> tuple
   return winners[0], len(winners)
 
 
-def counts(samples: Sequence[parsed.Parsed], dataset: datasets.Dataset) -> tuple[float, ...]:
+def counts(
+    samples: Sequence[parsed.Parsed], dataset: datasets.Dataset,
+    shares: Sequence[Mapping[str, float] | None] = (),
+) -> tuple[float, ...]:
   """How many samples reach each label of a closed set, in its order; () if none of them does.
 
   ['bug', 'other', 'bug', failed] of the set ('billing', 'bug', 'other') -> (0.0, 2.0, 1.0)
+
+  Args:
+    samples: all of an input.
+    dataset: whose labels they are.
+    shares: for each sample how its one vote is divided, None where it is not.
   """
-  said = [sample.label for sample in samples if sample.ok]
-  found = tuple(float(said.count(label)) for label in dataset.labels or ())
-  return found if any(found) else ()
+  found = dict.fromkeys(dataset.labels or (), 0.0)
+  for sample, share in itertools.zip_longest(samples, shares):
+    for label, part in (share or {sample.label: 1.0}).items():
+      if sample.ok and label in found:
+        found[label] += part
+  return tuple(found.values()) if any(found.values()) else ()
 
 
 def _same(label: str, dataset: datasets.Dataset) -> object:
