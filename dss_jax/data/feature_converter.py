@@ -5,17 +5,19 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
-from dss_jax import errors, objective
+from dss_jax import divergence, errors, objective
 from dss_jax.data import packed_dataset
 
 OBJECTIVE = 'decoder_objective'
 READ = 'decoder_cross_segment_ids'
+DISTRIBUTION = 'decoder_distribution'
 
 
 class DssFeatureConverter(seqio.EncDecFeatureConverter):
   """SeqIO's encoder-decoder features plus `decoder_objective`, packed by our own packer.
 
-  `decoder_objective` holds LABEL, RATIONALE, ... or PADDING for every target token. Task features
+  `decoder_objective` holds LABEL, RATIONALE, ... or PADDING for every target token, and
+  `decoder_distribution`, where the examples have one, int32 [2 k], see `divergence`. Task features
   are SeqIO's usual `inputs` and `targets`; `objective` rides along as an extra feature, so
   tasks and mixtures stay usable with stock converters.
   """
@@ -55,13 +57,16 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
     if self.pack:
       return packed_dataset.pack(ds, packed_lengths, self._window, self._share_inputs)
     ds = ds.map(lambda ex: {name: ex[name] for name in ex if name != packed_dataset.SAME_INPUT})
-    lengths = {**packed_lengths, objective.FEATURE: packed_lengths['targets']}
+    lengths = {**packed_lengths, **dict.fromkeys(
+        (objective.FEATURE, divergence.FEATURE), packed_lengths['targets'])}
     return seqio.utils.trim_and_pad_dataset(ds, lengths)
 
   def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
     converted = super()._convert_example(features)
-    shared = {READ: features[packed_dataset.READ]} if self._share_inputs else {}
-    return {**converted, OBJECTIVE: features[objective.FEATURE], **shared}
+    more = {READ: features[packed_dataset.READ]} if self._share_inputs else {}
+    if divergence.FEATURE in features:
+      more[DISTRIBUTION] = features[divergence.FEATURE]
+    return {**converted, OBJECTIVE: features[objective.FEATURE], **more}
 
   def get_model_feature_lengths(
       self, task_feature_lengths: Mapping[str, int]
