@@ -33,10 +33,13 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
 
     Packed rows with shared inputs have `decoder_cross_segment_ids`: which input a target reads.
     """
-    # SeqIO's length checks assert row by row what our packer and its own padding guarantee.
-    super().__init__(pack=pack, **{'apply_length_check': False, **kwargs})
+    # SeqIO's length checks assert row by row what our packer and its own padding guarantee, and
+    # its packer, unlike ours, takes features of one number a token only.
+    super().__init__(pack=pack, **{
+        'apply_length_check': False, 'use_custom_packing_ops': True, **kwargs})
     self._window = window
     self._share_inputs = share_inputs and pack
+    self._stored: list[str] = []
     if self._share_inputs:
       self.PACKING_FEATURE_DTYPES = {
           **seqio.EncDecFeatureConverter.PACKING_FEATURE_DTYPES, READ: tf.int32}
@@ -44,6 +47,10 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
   @tf.autograph.experimental.do_not_convert
   def __call__(self, ds: tf.data.Dataset, *args, **kwargs) -> tf.data.Dataset:
     """See SeqIO's."""
+    self._stored = [DISTRIBUTION] if divergence.FEATURE in ds.element_spec else []
+    of_tokens = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=2)
+    self.MODEL_FEATURES = {
+        **type(self).MODEL_FEATURES, **dict.fromkeys(self._stored, of_tokens)}
     return super().__call__(ds, *args, **kwargs)
 
   def _pack_or_pad(
@@ -64,8 +71,8 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
   def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
     converted = super()._convert_example(features)
     more = {READ: features[packed_dataset.READ]} if self._share_inputs else {}
-    if divergence.FEATURE in features:
-      more[DISTRIBUTION] = features[divergence.FEATURE]
+    for name in self._stored:
+      more[name] = features[divergence.FEATURE]
     return {**converted, OBJECTIVE: features[objective.FEATURE], **more}
 
   def get_model_feature_lengths(
@@ -73,4 +80,5 @@ class DssFeatureConverter(seqio.EncDecFeatureConverter):
   ) -> Mapping[str, int]:
     lengths = super().get_model_feature_lengths(task_feature_lengths)
     shared = [READ] if self._share_inputs else []
-    return {**lengths, **dict.fromkeys([OBJECTIVE, *shared], task_feature_lengths['targets'])}
+    return {**lengths, **dict.fromkeys(
+        [OBJECTIVE, *shared, *self._stored], task_feature_lengths['targets'])}
