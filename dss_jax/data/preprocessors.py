@@ -243,7 +243,7 @@ def prepend(rows: tf.data.Dataset, output_features: seqio.preprocessors.OutputFe
     found = {**row, 'targets': tf.concat([given, row['targets']], axis=0)}
     for name in (objective.FEATURE, divergence.FEATURE):
       if name in row:
-        before = [[len(given), 0]] + [[0, 0]] * (row[name].shape.rank - 1)
+        before = [[given.shape[0], 0]] + [[0, 0]] * (row[name].shape.rank - 1)
         found[name] = tf.pad(row[name], before)  # With PADDING, and with nothing.
     return found
   return rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
