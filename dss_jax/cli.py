@@ -24,6 +24,7 @@ VERBS = {  # verb: (module, what it does); the order is that of a project's life
     'new': ('dss_jax.new', 'a folder to begin a task of your own with'),
     'teacher': ('dss_jax.teacher.__main__', "a teacher LLM's rationales and labels -> TFRecords"),
     'merge': ('dss_jax.merge', "several teachers' records as samples of the same inputs"),
+    'distributions': ('dss_jax.distributions', "a T5 teacher's distribution at each target token"),
     'vocab': ('dss_jax.vocab', 'train a SentencePiece model on records'),
     'pretrain': ('dss_jax.pretrain', "a student from scratch on text alone, T5's way"),
     'inspect': ('dss_jax.inspect.__main__', 'show rows of a task: raw, tokenized, packed and back'),
@@ -241,7 +242,7 @@ def program(verb: str) -> str:
 
 
 def _usage() -> str:
-  verbs = '\n'.join(f'  {verb:<11} {what}' for verb, (_, what) in VERBS.items())
+  verbs = '\n'.join(f'  {verb:<13} {what}' for verb, (_, what) in VERBS.items())
   return (f'usage: dss <verb> [flags]\n       dss --version\n\n{verbs}\n\n'
           '`dss <verb> --help` explains one; `python -m dss_jax.<verb>` is the same program.')
 

@@ -133,7 +133,8 @@ def samples_of(found: Sequence[Sequence[records.RationaleRecord]]
   """The records of one input in each folder -> its samples in the merged set.
 
   Where none parsed, the first record stands for the input, with the reason. A gold label or an
-  extra field that a folder lacks is taken from another.
+  extra field that a folder lacks is taken from another. Token distributions are left out: each
+  folder's are of another teacher.
   """
   label = _gold(found)
   everything = [row for rows in found for row in rows]
@@ -142,7 +143,8 @@ def samples_of(found: Sequence[Sequence[records.RationaleRecord]]
   votes = [rows[0].label_votes for rows in found]
   added = tuple(map(sum, zip(*votes))) if len({len(one) for one in votes}) == 1 else ()
   return records.numbered(
-      [dataclasses.replace(row, label=label, extra=extra) for row in parsed or everything[:1]],
+      [dataclasses.replace(row, label=label, extra=extra, distributions={})
+       for row in parsed or everything[:1]],
       added)
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dss_jax import errors, valid
+from dss_jax import divergence, errors, valid
 
 FEATURE = 'objective'  # the task feature that says which loss a target token belongs to
 PADDING, LABEL, RATIONALE = 0, 1, 2  # row k of the table is k + 1
@@ -119,31 +119,43 @@ class Terms:
 
     (1 - label_smoothing) * CE + label_smoothing * mean_v(-log p_v) + z_loss * log_z^2
 
-  Each token of an objective has them, weighed as its cross entropy is.
+  Where a teacher's distribution is known, a share of what stands before z_loss, of
+  distribution_weight, is replaced by the divergence from it. Each token of an objective has these
+  terms, weighed as its cross entropy is.
 
   Attributes:
     label_smoothing: the share of the target that all V pieces have alike (Szegedy et al. 2016,
       section 7; `optax.smooth_labels`, PyTorch's `label_smoothing`). T5X's own loss divides its
       share among the other V - 1 pieces: it has the gradient of V / (V - 1) times as much here.
     z_loss: keeps log_z = logsumexp(logits) near 0 (T5X, mesh-tensorflow: 1e-4 in pretraining).
+    direction: of `divergence.DIRECTIONS`; '' for the cross entropy alone.
+    distribution_weight: see above.
   """
 
   label_smoothing: float = 0.0
   z_loss: float = 0.0
+  direction: str = ''
+  distribution_weight: float = 0.5
 
   def __post_init__(self):
     valid.number(lambda x: 0 <= x < 1, 'in [0, 1), the share of all pieces',
                  LABEL_SMOOTHING=self.label_smoothing)
     valid.number(lambda x: x >= 0, 'of at least 0', Z_LOSS=self.z_loss)
+    valid.number(lambda x: 0 < x <= 1, "in (0, 1], the divergence's share",
+                 TOKEN_DISTRIBUTION_WEIGHT=self.distribution_weight)
 
-  def add(self, cross_entropy_BxT: jax.Array, logits_BxTxV: jax.Array) -> jax.Array:
-    """What each target token costs, float32 [B, T]."""
+  def add(self, cross_entropy_BxT: jax.Array, logits_BxTxV: jax.Array,
+          stored_BxTx2K: jax.Array | None = None) -> jax.Array:
+    """What each target token costs, float32 [B, T]; `stored_BxTx2K`: see `divergence`."""
     logits_BxTxV = logits_BxTxV.astype(jnp.float32)
     log_z_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
     loss_BxT = cross_entropy_BxT
     if self.label_smoothing:
       uniform_BxT = log_z_BxT - jnp.mean(logits_BxTxV, axis=-1)
       loss_BxT += self.label_smoothing * (uniform_BxT - cross_entropy_BxT)
+    if self.direction and stored_BxTx2K is not None:
+      apart_BxT, known_BxT = divergence.divergence(logits_BxTxV, stored_BxTx2K, self.direction)
+      loss_BxT += self.distribution_weight * known_BxT * (apart_BxT - loss_BxT)
     if self.z_loss:
       loss_BxT += self.z_loss * log_z_BxT**2
     return loss_BxT
@@ -272,6 +284,7 @@ def weighted_loss(
     objectives: Objectives,
     eos_id: int = 1,
     terms: Terms = NO_TERMS,
+    stored_BxTx2K: jax.Array | None = None,
 ) -> tuple[jax.Array, TaskSums]:
   """This (micro)batch's part of the loss, and its sums; differentiate the first.
 
@@ -285,9 +298,10 @@ def weighted_loss(
     objectives: the table.
     eos_id: the token that `TaskSums.words` leave out.
     terms: see `Terms`.
+    stored_BxTx2K: what a teacher thought of each token, see `divergence`; None: nothing.
   """
   cross_entropy_BxT = token_cross_entropy(logits_BxTxV, targets_BxT)
-  loss = jnp.sum(terms.add(cross_entropy_BxT, logits_BxTxV) * token_weights(
+  loss = jnp.sum(terms.add(cross_entropy_BxT, logits_BxTxV, stored_BxTx2K) * token_weights(
       objective_BxT, counts, objectives))
   word_BxT = targets_BxT != eos_id
   correct_BxT = (jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT) & word_BxT
@@ -309,6 +323,7 @@ def weighted_loss_in_chunks(
     chunk: int,
     eos_id: int = 1,
     terms: Terms = NO_TERMS,
+    stored_BxTx2K: jax.Array | None = None,
 ) -> tuple[jax.Array, TaskSums]:
   """`weighted_loss` without the logits of all positions at once.
 
@@ -320,7 +335,8 @@ def weighted_loss_in_chunks(
   Args:
     logits_of: the head, [B, chunk, D] -> [B, chunk, V]; what it closes over gets its gradient.
     hidden_BxTxD: what the head reads.
-    targets_BxT, objective_BxT, counts, objectives, eos_id, terms: see `weighted_loss`.
+    targets_BxT, objective_BxT, counts, objectives, eos_id, terms, stored_BxTx2K: see
+      `weighted_loss`.
     chunk: positions, at least 1; T need not be a multiple.
   """
   length = targets_BxT.shape[1]
@@ -333,13 +349,13 @@ def weighted_loss_in_chunks(
 
   @jax.checkpoint
   def add(total, part):
-    hidden_BxCxD, targets_BxC, objective_BxC = part
-    found = weighted_loss(
-        logits_of(hidden_BxCxD), targets_BxC, objective_BxC, counts, objectives, eos_id, terms)
+    hidden_BxCxD, targets_BxC, objective_BxC, stored_BxCx2K = part
+    found = weighted_loss(logits_of(hidden_BxCxD), targets_BxC, objective_BxC, counts, objectives,
+                          eos_id, terms, stored_BxCx2K)
     return jax.tree.map(jnp.add, total, found), None
 
-  total, _ = jax.lax.scan(add, (jnp.zeros(()), no_sums(objectives)), tuple(map(split, (
-      hidden_BxTxD, targets_BxT, objective_BxT))))
+  total, _ = jax.lax.scan(add, (jnp.zeros(()), no_sums(objectives)), jax.tree.map(split, (
+      hidden_BxTxD, targets_BxT, objective_BxT, stored_BxTx2K)))
   return total
 
 

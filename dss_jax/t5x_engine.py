@@ -301,12 +301,16 @@ def data(mixture_or_task: str = '', **settings_of_all: Any) -> seqio.Vocabulary:
 
   Raises:
     UserError: labels or answer phrase of `mixture_or_task` that the vocabulary cannot write, or
-      SHARED_ENCODER.
+      SHARED_ENCODER or TOKEN_DISTRIBUTIONS.
   """
   if settings_of_all.get('shared_encoder'):
     raise errors.UserError(
         "SHARED_ENCODER = True: T5X's networks attend to the input of a target's own segment, and "
         'its decoding begins without a prompt; leave it False, or train with the native engine')
+  if asked := settings_of_all.get('token_distributions'):
+    raise errors.UserError(
+        f"TOKEN_DISTRIBUTIONS = {asked!r}: T5X's features are of one number a token; leave it '', "
+        'or train with the native engine')
   chosen = settings.configure(**settings_of_all)
   if mixture_or_task:
     checks.check_answers(mixture_or_task)

@@ -98,6 +98,23 @@ def check_lengths(measured: list[TaskLengths], lengths: Mapping[str, int]) -> li
   return warnings
 
 
+def check_distributions(name: str) -> None:
+  """UserError where token distributions are asked for, and a task has other targets than theirs."""
+  chosen = settings.current()
+  if not chosen.token_distributions:
+    return
+  said = f'DataSettings.token_distributions={chosen.token_distributions!r}'
+  for task in pipeline.record_tasks(name):
+    if type(task.source) is not source_lib.RecordsSource or (
+        task.postprocessor and task.postprocessor.phrase):
+      raise errors.UserError(
+          f"{said}: the teacher's distributions are of label and rationale, each alone, and the "
+          f"targets of {task.name} are others: leave it at ''")
+  if len({source.top_k for source in pipeline.sources(name)}) > 1:
+    raise errors.UserError(f'{said}: the records of {name} have different --top_k: write them with '
+                           'one')
+
+
 def check_vocabulary(name: str, vocab_size: int, eos_id: int = 1) -> None:
   """UserError if the task's vocabulary has an id without a row in the embedding, or another EOS."""
   vocabularies.load(settings.current().vocabulary, eos_id)  # Or says what is wrong with it.

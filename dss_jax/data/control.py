@@ -29,6 +29,10 @@ class ShuffledRationales(source_lib.RecordsSource):
           f'DataSettings.agreeing={self.chosen.agreeing!r}, '
           f'DataSettings.soft_labels={self.chosen.soft_labels}: dss_{self.dataset.name}_shuffled '
           "exchanges the first rationale of each input: leave them at 'first', 'any' and 0")
+    if self.chosen.token_distributions:
+      raise errors.UserError(
+          f'DataSettings.token_distributions={self.chosen.token_distributions!r}: those of '
+          f"dss_{self.dataset.name}_shuffled would be of other inputs: leave it at ''")
     rows = super().get_dataset(split, shuffle, seed, shard_info, **arguments)
     with tf.init_scope():  # Read now, even inside the function that makes an epoch.
       hashes, rationales = self._in_order_of_hashes()

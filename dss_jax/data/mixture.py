@@ -7,7 +7,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from dss_jax import errors, objective
+from dss_jax import divergence, errors, objective
 from dss_jax.data import packed_dataset, record_task
 from dss_jax.data import preprocessors as prep
 
@@ -53,7 +53,8 @@ class DssMixture(seqio.Mixture):
     del compute_stats_empirically, log_mixing_proportions
     if seed is None and shuffle:
       seed = random.getrandbits(31)  # One order for all tasks.
-    features = [*self.output_features, objective.FEATURE, *(passthrough_features or ())]
+    features = [*self.output_features, objective.FEATURE, divergence.FEATURE,
+                *(passthrough_features or ())]
     if copy_pretokenized:
       features += [f'{name}_pretokenized' for name in self.output_features]
     self._check_compatible_features()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from dss_jax import divergence
 from dss_jax.data.packing import WINDOW, pack_window
 
 SAME_INPUT = 'same_input'  # bool: whether an example is of the same input as the one before it
@@ -20,6 +21,8 @@ def pack(
     examples: tf.data.Dataset, lengths: Mapping[str, int], window: int = WINDOW,
     share_inputs: bool = False) -> tf.data.Dataset:
   """Packs a dataset of {'inputs', 'targets', 'objective'}, each int32 [length].
+
+  And 'distribution', int32 [length of targets, 2 k], where there is one.
 
   {'inputs': [7, 8, 1], 'targets': [3, 1], 'objective': [1, 1]},
   {'inputs': [8, 4, 1], 'targets': [4, 9, 1], 'objective': [2, 2, 2]}
@@ -43,25 +46,28 @@ def pack(
     share_inputs: see above.
   """
   max_inputs, max_targets = lengths['inputs'], lengths['targets']
-  names = (*_PACKED, *([READ] if share_inputs else []))
+  stored = [divergence.FEATURE] if divergence.FEATURE in examples.element_spec else []
+  names = (*_PACKED, *([READ] if share_inputs else []), *stored)
 
   def pack_batch(batch):
     batch = _of_window(batch, window)
     # Stateless, so that the iterator's position can be checkpointed.
     outputs = tf.numpy_function(
         lambda *arrays: pack_window(
-            *arrays[:-1], max_inputs, max_targets, arrays[-1], share_inputs),
+            *arrays[:5], max_inputs, max_targets, arrays[5], share_inputs, *arrays[6:]),
         [batch['inputs'].flat_values, batch['inputs'].row_lengths(),
          batch['targets'].flat_values, batch['targets'].row_lengths(),
-         batch['objective'].flat_values, batch[SAME_INPUT]],
+         batch['objective'].flat_values, batch[SAME_INPUT],
+         *(batch[name].flat_values for name in stored)],
         Tout=[tf.int32] * len(names), stateful=False)
     for name, output in zip(names, outputs, strict=True):
-      output.set_shape([None, max_inputs if name.startswith('inputs') else max_targets])
+      output.set_shape([None, max_inputs if name.startswith('inputs') else max_targets,
+                        *(examples.element_spec[name].shape[1:] if name in stored else ())])
     return dict(zip(names, outputs, strict=True))
 
   only = examples.map(lambda ex: {
       SAME_INPUT: ex.get(SAME_INPUT, False),
-      **{name: ex[name] for name in ('inputs', 'targets', 'objective')}})
+      **{name: ex[name] for name in ('inputs', 'targets', 'objective', *stored)}})
   windows = only.window(window + 1, shift=window).flat_map(
       lambda parts: tf.data.Dataset.zip(parts).ragged_batch(window + 1))
   return windows.map(pack_batch, num_parallel_calls=tf.data.AUTOTUNE).unbatch()

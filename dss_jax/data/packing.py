@@ -160,7 +160,8 @@ def _lay_out(values, places: np.ndarray, num_rows: int, max_length: int) -> list
 
 def pack_window(inputs, inputs_lengths, targets, targets_lengths, objective,
                 max_inputs: int, max_targets: int, same_input: np.ndarray | None = None,
-                share_inputs: bool = False) -> tuple[np.ndarray, ...]:
+                share_inputs: bool = False, distribution: np.ndarray | None = None,
+                ) -> tuple[np.ndarray, ...]:
   """Packs the examples of one window.
 
   Args:
@@ -173,10 +174,12 @@ def pack_window(inputs, inputs_lengths, targets, targets_lengths, objective,
     max_targets: length of a packed row's targets.
     same_input: see `assign_rows`.
     share_inputs: examples of one input that have the same tokens have them once in their row.
+    distribution: int32 [sum of targets_lengths, 2 k], see `divergence`; None: there are none.
 
   Returns: int32 [rows, max_inputs] x 3 (tokens, segment ids, positions), then
     int32 [rows, max_targets] x 4 (tokens, segment ids, positions, objective); with `share_inputs`
-    one more: the segment of the inputs that each target token reads.
+    one more: the segment of the inputs that each target token reads; with `distribution` one of
+    int32 [rows, max_targets, 2 k].
   """
   n = len(inputs_lengths)
   source = sources(inputs, inputs_lengths, same_input) if share_inputs else np.arange(n)
@@ -193,5 +196,10 @@ def pack_window(inputs, inputs_lengths, targets, targets_lengths, objective,
   if share_inputs:
     of_example = segments[np.cumsum(targets_lengths) - targets_lengths]
     columns.append(np.repeat(of_example[source], targets_lengths))
-  return (*_lay_out([inputs, *in_rows], in_places, number, max_inputs),
+  laid = (*_lay_out([inputs, *in_rows], in_places, number, max_inputs),
           *_lay_out(columns, places, number, max_targets))
+  if distribution is None:
+    return laid
+  of_tokens = np.zeros((number * max_targets, distribution.shape[1]), np.int32)
+  of_tokens[places] = distribution
+  return (*laid, of_tokens.reshape(number, max_targets, -1))

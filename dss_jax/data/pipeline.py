@@ -115,7 +115,8 @@ def eval_batches(
   rows = _converter(pack)(examples, lengths)
   for batch in rows.batch(batch_size).as_numpy_iterator():
     missing = batch_size - len(next(iter(batch.values())))
-    yield {key: np.pad(value, ((0, missing), (0, 0))) for key, value in batch.items()}
+    yield {key: np.pad(value, ((0, missing), *[(0, 0)] * (value.ndim - 1)))
+           for key, value in batch.items()}
 
 
 def _converter(pack: bool) -> feature_converter.DssFeatureConverter:

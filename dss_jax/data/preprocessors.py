@@ -8,7 +8,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from dss_jax import answers, errors, objective, records
+from dss_jax import answers, divergence, errors, objective, records
 from dss_jax.data import samples, settings, vocabularies
 from dss_jax.data import source as source_lib
 
@@ -110,9 +110,13 @@ def example(row: dict[str, tf.Tensor], *, learnt: objective.Objective, task: int
       part for words, field in learnt.parts
       for part in (words, _read(row, field) if field else ''))])
   soft = learnt.target == 'teacher_label' and samples.PARTS in row
-  return _example(
+  made = _example(
       row, inputs, written, objective.with_share(task, row[samples.PARTS]) if soft else task,
       written if task == objective.LABEL else '')
+  stored = row.get(records.distribution_of(learnt.target))
+  if stored is None:
+    return made
+  return {**made, divergence.FEATURE: stored if learnt.inputs == objective.INPUT else ''}
 
 
 def rationale_then_label_example(
@@ -236,8 +240,38 @@ def prepend(rows: tf.data.Dataset, output_features: seqio.preprocessors.OutputFe
   given = tf.constant(output_features['targets'].vocabulary.encode(prompt), tf.int32)
 
   def example(row):
-    return {**row, 'targets': tf.concat([given, row['targets']], axis=0), objective.FEATURE:
-            tf.concat([objective.PADDING * given, row[objective.FEATURE]], axis=0)}
+    found = {**row, 'targets': tf.concat([given, row['targets']], axis=0)}
+    for name in (objective.FEATURE, divergence.FEATURE):
+      if name in row:
+        before = [[given.shape[0], 0]] + [[0, 0]] * (row[name].shape.rank - 1)
+        found[name] = tf.pad(row[name], before)  # With PADDING, and with nothing.
+    return found
+  return rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def spread_distribution(
+    rows: tf.data.Dataset, *, source: source_lib.RecordsSource) -> tf.data.Dataset:
+  """A record's bytes -> int32 [tokens, 2 k], see `divergence.pack`; zeros where there is nothing.
+
+  Of a target that was cut, the end that it has now is none that the teacher was asked about:
+  {'targets': [7, 1], 'distribution': what was stored at 7, 4 and 1}
+  -> {'targets': [7, 1], 'distribution': [what was stored at 7, zeros]}
+  """
+  if divergence.FEATURE not in rows.element_spec:
+    return rows
+  width = 2 * source.top_k
+
+  def example(row):
+    length = tf.size(row['targets'])
+    stored = tf.reshape(tf.io.decode_raw(row[divergence.FEATURE], tf.int32), [-1, width])
+    number = tf.shape(stored)[0]
+    fits = tf.debugging.Assert((number == 0) | (number >= length), [
+        'the token distributions of a record are not of its tokens; write them again. Its id is',
+        row['id']])
+    with tf.control_dependencies([fits]):
+      stored = stored[:tf.where(number == length, length, length - 1)]
+    stored = tf.pad(stored, [[0, length - tf.shape(stored)[0]], [0, 0]])
+    return {**row, divergence.FEATURE: tf.ensure_shape(stored, [None, width])}
   return rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
 
 
@@ -281,15 +315,16 @@ def _reader(task: ReadAnswer, max_tokens: int) -> answers.Reader:
                         dataset=task.dataset, max_tokens=max_tokens)
 
 
-def pipeline(
-    chosen: settings.DataSettings, keep: Any, make_example: Any, prompt: str = '') -> tuple:
+def pipeline(source: source_lib.RecordsSource, keep: Any, make_example: Any, prompt: str = ''
+             ) -> tuple:
   """The preprocessors of one task: which rows, what text, then tokens; `kept` comes after.
 
-  `prompt`: what the decoder is given before a target.
+  `source`: of the task; `prompt`: what the decoder is given before a target.
   """
+  chosen = source.chosen
   given = (functools.partial(prepend, prompt=prompt),) if prompt else ()
   return (functools.partial(map_rows, make_example=make_example, keep=keep),
           functools.partial(tokenize, chosen=chosen), seqio.CacheDatasetPlaceholder(),
           functools.partial(check_settings, chosen=chosen),
           functools.partial(cut, limits=chosen.example_lengths, prompt=prompt), spread_objective,
-          *given)
+          functools.partial(spread_distribution, source=source), *given)

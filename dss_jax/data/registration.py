@@ -72,12 +72,13 @@ def _add_task(
   feature = seqio.Feature(vocabulary=vocabularies.named(chosen.vocabulary), add_eos=True)
   scored = number == objective.LABEL
   read = prep.ReadAnswer(dataset.name, chosen.vocabulary, dataset.labels or (), phrase)
+  records_read = source(dataset, chosen)
   _register(seqio.TaskRegistry, record_task.RecordTask(
       task_name,
       objective=row,
-      source=source(dataset, chosen),
+      source=records_read,
       output_features={'inputs': feature, 'targets': feature},
-      preprocessors=prep.pipeline(chosen, keep, example, prompt),
+      preprocessors=prep.pipeline(records_read, keep, example, prompt),
       postprocess_fn=read if scored else None,
       metric_fns=metrics.for_training(dataset) if scored else [],
       shuffle_buffer_size=None))  # The source shuffles.

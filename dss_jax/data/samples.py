@@ -30,11 +30,17 @@ WITH_SAMPLES = {
     _VOTES: tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)}
 
 
-def features(chosen: settings.DataSettings, has_samples: bool = True) -> dict[str, Any]:
-  """Of a record, for tf.io.parse_example: with the extra fields that the objectives name."""
+def features(chosen: settings.DataSettings, has_samples: bool = True, split: str = 'train'
+             ) -> dict[str, Any]:
+  """Of a record, for tf.io.parse_example: with the extra fields that the objectives name.
+
+  And, for training with token distributions, with those.
+  """
   named = {field for row in chosen.table() for field in (row.target, *row.reads)}
   return {**(WITH_SAMPLES if has_samples else FEATURES),
-          **dict.fromkeys(named - {*FEATURES}, _EXTRA)}
+          **dict.fromkeys(named - {*FEATURES}, _EXTRA),
+          **dict.fromkeys(map(records.distribution_of, records.TARGETS)
+                          if chosen.token_distributions and split == 'train' else (), _EXTRA)}
 
 
 def firsts(serialized: tf.data.Dataset) -> tf.data.Dataset:
@@ -68,7 +74,7 @@ def rows(groups: tf.data.Dataset, dataset: datasets.Dataset, chosen: settings.Da
          epoch: tf.Tensor | int) -> tf.data.Dataset:
   """Groups of samples -> the rows that their inputs have in an epoch, see `_choose`, `_soften`."""
   def rows_of(group):
-    found = _choose(group, chosen.rationales, chosen.agreeing, dataset.metric, epoch)
+    found = _choose(group, chosen, dataset.metric, epoch)
     if not chosen.soft_labels:
       return found
     votes = tf.io.parse_example(group[:1], {_VOTES: WITH_SAMPLES[_VOTES]})[_VOTES]
@@ -81,7 +87,7 @@ def rows(groups: tf.data.Dataset, dataset: datasets.Dataset, chosen: settings.Da
   return found.batch(128).map(parse, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
 
 
-def _choose(group: tf.Tensor, rationales: str, agreeing: str, metric: str,
+def _choose(group: tf.Tensor, chosen: settings.DataSettings, metric: str,
             epoch: tf.Tensor | int) -> dict[str, tf.Tensor]:
   """The rows, [m] each column, of an input: its sample 0 serialized, and what is not of that one.
 
@@ -91,27 +97,28 @@ def _choose(group: tf.Tensor, rationales: str, agreeing: str, metric: str,
 
   Args:
     group: string [samples], serialized records of one input, see `grouped`.
-    rationales: see `DataSettings`.
-    agreeing: see there: any sample, those whose label is the gold one (any, where there is
-      none), or that of sample 0.
+    chosen: see `DataSettings.rationales` and `agreeing`: any sample, those whose label is the gold
+      one (any, where there is none), or that of sample 0.
     metric: of the dataset: how labels are compared.
     epoch: int scalar, from 0.
   """
-  columns = tf.io.parse_example(group, {name: FEATURES[name] for name in (
-      'parse_status', 'label', 'teacher_label', 'rationale')})
+  of_sample = {name: one for name, one in features(chosen).items()
+               if name in ('rationale', records.distribution_of('rationale'))}
+  columns = tf.io.parse_example(group, {**of_sample, **{name: FEATURES[name] for name in (
+      'parse_status', 'label', 'teacher_label')}})
   usable = columns['parse_status'] == records.PARSED
-  if agreeing != 'any':
-    usable &= _same(columns['teacher_label'], columns[agreeing][0], metric)
+  if chosen.agreeing != 'any':
+    usable &= _same(columns['teacher_label'], columns[chosen.agreeing][0], metric)
   places = tf.cast(tf.where(usable)[:, 0], tf.int32)
   number = tf.size(places)
-  if rationales == 'cycle':
+  if chosen.rationales == 'cycle':
     at = tf.cast(tf.cast(epoch, tf.int64) % tf.cast(tf.maximum(number, 1), tf.int64), tf.int32)
     places = places[at:at + 1]
-  elif rationales == 'first':
+  elif chosen.rationales == 'first':
     places = places[:1]
   places = tf.cond(number > 0, lambda: places, lambda: tf.zeros([1], tf.int32))
   return {'record': tf.gather(group, tf.zeros_like(places)),
-          'rationale': tf.gather(columns['rationale'], places),
+          **{name: tf.gather(columns[name], places) for name in of_sample},
           FIRST: tf.range(tf.size(places)) == 0, EXPLAINED: tf.fill(tf.shape(places), number > 0)}
 
 

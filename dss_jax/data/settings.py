@@ -45,6 +45,8 @@ class DataSettings:
     soft_labels: 0: the teacher's label is the one that most of its samples have. Above: all that
       it voted for, each with its share of the votes at this temperature (1: the shares
       themselves), in training and where the records have votes over a closed set.
+    token_distributions: 'forward' or 'reverse': each training token is also learnt from what the
+      teacher would have written there, by that divergence, see docs/methods.md; '': it is not.
   """
 
   records_dir: str = dataclasses.field(default='', metadata={'free': True})  # see train/config.py
@@ -59,6 +61,7 @@ class DataSettings:
   rationales: str = 'first'
   agreeing: str = 'any'
   soft_labels: float = 0.0
+  token_distributions: str = ''
 
   def __post_init__(self):
     valid.path(**valid.fields(self, 'vocabulary', 'records_dir'))
@@ -71,6 +74,11 @@ class DataSettings:
     valid.one_of(('first', 'cycle', 'all'), **valid.fields(self, 'rationales'))
     valid.one_of(('any', 'label', 'teacher_label'), **valid.fields(self, 'agreeing'))
     valid.number(lambda x: x >= 0, 'of at least 0', **valid.fields(self, 'soft_labels'))
+    valid.one_of(('', 'forward', 'reverse'), **valid.fields(self, 'token_distributions'))
+    if self.soft_labels and self.token_distributions:
+      raise errors.UserError(
+          f'DataSettings.soft_labels={self.soft_labels}: labels that the teacher voted for have no '
+          f'DataSettings.token_distributions={self.token_distributions!r}: set one of the two')
 
   @property
   def of_sample_0(self) -> bool:

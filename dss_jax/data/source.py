@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import datasets, errors, records
-from dss_jax.data import samples, settings
+from dss_jax.data import samples, settings, vocabularies
 
 # Rows that are permuted at a time; most training sets fit. They travel in every checkpoint of
 # the data position.
@@ -69,6 +69,30 @@ class RecordsSource(seqio.DataSource):
       return 1
     return max(found.max_samples for found in self.record_sets('train'))
 
+  @property
+  def top_k(self) -> int:
+    """Tokens of which the training records say how likely the teacher takes them.
+
+    Raises:
+      UserError: they say nothing, or of another vocabulary, or the sets differ.
+    """
+    said = f'DataSettings.token_distributions={self.chosen.token_distributions!r}'
+    found = {one.name: one.entry.get('distributions', {}) for one in self.record_sets('train')}
+    for name, entry in found.items():
+      if not entry:
+        folder = self.chosen.folder()
+        raise errors.UserError(
+            f'{said}: {name} of {folder} has none: write them with `dss distributions {folder} '
+            '--model_dir=TEACHER --output=DIR`')
+      if entry['vocabulary_sha256'] != vocabularies.fingerprint(self.chosen.vocabulary):
+        raise errors.UserError(
+            f"{said}: those of {name} are of another vocabulary, that of {entry['teacher']}, than "
+            f"DataSettings.vocabulary={self.chosen.vocabulary}: use the teacher's")
+    if len(numbers := {entry['top_k'] for entry in found.values()}) > 1:
+      raise errors.UserError(f'{said}: {" and ".join(found)} have different --top_k: write them '
+                             'with one')
+    return numbers.pop()
+
   def list_shards(self, split: str) -> Sequence[str]:
     return [path for found in self.record_sets(split) for path in found.paths]
 
@@ -104,7 +128,7 @@ class RecordsSource(seqio.DataSource):
     if chooses:
       rows = samples.rows(serialized, self.dataset, self.chosen, self.epoch)
     else:
-      features = samples.features(self.chosen, has_samples)
+      features = samples.features(self.chosen, has_samples, split)
       rows = serialized.batch(128).map(lambda batch: tf.io.parse_example(batch, features),
                                        num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     if split == 'train' and self.chosen.train_fraction < 1.0:

@@ -96,6 +96,8 @@ def describe(chosen: settings.DataSettings) -> str:
     described['rationales'] = [chosen.rationales, chosen.agreeing]
   if chosen.soft_labels:
     described['soft_labels'] = chosen.soft_labels
+  if chosen.token_distributions:
+    described['token_distributions'] = True
   return json.dumps(described)
 
 

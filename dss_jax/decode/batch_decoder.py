@@ -17,7 +17,7 @@ from dss_jax.decode.batching import batches_by_length
 from dss_jax.decode.beam import beam_search
 from dss_jax.decode.greedy import greedy_search
 from dss_jax.decode.sampling import Sampling, sample
-from dss_jax.decode.scoring import score_targets
+from dss_jax.decode.scoring import score_targets, target_distributions
 
 Prompts = Sequence[Sequence[int] | np.ndarray]
 Given = tuple[int, ...]  # tokens that the decoder of every row begins with, no part of its answer
@@ -66,6 +66,7 @@ class BatchDecoder:
     self.searcher = functools.cache(self._searcher)
     self._sampler = functools.cache(self._make_sampler)
     self._scorer = functools.cache(self._make_scorer)
+    self._distributor = functools.cache(self._make_distributor)
 
   def search_batches(
       self, params: Any, prompts: Prompts, batch_size: int, input_length: int,
@@ -119,6 +120,23 @@ class BatchDecoder:
         found[row] = row_scores[:len(targets[row])].tolist()
     return found
 
+  def distributions(
+      self, params: Any, prompts: Prompts, targets: Prompts, batch_size: int, input_length: int,
+      top_k: int, size: int, given: Given = ()) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Of each prompt, batch by batch: its number, then of its target (token ids with EOS) what
+    `target_distributions` finds: int32 ids and float32 log probabilities [T, k].
+    """
+    distribute = self._distributor(top_k, size, given)
+    for rows, tokens in self._batches(prompts, batch_size, input_length):
+      longest = max(len(targets[row]) for row in rows)
+      padded = np.zeros((tokens.shape[0], max(8, 1 << (longest - 1).bit_length())), np.int32)
+      for place, row in enumerate(rows):
+        padded[place, :len(targets[row])] = targets[row]
+      ids, log_probs = jax.device_get(distribute(params, tokens, self._sharded(padded)))
+      for place, row in enumerate(rows):
+        length = len(targets[row])
+        yield row, ids[place, :length], log_probs[place, :length]
+
   def _batches(self, prompts: Prompts, batch_size: int, input_length: int):
     """(rows, tokens on the devices) of each batch."""
     for rows, tokens in batches_by_length(
@@ -156,6 +174,10 @@ class BatchDecoder:
   def _make_scorer(self, given: Given) -> sharding_lib.Jitted:
     return self._jit(lambda params, tokens, targets: score_targets(
         self._model, self._laid_out(params), tokens, targets, given))
+
+  def _make_distributor(self, top_k: int, size: int, given: Given) -> sharding_lib.Jitted:
+    return self._jit(lambda params, tokens, targets: target_distributions(
+        self._model, self._laid_out(params), tokens, targets, top_k, size, given))
 
   def _laid_out(self, params: Any) -> Any:
     return models.unstack_layers(params) if self._unrolls else params

@@ -1,4 +1,4 @@
-"""Log-probabilities of given targets: ranking a closed set of labels needs no decoding."""
+"""Log-probabilities of given targets, teacher-forced: whole ones, and of what else might follow."""
 
 import jax
 import jax.numpy as jnp
@@ -36,18 +36,10 @@ def score_targets(
       f'targets has shape {targets.shape}: pass [batch, candidates, length] with the batch of '
       f'encoder_input_tokens, {batch}, and a length of at least 1.'
     )
-  cache = init_cache(model, params, encoder_input_tokens, 1)
-  variables = {'params': params, 'cross_cache': cache.cross_attention}
+  logits_of = _teacher_forced(model, params, encoder_input_tokens, given)
 
   def score(targets_BxT):
-    start_BxP = jnp.broadcast_to(
-      jnp.array([model.config.start_id, *given], targets_BxT.dtype), (batch, len(given) + 1))
-    inputs_BxT = jnp.concatenate([start_BxP, targets_BxT[:, :-1]], axis=1)
-    hidden_BxTxD = model.apply(
-      variables, None, encoder_input_tokens, inputs_BxT, method='decode_hidden'
-    )
-    logits_BxTxV = model.apply(
-      variables, hidden_BxTxD[:, len(given):], method='logits_from_hidden')
+    logits_BxTxV = logits_of(targets_BxT)
     gained_BxT = token_log_probs(logits_BxTxV, targets_BxT)
     real_BxT = _up_to_padding(targets_BxT)
     total_B = jnp.sum(gained_BxT, axis=-1, where=real_BxT)
@@ -55,6 +47,48 @@ def score_targets(
 
   scores_KxB = jax.lax.map(score, jnp.moveaxis(jnp.asarray(targets), 1, 0))
   return scores_KxB.T
+
+
+def target_distributions(
+    model: Network, params, encoder_input_tokens, targets, top_k: int, size: int,
+    given: tuple[int, ...] = ()):
+  """What might stand at each position of a target, given what stands before it.
+
+  Args:
+    model, params, encoder_input_tokens, given: see `score_targets`.
+    targets: int [B, T], EOS included, padded with 0 at the end.
+    top_k: static, of the likeliest tokens.
+    size: static, ids from here on are left out: rows of the embedding that are no pieces.
+
+  Returns:
+    ids, int32 [B, T, k], and their log probabilities among all rows, float32 [B, T, k], from the
+    likeliest on.
+  """
+  logits_BxTxV = _teacher_forced(model, params, encoder_input_tokens, given)(jnp.asarray(targets))
+  log_probs_BxTxV = jax.nn.log_softmax(logits_BxTxV.astype(jnp.float32), axis=-1)
+  log_probs_BxTxK, ids_BxTxK = jax.lax.top_k(log_probs_BxTxV[..., :size], top_k)
+  return ids_BxTxK, log_probs_BxTxK
+
+
+def _teacher_forced(model: Network, params, encoder_input_tokens, given: tuple[int, ...]):
+  """A function of targets [B, T] that gives the logits [B, T, V] of each of their tokens.
+
+  The inputs are encoded, and their keys and values for the decoder computed, here and once.
+  """
+  batch = encoder_input_tokens.shape[0]
+  cache = init_cache(model, params, encoder_input_tokens, 1)
+  variables = {'params': params, 'cross_cache': cache.cross_attention}
+
+  def logits_of(targets_BxT):
+    start_BxP = jnp.broadcast_to(
+      jnp.array([model.config.start_id, *given], targets_BxT.dtype), (batch, len(given) + 1))
+    inputs_BxT = jnp.concatenate([start_BxP, targets_BxT[:, :-1]], axis=1)
+    hidden_BxTxD = model.apply(
+      variables, None, encoder_input_tokens, inputs_BxT, method='decode_hidden'
+    )
+    return model.apply(variables, hidden_BxTxD[:, len(given):], method='logits_from_hidden')
+
+  return logits_of
 
 
 def _up_to_padding(tokens_BxT):

@@ -37,7 +37,8 @@ def features(data: config_lib.DataConfig) -> dict[str, tuple[int, int]]:
   """Shapes [rows, length] of the int32 features of a train batch, by name."""
   return {name: (data.batch_size, data.feature_lengths[_SIDES[name[:7]]])
           for name in step_lib.FEATURES if data.pack or 'segment_ids' not in name
-          if data.shared_encoder or 'cross' not in name}
+          if data.shared_encoder or 'cross' not in name
+          if name != step_lib.DISTRIBUTION}  # Small beside logits; only records tell its k.
 
 
 def decode_rows(config: config_lib.TrainConfig, shards: int) -> int:

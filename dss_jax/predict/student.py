@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -234,6 +234,27 @@ class Student:
       return [self._continuation(ids) for ((ids, _),) in drawn]
     found = self._decoder.search(self.params, prompts, batch_size, length, max_tokens)
     return [self._continuation(ids) for ids, _ in found]
+
+  def distributions(
+      self, inputs: Sequence[str], targets: Sequence[str], prefix: str, *, top_k: int,
+      batch_size: int = 64,
+  ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """What it would write at each token of given targets, in any order.
+
+    Args:
+      inputs: as in training, without prefix; cut as there.
+      targets: a text for each, not cut.
+      prefix: what asks for them.
+      top_k: of the likeliest tokens.
+      batch_size: rows at a time.
+
+    Yields: the number of an input; int32 ids and float32 log probabilities, [T, k] with T the
+      tokens of its target and EOS, from the likeliest on.
+    """
+    written = [[*self.tokenizer.encode_target(text), self.tokenizer.eos_id] for text in targets]
+    return self._decoder.distributions(
+        self.params, self._prompts(prefix, inputs, Options()), written, batch_size,
+        self.info.input_length, top_k, self.tokenizer.size, self.given(prefix))
 
   def _check(self, options: Options) -> None:
     info = self.info

@@ -20,8 +20,10 @@ from dss_jax.records.manifest import (
 from dss_jax.records.record import (
     FIELDS,
     PARSED,
+    TARGETS,
     TEXT_FIELDS,
     RationaleRecord,
+    distribution_of,
     from_bytes,
     numbered,
     to_bytes,
@@ -36,7 +38,7 @@ from dss_jax.records.sets import (
 )
 
 __all__ = [
-    'FIELDS', 'MANIFEST', 'PARSED', 'SAMPLES_VERSION', 'SCHEMA_VERSION', 'TEXT_FIELDS',
-    'RationaleRecord', 'RecordSet', 'Shard', 'check_folder', 'find_set', 'from_bytes', 'numbered',
-    'publish', 'read_records', 'set_names', 'shard_bounds', 'shard_name', 'stage_shard', 'to_bytes',
-    'write_records']
+    'FIELDS', 'MANIFEST', 'PARSED', 'SAMPLES_VERSION', 'SCHEMA_VERSION', 'TARGETS', 'TEXT_FIELDS',
+    'RationaleRecord', 'RecordSet', 'Shard', 'check_folder', 'distribution_of', 'find_set',
+    'from_bytes', 'numbered', 'publish', 'read_records', 'set_names', 'shard_bounds', 'shard_name',
+    'stage_shard', 'to_bytes', 'write_records']

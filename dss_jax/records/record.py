@@ -8,6 +8,7 @@ from tensorflow_datasets.proto import tf_example_pb2  # tf.train.Example, from p
 from dss_jax.records.manifest import SAMPLES_VERSION, SCHEMA_VERSION
 
 PARSED = 'ok'  # parse_status of a row whose completion gave a rationale and a label
+TARGETS = ('label', 'teacher_label', 'rationale')  # what may have token distributions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,8 @@ class RationaleRecord:
   label_votes: tuple[float, ...] = ()
   # Of `datasets.Dataset.extra_fields`, each a feature of its own.
   extra: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+  # Of TARGETS: what a teacher would have written at each of its tokens, see `dss distributions`.
+  distributions: Mapping[str, bytes] = dataclasses.field(default_factory=dict, hash=False)
 
   def field(self, name: str) -> str:
     """A text field, or an extra one: '' where it has none."""
@@ -45,6 +48,11 @@ class RationaleRecord:
 FIELDS = tuple(field.name for field in dataclasses.fields(RationaleRecord))
 TEXT_FIELDS = tuple(field.name for field in dataclasses.fields(RationaleRecord)
                     if field.type is str)
+
+
+def distribution_of(target: str) -> str:
+  """The feature that holds a target's token distributions."""
+  return f'{target}_token_distribution'
 
 
 def numbered(
@@ -64,6 +72,8 @@ def to_bytes(record: RationaleRecord) -> bytes:
     feature[name].bytes_list.value.append(getattr(record, name).encode('utf-8'))
   for name, text in record.extra.items():
     feature[name].bytes_list.value.append(text.encode('utf-8'))
+  for name, data in record.distributions.items():
+    feature[distribution_of(name)].bytes_list.value.append(data)
   feature['schema_version'].int64_list.value.append(record.schema_version)
   if record.schema_version >= SAMPLES_VERSION:
     feature['sample'].int64_list.value.append(record.sample)
@@ -75,10 +85,13 @@ def to_bytes(record: RationaleRecord) -> bytes:
 def from_bytes(data: bytes) -> RationaleRecord:
   """Inverse of `to_bytes`; of votes to float32."""
   feature = tf_example_pb2.Example.FromString(data).features.feature
-  texts = {name: value.bytes_list.value[0].decode('utf-8')
-           for name, value in feature.items() if value.HasField('bytes_list')}
+  known = {distribution_of(name): name for name in TARGETS}
+  texts = {name: value.bytes_list.value[0].decode('utf-8') for name, value in feature.items()
+           if value.HasField('bytes_list') and name not in known}
   return RationaleRecord(
       **{name: texts.pop(name) for name in TEXT_FIELDS}, extra=texts,
       schema_version=feature['schema_version'].int64_list.value[0],
       sample=sum(feature['sample'].int64_list.value),
-      label_votes=tuple(feature['label_votes'].float_list.value))
+      label_votes=tuple(feature['label_votes'].float_list.value),
+      distributions={target: feature[name].bytes_list.value[0]
+                     for name, target in known.items() if name in feature})

@@ -202,6 +202,8 @@ class TrainConfig:
       1.0 for the single-task baselines.
     label_smoothing, z_loss: of the loss that is differentiated, see `objective.Terms`; what is
       logged and evaluated stays the plain cross entropy.
+    token_distribution_weight: what part of a token's loss `data.token_distributions` is, in
+      (0, 1]; the rest is its cross entropy.
     microbatches: parts that a batch is computed in, one after the other; same update, but for
       what dropout draws. 'auto': the fewest that fit the devices, see
       `precompile.advice.fewest_microbatches`; those of the run that is continued.
@@ -228,6 +230,7 @@ class TrainConfig:
   alpha: float = 0.5
   label_smoothing: float = 0.0
   z_loss: float = 0.0
+  token_distribution_weight: float = 0.5
   microbatches: int | Any = _free(1)  # or AUTO
   loss_chunk: int = _free(0)
   seed: int = 0
@@ -272,7 +275,8 @@ class TrainConfig:
 
   @property
   def terms(self) -> objective.Terms:
-    return objective.Terms(self.label_smoothing, self.z_loss)
+    return objective.Terms(self.label_smoothing, self.z_loss, self.data.token_distributions,
+                           self.token_distribution_weight)
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:

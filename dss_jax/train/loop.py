@@ -374,6 +374,7 @@ def check_data(config: config_lib.TrainConfig) -> list[str]:
   name = data.mixture_or_task
   checks.check_vocabulary(name, config.model.vocab_size, config.model.eos_id)
   checks.check_answers(name, data.cut['targets'])
+  checks.check_distributions(name)
   pipeline.record_sets(name, 'train', verify=data.verify_records)
   measured = checks.measure(name, 'train')
   return [*checks.check_lengths(measured, data.cut),

@@ -17,7 +17,8 @@ Metrics = dict[str, jax.Array]
 _MODEL_INPUTS = (
     'encoder_input_tokens', 'decoder_input_tokens', 'encoder_segment_ids', 'decoder_segment_ids',
     'decoder_cross_segment_ids')
-FEATURES = (*_MODEL_INPUTS, 'decoder_target_tokens', 'decoder_objective')
+DISTRIBUTION = 'decoder_distribution'  # int32 [B, length, 2 k], see `divergence`; or absent
+FEATURES = (*_MODEL_INPUTS, 'decoder_target_tokens', 'decoder_objective', DISTRIBUTION)
 
 
 def features(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,10 +57,11 @@ def batch_loss(
     return model.apply({'params': params}, hidden_BxTxD, method='logits_from_hidden')
 
   rest = (batch['decoder_target_tokens'], batch['decoder_objective'], counts, objectives)
+  chosen = (model.config.eos_id, terms, batch.get(DISTRIBUTION))
   if loss_chunk:
     return objective.weighted_loss_in_chunks(
-        logits_of, hidden_BxTxD, *rest, loss_chunk, model.config.eos_id, terms)
-  return objective.weighted_loss(logits_of(hidden_BxTxD), *rest, model.config.eos_id, terms)
+        logits_of, hidden_BxTxD, *rest, loss_chunk, *chosen)
+  return objective.weighted_loss(logits_of(hidden_BxTxD), *rest, *chosen)
 
 
 def gradients(
