@@ -29,7 +29,8 @@ from dss_jax.experiments.results import Row
 from dss_jax.experiments.statistics import Group, Summary
 
 FILE = 'latency.json'
-HEADER = ('data', 'model', 'method', 'of the data', 'ms for one row', 'ms for 32 rows at once')
+HEADER = ('data', 'model', 'method', 'of the data', 'ms for one row', 'ms for 32 rows at once',
+          'tokens of an answer')
 UNKNOWN = ('The latency of a student is no result of a sweep, whose runs share a machine: '
            '`dss report DIR --latency` measures the students that it left, side by side.')
 BATCH = 32  # rows of test, spread over it; each alone, then all at once
@@ -58,11 +59,14 @@ class Measured:
     machine: in words.
     date: of the measurement, UTC.
     students: run's key -> times of one row and of BATCH rows at once.
+    tokens: run's key -> of an answer, in the mean of those rows, EOS included: who writes more
+      takes longer.
   """
 
   machine: str
   date: str
   students: Mapping[str, tuple[Times, Times]]
+  tokens: Mapping[str, float]
 
   def of(self, rows: Iterable[Row]) -> dict[Group, tuple[Times, Times]]:
     """By group."""
@@ -83,6 +87,7 @@ def measure(out: str, rows: Sequence[Row]) -> list[str]:
       chosen.setdefault(statistics.group_of(row), row)
   problems: list[str] = []
   found: dict[str, tuple[Times, Times]] = {}
+  tokens: dict[str, float] = {}
   machine, date = _machine(), datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d')
   for dataset in sorted({group.dataset for group in chosen}):
     students = _load(out, [row for group, row in chosen.items() if group.dataset == dataset],
@@ -90,13 +95,14 @@ def measure(out: str, rows: Sequence[Row]) -> list[str]:
     inputs = _inputs(out, dataset)
     if students and inputs:
       found |= _times(students, inputs, dataset)
+      tokens |= {key: _tokens(student, inputs) for key, student in students.items()}
     elif students:
       problems.append(f'no latency of {dataset}: its test rows are not in the folder')
   if found:
     files.write(os.path.join(out, FILE), json.dumps({
         'machine': machine, 'date': date, 'batch': BATCH, 'students': {
             key: [dataclasses.asdict(one) for one in times] for key, times in found.items()},
-    }, indent=2) + '\n')
+        'tokens': tokens}, indent=2) + '\n')
   return problems
 
 
@@ -110,7 +116,8 @@ def read(out: str, rows: Sequence[Row], problems: list[str]) -> Measured | None:
       found = json.load(f)
     students = {key: (Times(**one), Times(**many))
                 for key, (one, many) in found['students'].items()}
-    measured = Measured(str(found['machine']), str(found['date']), students)
+    tokens = {key: float(found['tokens'][key]) for key in students}
+    measured = Measured(str(found['machine']), str(found['date']), students, tokens)
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     problems.append(f'{FILE} cannot be read ({error}): no latency; measure it anew')
     return None
@@ -155,6 +162,12 @@ def _times(
   return {key: (_summary(took[key, 1]), _summary(took[key, len(inputs)])) for key in students}
 
 
+def _tokens(student: Any, inputs: Sequence[str]) -> float:
+  answers = student.predict(inputs, batch_size=len(inputs))
+  return float(np.mean([1 + len(student.tokenizer.encode_target(
+      f'{one.rationale or ""} {one.label}'.strip())) for one in answers]))
+
+
 def _summary(values: Sequence[float]) -> Times:
   low, median, high = np.percentile(values, [25, 50, 75])
   return Times(float(low), float(median), float(high), len(values))
@@ -182,10 +195,12 @@ def _short(milliseconds: float) -> str:
 
 def lines(measured: Measured | None, rows: Sequence[Row]) -> list[list[str]]:
   """Of the table under HEADER."""
-  found = measured.of(rows) if measured else {}
+  if not measured:
+    return []
+  keys = {statistics.group_of(row): row.key for row in rows if row.key in measured.students}
   return [[group.dataset, grid.short(group.model), figures.name_of(group.method, group.labels),
-           f'{100 * group.fraction:g} %', *map(str, found[group])]
-          for group in sorted(found, key=statistics.order)]
+           f'{100 * group.fraction:g} %', *map(str, measured.students[keys[group]]),
+           f'{measured.tokens[keys[group]]:.1f}'] for group in sorted(keys, key=statistics.order)]
 
 
 def note(measured: Measured) -> str:

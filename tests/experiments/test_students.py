@@ -56,9 +56,14 @@ def test_a_student_of_each_method_is_timed(folder, monkeypatch):
     assert many['low'] <= many['median'] <= many['high']
   assert re.fullmatch(r'\d+ x cpu; .*, \d+ CPUs, load [\d.]+ before; jax .*', found['machine'])
   text = (folder / 'report.md').read_text()
-  assert '| data | model | method | of the data | ms for one row | ms for 32 rows at once |' in text
-  lines = re.findall(r'\| toy \| recipe \|.*\| 100 % \| [\d.]+ \([\d.]+ to .*\(.*\) \|', text)
+  assert f'| {" | ".join(latency.HEADER)} |' in text
+  lines = re.findall(
+      r'\| toy \| recipe \|.*\| 100 % \| [\d.]+ \([\d.]+ to .*\(.*\) \| ([\d.]+) \|', text)
   assert len(lines) == 3
+  student = dss_jax.load(str(folder / 'runs' / key('dss', 0)))
+  answers = student.predict(latency._inputs(str(folder), 'toy'))
+  written = np.mean([len(student.encode(one.label)) for one in answers])
+  assert found['tokens'][key('dss', 0)] == written and lines[0] == f'{written:.1f}'
   assert f'measured on {found["date"]}' in text and found['machine'] in text
   assert latency.UNKNOWN not in text
   before = (folder / latency.FILE).read_bytes()
@@ -132,7 +137,8 @@ def timed(folder, milliseconds):
     return {'low': 0.9 * median, 'median': median, 'high': 1.2 * median, 'count': 5}
   (folder / latency.FILE).write_text(json.dumps({
       'machine': 'a machine', 'date': '2026-01-02', 'batch': 32,
-      'students': {run: [times(ms), times(9 * ms)] for run, ms in milliseconds.items()}}))
+      'students': {run: [times(ms), times(9 * ms)] for run, ms in milliseconds.items()},
+      'tokens': dict.fromkeys(milliseconds, 2.0)}))
 
 
 @pytest.mark.parametrize('factor, scale', [(4, 'linear'), (40, 'log')])
