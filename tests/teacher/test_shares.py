@@ -130,7 +130,7 @@ def test_a_label_that_another_begins_with():
   assert of(stream, labels) == pytest.approx({'no': 0.6, 'no idea': 0.2, 'yes': 0.2})
   stream = answer((b' no', 0.8, {b' yes': 0.2}), (b' idea', 0.25, {b'.': 0.7}))
   assert of(stream, labels) == pytest.approx({'no': 0.6, 'no idea': 0.2, 'yes': 0.2})
-  stream = answer((b' no', 0.8, {b' yes': 0.2}), (b'', 1.0, {}), (b' idea', 0.25, {b'.': 0.7}))
+  stream = answer((b' no', 0.8, {b' yes': 0.2}), (b'', 0.5, {}), (b' idea', 0.25, {b'.': 0.7}))
   assert of(stream, labels) == pytest.approx({'no': 0.6, 'no idea': 0.2, 'yes': 0.2})
   stream = answer((b' C', 0.5, {b' C++.': 0.25, b' D.': 0.25}), (b'.', 1.0, {}), after='')
   assert of(stream, ('C', 'C++', 'D')) == {'C': 0.5, 'C++': 0.25, 'D': 0.25}
