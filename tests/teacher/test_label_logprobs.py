@@ -230,17 +230,19 @@ def test_recorded_answers_that_have_none(folder):
     recorded('--label_logprobs')
 
 
-def test_litellm(folder, monkeypatch):
+@pytest.mark.parametrize('given', [True, False])
+def test_litellm(folder, monkeypatch, capsys, given):
   made = types.ModuleType('litellm')
 
   async def acompletion(*, api_base, num_retries, max_retries, drop_params, **body):
     asked = server._question(body)
-    found = server.completion(said(asked), 'stop', body, stream(asked))
+    found = server.completion(said(asked), 'stop', body, stream(asked) if given else None)
     return types.SimpleNamespace(model_dump=lambda mode: found)
   made.acompletion = acompletion
   monkeypatch.setitem(sys.modules, 'litellm', made)
   assert run(None, '--label_logprobs', client='litellm') == 0
-  assert votes() == wanted()
+  assert (votes() == wanted()) is given and all(map(any, votes()))
+  assert ('an answer came without logprobs' in capsys.readouterr().err) is not given
 
 
 @pytest.mark.parametrize('endpoint', ['chat', 'completions'])

@@ -8,9 +8,11 @@ import math
 import random
 import re
 
+import hypothesis
 import pytest
 import streams
 import test_teacher_answers
+from hypothesis import strategies as st
 
 from dss_jax import datasets
 from dss_jax.teacher import protocol
@@ -128,6 +130,10 @@ def test_a_label_that_another_begins_with():
   assert of(stream, labels) == pytest.approx({'no': 0.6, 'no idea': 0.2, 'yes': 0.2})
   stream = answer((b' no', 0.8, {b' yes': 0.2}), (b' idea', 0.25, {b'.': 0.7}))
   assert of(stream, labels) == pytest.approx({'no': 0.6, 'no idea': 0.2, 'yes': 0.2})
+  stream = answer((b' no', 0.8, {b' yes': 0.2}), (b'', 0.5, {}), (b' idea', 0.25, {b'.': 0.7}))
+  assert of(stream, labels) == pytest.approx({'no': 0.6, 'no idea': 0.2, 'yes': 0.2})
+  stream = answer((b' C', 0.5, {b' C++.': 0.25, b' D.': 0.25}), (b'.', 1.0, {}), after='')
+  assert of(stream, ('C', 'C++', 'D')) == {'C': 0.5, 'C++': 0.25, 'D': 0.25}
   stream = answer((b' yes', 0.5, {b' no': 0.3, b' no idea': 0.2}))
   assert of(stream, labels) == pytest.approx({'yes': 0.5, 'no': 0.3, 'no idea': 0.2})
   assert of(answer((b' no', 0.8, {b' yes': 0.2}), after=''), labels) == pytest.approx(
@@ -136,7 +142,8 @@ def test_a_label_that_another_begins_with():
 
 @pytest.mark.parametrize('stream, wanted', [
     # A token that begins before the label, or goes beyond it.
-    (answer((b'is bug', 0.7, {b'is billing': 0.3}), before='It fails. So the answer '), (7, 3)),
+    (answer((b'is bug', 0.7, {b'is billing': 0.2, b'as billing': 0.1}),
+            before='It fails. So the answer '), (7, 2)),
     (answer((b' ', 0.8, {b' billing': 0.2}), (b'bug', 0.75, {b'billing': 0.25})), (6, 4)),
     (answer((b' bug.', 0.7, {b' billing.': 0.1, b' billing': 0.2, b' bugs': 0.5}), after=''),
      (7, 3)),
@@ -159,9 +166,12 @@ def test_where_the_label_stands(stream, wanted):
   assert found == pytest.approx({'bug': bug / sum(wanted), 'billing': billing / sum(wanted)})
 
 
-@pytest.mark.parametrize('layout', ['{{"rationale": "It fails.", "label": "{}"}}',
-                                    '```json\n{{"label": "{}", "explanation": "It fails."}}\n```',
-                                    '{{"label": "{}", "rationale": "It is a bug, so it fails."}}'])
+@pytest.mark.parametrize('layout', [
+    '{{"rationale": "It fails.", "label": "{}"}}',
+    '```json\n{{"label": "{}", "explanation": "It fails."}}\n```',
+    '{{"label": "{}", "rationale": "It is a bug, so it fails."}}',
+    '{{"label": "{}", "rationale": "It fails. The answer is bug."}}',
+    '{{"rationale": "It fails. The answer is {}.", "label": "bug"}}'])
 def test_json(layout):
   before, after = layout.replace('{{', '{').replace('}}', '}').split('{}')
   assert of(answer((b'bug', 0.7, {b'billing': 0.3}), before=before, after=after),
@@ -188,10 +198,22 @@ def test_other_names_of_labels():
   stream = answer((b' entail', 0.6, {b' neutral': 0.3, b' contrad': 0.1}), (b'ment', 1.0, {}))
   assert of(stream, labels) == pytest.approx(
       {'entailment': 0.6, 'neutral': 0.3, 'contradiction': 0.1})
+  stream = answer((b' contradict', 0.5, {b' entail': 0.5}), (b'ory', 1.0, {}))
+  assert of(stream, labels) == {'entailment': 0.5, 'contradiction': 0.5}
+
+
+def test_capitals():
+  stream = answer((b' E', 1.0, {}), ('Ä'.encode(), 0.75, {'Ö'.encode(): 0.25}))
+  assert of(stream, ('EÄ', 'EÖ')) == {'EÄ': 0.75, 'EÖ': 0.25}
+
+
+def test_bytes_in_legacy_names():
+  stream = answer((b' \xc3', 1.0, {}), (b'\x84', 0.75, {b'\x96': 0.25}))
+  assert of(stream, ('Ä', 'Ö'), layout=streams.legacy) == pytest.approx({'Ä': 0.75, 'Ö': 0.25})
 
 
 def test_tokens_of_thoughts_that_the_server_parted():
-  stream = [*streams.words('I see: So the answer is bug.'), (b'</think>', 1.0, {}), *answer(BUG),
+  stream = [*answer((b' bug', 0.5, {b' billing': 0.5})), (b'</think>', 1.0, {}), *answer(BUG),
             (b'<|im_end|>', 1.0, {})]
   assert of(stream, ('bug', 'billing'), text=f'{SAY} bug.', thoughts='I see') == pytest.approx(
       {'bug': 15 / 19, 'billing': 4 / 19})
@@ -245,6 +267,27 @@ def test_the_label_is_found_in_answers_as_chat_models_write_them(kind, name):
   read = functools.partial(parsing.read, example=example, dataset=dataset)
   completion = protocol.Completion(text, 'stop', logprobs=streams.chat(stream))
   assert shares.of(completion, case['label'], example, dataset, read) == {case['label']: 1.0}
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(
+    st.sampled_from(['choice', 'nested', 'nli', 'tone']),
+    st.lists(st.sampled_from(test_teacher_answers.PIECES), min_size=1, max_size=14).map(''.join),
+    st.sampled_from([streams.chat, streams.legacy]), st.randoms(use_true_random=False))
+def test_any_answer_has_a_distribution_or_none(kind, text, layout, draw):
+  example, text = test_teacher_answers.EXAMPLES[kind], text.strip()
+  dataset = test_teacher_answers.DATASETS[kind]
+  dataset = dataclasses.replace(dataset, labels=dataset.labels or example.choices)
+  read = functools.partial(parsing.read, example=example, dataset=dataset)
+  if len(text) < 2 or not (label := read(protocol.Completion(text, 'stop')).label):
+    return
+  others = [label.encode()[:draw.randrange(1, 9)] for label in dataset.labels] + [b' ', b'\xf0']
+  stream = [(piece, 0.7, {other: 0.1 for other in draw.sample(others, 3) if other != piece})
+            for piece in random_pieces(text, draw)]
+  completion = protocol.Completion(text, 'stop', logprobs=layout(stream))
+  if found := shares.of(completion, label, example, dataset, read):
+    assert sum(found.values()) == pytest.approx(1) and label in found
+    assert set(found) <= set(dataset.labels) and min(found.values()) > 0
 
 
 def test_a_vote_is_divided():

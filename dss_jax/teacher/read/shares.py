@@ -1,9 +1,9 @@
 """How sure a teacher was of its label: a closed set's probabilities, from those of the tokens.
 
 Where the label stands is not asked of the parser, but tried: it is the last place at which the
-answer, with another label written there, would have been read as that label. From there the
-alternatives to each token are added to the labels that they begin, along the path that the answer
-took.
+answer, with another label written there and perhaps repeated, would have been read as that label.
+From there the alternatives to each token are added to the labels that they begin, along the path
+that the answer took.
 """
 
 import collections
@@ -90,22 +90,31 @@ def _places(
   body, _ = places.before_end(text, example, layout, table_lib.of(layout))
   for style in styles:
     for form in (form for name, form in style if name == label):
-      left = r'(?<!\w)' if form[0].isalnum() else ''
-      right = r'(?!\w)' if form[-1].isalnum() else ''
-      right = _LETTER_ENDS if style is styles[-1] and len(styles) > 1 else right
+      bare = style is styles[-1] and len(styles) > 1
       found += [(one.start(), one.end(), style) for one in re.finditer(
-          left + re.escape(form) + right, text, re.IGNORECASE)]
+          _pattern(form) + (_LETTER_ENDS if bare else ''), text, re.IGNORECASE)]
   found.sort(key=lambda one: (one[0] < len(body), one[1], -one[0]), reverse=True)
   yield from found[:_PLACES_TRIED]
+
+
+def _pattern(form: str) -> str:
+  """Of a label as words of its own."""
+  left, right = r'(?<!\w)' * form[0].isalnum(), r'(?!\w)' * form[-1].isalnum()
+  return left + re.escape(form) + right
 
 
 def _decides(
     completion: protocol.Completion, start: int, end: int, label: str, style: _Style, read: _Read
 ) -> bool:
-  """Whether another label, written there, would have been read: with the rest, or at the end."""
-  text = completion.text
+  """Whether another label, written there, would have been read.
+
+  As the answer goes on, or if it repeated that label, or ended there; JSON that ends there is text,
+  and would be read as such.
+  """
+  text, again = completion.text, _pattern(completion.text[start:end])
   for name, form in [one for one in style if one[0] != label][:_OTHERS_TRIED]:
-    for rest in (text[end:], '"}' if '{' in text else ''):
+    repeated = re.sub(again, form.replace('\\', r'\\'), text[end:], flags=re.IGNORECASE)
+    for rest in dict.fromkeys((text[end:], repeated, *([] if '{' in text else ['']))):
       found = read(dataclasses.replace(
           completion, text=text[:start] + form + rest, finish_reason='stop'))
       if found.ok and found.label == name:
