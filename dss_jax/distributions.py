@@ -52,7 +52,7 @@ def write(folder: str, output: str, teacher: 'student_lib.Student', *, vocabular
     UserError: no records, or a damaged set; `output` is `folder`; a teacher that writes its
       rationale before the label; `top_k` is none of its vocabulary.
   """
-  if os.path.realpath(output) == os.path.realpath(folder):
+  if files.real(output) == files.real(folder):
     raise errors.UserError(f'--output={output} is the folder that is read: name another one')
   if teacher.info.answer_phrase:
     raise errors.UserError(
@@ -76,12 +76,13 @@ def _write_set(
   found = records.find_set(folder, dataset, split, verify=True)
   source = [shard['sha256'] for shard in found.entry['shards']]
   more = {'distributions': {**said, 'of': source}} if split == 'train' else {}
+  staging = os.path.join(output, f'.{name}.distributions')
   earlier = manifest.entry_of(output, name) or {}
   if more and earlier.get('distributions') == more['distributions']:
+    epath.Path(staging).rmtree(missing_ok=True)  # Of a job that was killed at its very end.
     return records.find_set(output, dataset, split, verify=True).entry
   own = ('schema_version', 'num_inputs', 'max_samples', 'num_records', 'parse_status', 'shards')
   provenance = {key: value for key, value in found.entry.items() if key not in own} | more
-  staging = os.path.join(output, f'.{name}.distributions')
   settings = {'set': dict(found.entry), **more}
   done = _Done.of(os.path.join(staging, _DONE), settings)
   with tqdm.tqdm(total=found.num_records, desc=name, unit='record', disable=None) as progress:

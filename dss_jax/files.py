@@ -24,6 +24,11 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
   return '://' in os.fspath(path)
 
 
+def real(folder: str) -> str:
+  """What tells whether two names are of one folder."""
+  return folder.rstrip('/') if is_remote(folder) else os.path.realpath(folder)
+
+
 def check_path(name: str, path: str | None, *, local: bool = False, hub: bool = False) -> None:
   """Refuses an address that nothing here reads, before anything is read or made.
 

@@ -40,7 +40,7 @@ def merge(
   """
   if len(folders) < 2:
     raise errors.UserError('give two folders of records or more: dss merge A B --output=C')
-  if _real(output) in map(_real, folders):
+  if files.real(output) in map(files.real, folders):
     raise errors.UserError(f'--output={output} is one of the folders: name another one')
   for folder in folders:
     records.check_folder(folder)
@@ -146,10 +146,6 @@ def samples_of(found: Sequence[Sequence[records.RationaleRecord]]
       [dataclasses.replace(row, label=label, extra=extra, distributions={})
        for row in parsed or everything[:1]],
       added)
-
-
-def _real(folder: str) -> str:
-  return folder if files.is_remote(folder) else os.path.realpath(folder)
 
 
 def parser() -> argparse.ArgumentParser:

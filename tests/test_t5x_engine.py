@@ -260,9 +260,11 @@ def test_what_only_the_native_trainer_does_is_refused(arguments):
     t5x_engine.Trainer(**arguments)
 
 
-def test_a_shared_encoder_is_refused():
+def test_a_shared_encoder_and_token_distributions_are_refused():
   with pytest.raises(errors.UserError, match='SHARED_ENCODER = True: .* native engine'):
     t5x_engine.data(shared_encoder=True)
+  with pytest.raises(errors.UserError, match="TOKEN_DISTRIBUTIONS = 'reverse': .* native engine"):
+    t5x_engine.data(token_distributions='reverse')
 
 
 def test_an_optimizer_that_is_not_here_is_refused():
