@@ -265,7 +265,7 @@ def test_unknown_set_suggests_the_nearest(tmp_path):
 
 
 def test_folder_without_records_says_how_to_make_them(tmp_path):
-  with pytest.raises(errors.UserError, match='manifest.json does not exist.*dss_jax.teacher'):
+  with pytest.raises(errors.UserError, match='manifest.json does not exist.*`dss teacher '):
     _read(tmp_path)
   assert records.set_names(str(tmp_path)) == []
 

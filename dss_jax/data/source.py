@@ -154,7 +154,7 @@ class RecordsSource(seqio.DataSource):
       raise errors.UserError(
           f'DataSettings.soft_labels={self.chosen.soft_labels}: the records of '
           f'{self.chosen.folder()} have no votes: write them with `dss teacher --samples=N '
-          '--keep_samples`')
+          '--keep_samples` or `--label_logprobs`')
     return several
 
 
