@@ -1,4 +1,4 @@
-"""`python -m dss_jax.distributions`: a T5 teacher's distribution at each token of records' targets.
+"""`dss distributions`: a T5 teacher's distribution at each token of records' targets.
 
 The teacher is a student of one's own, as a rule a larger one: it reads each input of the training
 sets and is made to write the record's label, the teacher's label and the rationale, and what it
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 example:
-  python -m dss_jax.train --gin_file=gin/native/dss.gin ... --gin.MODEL_DIR=runs/large
-  python -m dss_jax.distributions records --model_dir=runs/large --output=records-large
-  python -m dss_jax.train ... --gin.RECORDS_DIR=records-large --gin.TOKEN_DISTRIBUTIONS=forward"""
+  dss train --gin_file=gin/native/dss.gin ... --gin.MODEL_DIR=runs/large
+  dss distributions records --model_dir=runs/large --output=records-large
+  dss train ... --gin.RECORDS_DIR=records-large --gin.TOKEN_DISTRIBUTIONS=forward"""
 _DONE = 'done.json'  # Of a set that is being written: its settings, and the finished files.
 
 

@@ -128,12 +128,16 @@ def check_vocabulary(name: str, vocab_size: int, eos_id: int = 1) -> None:
 
 
 def check_answers(name: str, targets_length: int = 0) -> None:
-  """UserError if an answer could not be read back: see `answers.reader`. Reads no records.
+  """UserError if an answer could not be read back, see `answers.reader`; or two tasks are the same.
+
+  Reads no records.
 
   Args:
     name: of a task or mixture.
     targets_length: TASK_FEATURE_LENGTHS['targets'], EOS and prompt included; 0 for any length.
   """
+  coverage.check_prefixes(
+      [task.objective for task in pipeline.record_tasks(name)], vocabularies.current())
   for task in seqio.get_subtasks(pipeline.get_mixture_or_task(name)):
     if isinstance(task.postprocessor, preprocessors.ReadAnswer):
       given = len(task.given) if isinstance(task, record_task.RecordTask) else 0
@@ -144,13 +148,9 @@ def check_coverage(name: str, split: str, sample: int = SAMPLE) -> list[str]:
   """Warnings for texts that the vocabulary cannot tell from others, of each dataset of a mixture.
 
   Raises:
-    UserError: no answer could be right, see `coverage.check_open_labels`; or two tasks have the
-      same inputs.
+    UserError: no answer could be right, see `coverage.check_open_labels`.
   """
   vocabulary = vocabularies.current()
-  tasks = seqio.get_subtasks(pipeline.get_mixture_or_task(name))
-  coverage.check_prefixes(
-      [task.objective for task in tasks if isinstance(task, record_task.RecordTask)], vocabulary)
   warnings = []
   for source in {s.dataset.name: s for s in pipeline.sources(name)}.values():
     texts = _texts(source, split, sample)

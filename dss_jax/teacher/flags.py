@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
       formatter_class=argparse.RawDescriptionHelpFormatter)
   _data(made.add_argument_group('data'))
   _teacher(made.add_argument_group('teacher'))
+  _request(made.add_argument_group('what it is asked'))
   _run(made.add_argument_group('how it is asked'))
   _records(made.add_argument_group('records'))
   return made
@@ -131,7 +132,7 @@ def _teacher(group) -> None:
       help='print the request for the first input, and stop')
 
 
-def _run(group) -> None:
+def _request(group) -> None:
   add = group.add_argument
   add('--max_tokens', type=int, default=256, metavar='N',
       help='tokens of an answer, without thoughts (default: 256)')
@@ -154,6 +155,10 @@ def _run(group) -> None:
   add('--retry_failed', type=int, default=0, metavar='N',
       help='ask up to N times more about rows whose answer was refused, cut or did not parse, '
       'with twice the tokens and temperature 0.7 (default: 0)')
+
+
+def _run(group) -> None:
+  add = group.add_argument
   add('--in_flight', type=int, default=64, metavar='N', help='requests at a time (default: 64)')
   add('--batch', nargs='?', const='', metavar='DIR',
       help='openai: in batches, which hosted servers do at half price within a day; the same '

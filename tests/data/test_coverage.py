@@ -119,8 +119,8 @@ def test_prefixes_that_the_vocabulary_cannot_tell_apart_are_refused(
   chosen = {'records_dir': str(tmp_path), 'vocabulary': english, 'shared_encoder': shared,
             'label_prefix': '\u4e0b '}
   data.configure(**chosen, rationale_prefix='\u4e0aa ')
-  assert checks.check_coverage('dss_marks', 'train')
+  checks.check_answers('dss_marks')
   data.configure(**chosen, rationale_prefix='\u4e0a ')
   with pytest.raises(errors.UserError, match="'\u4e0b ' of label and '\u4e0a ' of rationale"):
-    checks.check_coverage('dss_marks', 'train')
-  checks.check_coverage('marks_finetune', 'train')  # It has none.
+    checks.check_answers('dss_marks')
+  checks.check_answers('marks_finetune')  # It has none.
