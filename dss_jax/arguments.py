@@ -6,18 +6,19 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from dss_jax import errors
+from dss_jax import errors, valid
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
   """`parser.parse_args`, of sys.argv if argv is None.
 
   Raises:
-    UserError: a flag that the parser has not; names the nearest.
+    UserError: a flag or a choice that the parser has not; names the nearest.
   """
   words = list(sys.argv[1:] if argv is None else argv)
   for flag, _ in _unknown(parser, words):
     raise _no_such(flag, parser._option_string_actions, parser)
+  _check_choices(parser, words)
   return parser.parse_args(words)
 
 
@@ -41,6 +42,7 @@ def parse_with_gin(
   for word in words:
     if re.match(r'[A-Z][A-Z0-9_]+=', word) and word.partition('=')[0] in _macros():
       raise errors.UserError(f'{word}: write --gin.{word}')
+  _check_choices(parser, words)
   return parser.parse_args(words), bindings
 
 
@@ -59,12 +61,27 @@ def split_bindings(args: Sequence[str]) -> tuple[list[str], list[str]]:
 def _unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[tuple[str, str]]:
   """(flag, its value or '') of words that argparse would call unrecognized."""
   known = parser._option_string_actions
+  for flag, value in _flags(words):
+    shortened = parser.allow_abbrev and not flag.startswith('--gin.') and any(
+        name.startswith(flag) for name in known)
+    if flag not in known and not shortened:
+      yield flag, value
+
+
+def _check_choices(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+  """argparse lists all choices, however near one is."""
+  for flag, value in _flags(words):
+    action = parser._option_string_actions.get(flag)
+    if value and action is not None and action.choices:
+      valid.one_of(list(action.choices), **{flag: value})
+
+
+def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+  """(flag, its value or '')."""
   own = list(itertools.takewhile(lambda word: word != '--', words))
   for word, following in zip(own, [*own[1:], '']):
     flag, equals, value = word.partition('=')
-    shortened = parser.allow_abbrev and not flag.startswith('--gin.') and any(
-        name.startswith(flag) for name in known)
-    if re.match(r'--[\w.-]+$', flag) and flag not in known and not shortened:
+    if re.match(r'--[\w.-]+$', flag):
       yield flag, value if equals or following.startswith('-') else following
 
 

@@ -86,4 +86,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
   nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
   if nearest:
     return 'did you mean ' + ' or '.join(repr(one) for one in nearest) + '?'
-  return f"known: {', '.join(names) or 'none'}"
+  shown = [repr(one) if ',' in one else one for one in names]
+  return f"known: {', '.join(shown) or 'none'}"

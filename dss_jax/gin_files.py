@@ -134,7 +134,7 @@ def _recipe() -> str:
   recipes = {path.stem for path in (configs_dir() / 'recipes').glob('*.gin')}
   known = recipes - {'paper', 'single_task', 'unpacked'} | set(datasets.names())
   if not name:
-    raise errors.UserError(f'give --gin.DATASET=NAME; known: {", ".join(sorted(known))}')
+    raise errors.UserError(f'give --gin.DATASET=NAME; {errors.did_you_mean("", known)}')
   if name not in known and not (os.path.isfile(own) and name not in recipes):
     raise errors.UserError(
         f'DATASET={name}: {errors.did_you_mean(name, known)}; one of your own is registered '

@@ -24,13 +24,14 @@ example:
 
 
 def merge(
-    folders: Sequence[str], output: str, *, num_shards: int = 16) -> dict[str, dict[str, Any]]:
+    folders: Sequence[str], output: str, *, num_shards: int | None = None
+) -> dict[str, dict[str, Any]]:
   """Writes every set that one of the folders has, of schema 2.
 
   Args:
     folders: of records, of either schema; the first one's teacher is asked first.
     output: another folder; its sets of the same names are replaced.
-    num_shards: files per set.
+    num_shards: files per set; None as `write_records` has it.
 
   Returns: the sets' manifest entries, by name.
 
@@ -115,7 +116,7 @@ def _gold(found: Sequence[Sequence[records.RationaleRecord]]) -> str:
 
 
 def _write(output: str, name: str, teachers: Sequence[Mapping[str, Any]],
-           inputs: Mapping[str, Sequence[_Input]], num_shards: int) -> dict[str, Any]:
+           inputs: Mapping[str, Sequence[_Input]], num_shards: int | None) -> dict[str, Any]:
   dataset, _, split = name.rpartition('-')
   usage = [one['usage'] for one in teachers if 'usage' in one]
   teacher = {
@@ -156,15 +157,16 @@ def parser() -> argparse.ArgumentParser:
   parser.add_argument('folders', nargs='+', metavar='DIR',
                       help="folders of records; teacher_label is the first one's")
   parser.add_argument('--output', required=True, metavar='DIR', help='where the merged sets go')
-  parser.add_argument('--num_shards', type=int, default=16, metavar='N',
-                      help='files per set (default: 16)')
+  parser.add_argument('--num_shards', type=int, metavar='N',
+                      help='files per set (default: one for each 100 inputs, 16 at most)')
   return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Merges, and says what each set holds."""
   args = arguments.parse(parser(), argv)
-  valid.whole(1, **{'--num_shards': args.num_shards})
+  if args.num_shards is not None:
+    valid.whole(1, **{'--num_shards': args.num_shards})
   files.check_writable('--output', args.output)
   for name, entry in merge(args.folders, args.output, num_shards=args.num_shards).items():
     print(f"{os.path.join(args.output, name)}: {entry['num_records']:,} records of "

@@ -49,6 +49,32 @@ def test_a_misspelt_flag_of_every_other_verb(verb):
       main(verb, *words)
 
 
+@pytest.mark.parametrize('words, says', [
+    (['--rank_by=maen'], "--rank_by='maen': did you mean 'mean'"),
+    (['--rank_by', 'x', '--text=y'], "--rank_by='x': known: mean, pmi, sum"),
+    (['--dtype=float16'], "--dtype='float16': did you mean .*'bfloat16'"),
+])
+def test_a_choice_that_there_is_not(words, says):
+  with pytest.raises(errors.UserError, match=f'^{says}'):
+    main('predict', '--model_dir=x', *words)
+
+
+@pytest.mark.parametrize('words, says', [
+    (['--method=dss', '--dataset=esnil'], "--dataset=esnil: did you mean 'esnli'"),
+    (['--method=dss'], 'give --gin.DATASET=NAME; known: anli'),
+    (['--method=dss', '--gin.DATASET=cqaa'], 'DATASET=cqaa: did you mean'),
+    (['--gin_file=gin/native/dss.gin', '--dataset=x'],
+     '--gin_file=gin/native/dss.gin: DATASET=x: known'),
+])
+def test_what_method_and_dataset_stand_for_is_not_named(words, says, tmp_path):
+  with pytest.raises(errors.UserError, match=f'^{says}'):
+    main('train', *words, f'--gin.MODEL_DIR={tmp_path}')
+
+
+def test_labels_with_a_comma_are_told_apart():
+  assert errors.did_you_mean('x', ['yes, sir', 'no']) == "known: no, 'yes, sir'"
+
+
 def test_values_that_look_like_flags_are_values():
   parser = argparse.ArgumentParser(prog='x')
   parser.add_argument('--text')

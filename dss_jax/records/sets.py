@@ -15,20 +15,30 @@ from dss_jax.records import manifest, tfrecord
 from dss_jax.records.manifest import SAMPLES_VERSION, SCHEMA_VERSION, Shard, find_set
 from dss_jax.records.record import RationaleRecord, from_bytes, to_bytes
 
+# Few rows in many files are only slower to open. T5X's hosts divide files where there are enough,
+# else rows.
+_MOST_SHARDS = 16
+_LEAST_ROWS = 100
+
 
 def shard_name(dataset: str, split: str, shard: int, num_shards: int) -> str:
   """`cqa-train.tfrecord-00003-of-00016`."""
   return f'{dataset}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}'
 
 
-def shard_bounds(num_rows: int, num_shards: int) -> list[tuple[int, int]]:
+def shard_bounds(num_rows: int, num_shards: int | None) -> list[tuple[int, int]]:
   """(first row, row after the last) of each shard; at most one shard per row.
 
-  Row i is in shard `i * num_shards // num_rows`, so the order of rows survives.
+  Row i is in shard `i * num_shards // num_rows`, so the order of rows survives. Without a number
+  there are sixteen, or as many as hold a hundred rows each.
 
   >>> shard_bounds(10, 4)
   [(0, 3), (3, 5), (5, 8), (8, 10)]
+  >>> len(shard_bounds(10, None)), len(shard_bounds(1000, None)), len(shard_bounds(10**6, None))
+  (1, 10, 16)
   """
+  if num_shards is None:
+    num_shards = min(_MOST_SHARDS, num_rows // _LEAST_ROWS)
   count = max(1, min(num_shards, num_rows))
   starts = [-(-i * num_rows // count) for i in range(count + 1)]
   return list(zip(starts, starts[1:]))
@@ -43,7 +53,7 @@ def write_records(
     split: str,
     records: Sequence[RationaleRecord],
     *,
-    num_shards: int = 16,
+    num_shards: int | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Writes a whole set and returns its manifest entry.
@@ -59,7 +69,7 @@ def write_records(
     split: 'train', 'validation' or 'test'.
     records: one per input, whose ids must be unique; or, of schema 2, the samples of each input
       one behind the other, numbered from 0.
-    num_shards: files to write, at most one per input.
+    num_shards: files to write, at most one per input; see `shard_bounds`.
     provenance: what the manifest says of the teacher (model, prompt hash, decoding, usage).
 
   Raises:

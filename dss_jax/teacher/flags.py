@@ -204,7 +204,8 @@ def _run(group) -> None:
 def _records(group) -> None:
   add = group.add_argument
   add('--records_dir', metavar='DIR', help='where the records go (default: $DSS_DATA_DIR)')
-  add('--num_shards', type=int, default=16, metavar='N', help='files per set (default: 16)')
+  add('--num_shards', type=int, metavar='N',
+      help='files per set (default: one for each 100 inputs, 16 at most)')
   add('--parser', default='strict', metavar='NAME',
       help='strict: repairs slips, gives each failure a reason (default); '
       "released: row for row what the paper's released code reads")

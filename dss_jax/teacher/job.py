@@ -68,7 +68,7 @@ def run(
     parser: str,
     records_dir: str,
     *,
-    num_shards: int = 16,
+    num_shards: int | None = None,
     holdout: str = 'auto',
     keep: str = 'all',
     retry_failed: int = 0,
@@ -94,7 +94,7 @@ def run(
     client: e.g. `recorded.RecordedClient(...)` or `clients.ScriptedClient(fn)`.
     parser: 'strict' or 'released'.
     records_dir: where the sets go; other sets there stay.
-    num_shards: files per set.
+    num_shards: files per set; None as `records.write_records` has it.
     holdout: 'auto' as the dataset says, or 'none' to keep all of train.
     keep: 'all', or 'agree' to drop rationales for another label than the gold one.
     retry_failed: further attempts at rows that did not parse.

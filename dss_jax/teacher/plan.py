@@ -40,7 +40,7 @@ class Plan:
 
 def make(
     dataset: datasets.Dataset, split: str, examples: Sequence[datasets.Example],
-    client: protocol.Client, settings: shard_lib.Settings, records_dir: str, num_shards: int,
+    client: protocol.Client, settings: shard_lib.Settings, records_dir: str, num_shards: int | None,
     holdout: str, provenance: Mapping[str, Any],
 ) -> Plan:
   """Checks everything that can be checked, and divides the rows into splits and shards."""
@@ -61,7 +61,7 @@ def _check(
     client: protocol.Client,
     settings: shard_lib.Settings,
     holdout: str,
-    num_shards: int,
+    num_shards: int | None,
 ) -> Sequence[str]:
   """Returns the examples' ids."""
   for flag, value, known in (('--split', split, datasets.SPLITS),
@@ -75,7 +75,7 @@ def _check(
   for flag, number, least in (('--num_shards', num_shards, 1),
                               ('--retry_failed', settings.retry_failed, 0),
                               ('--max_thinking', settings.max_thinking, 0)):
-    if number < least:
+    if number is not None and number < least:
       raise errors.UserError(f'{flag}={number}: use {least} or more')
   if settings.rationale_from == 'thinking' and settings.parser == 'released':
     raise errors.UserError('--rationale_from=thinking: the released code knows no thoughts; use '
@@ -130,7 +130,7 @@ def _assign(
 
 
 def _divide(
-    dataset: str, split: str, rows: Sequence[int], num_shards: int
+    dataset: str, split: str, rows: Sequence[int], num_shards: int | None
 ) -> list[shard_lib.Spec]:
   """Runs of rows, as `records.bounds` cuts them."""
   bounds = records.shard_bounds(len(rows), num_shards)

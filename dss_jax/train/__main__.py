@@ -146,12 +146,23 @@ def _read(args: argparse.Namespace, bindings: Sequence[str]):
   cli.import_tasks(args.modules)
   from dss_jax.train import gin_config
   unset = '(not set)' if args.print_config else ''
-  config = gin_config.parse(args.gin_file, bindings, model_dir=unset)
+  try:
+    config = gin_config.parse(args.gin_file, bindings, model_dir=unset)
+  except errors.UserError as error:
+    raise errors.UserError(_as_typed(str(error), args)) from error
   if not args.print_config and datasets.of_task(config.data.mixture_or_task):
     from dss_jax import records
     with gin_config.macros_named():  # Told before TensorFlow is loaded.
       records.check_folder(config.data.folder())
   return config, gin_config.resolved()
+
+
+def _as_typed(text: str, args: argparse.Namespace) -> str:
+  """An error about what --method and --dataset stand for, as one about them."""
+  if args.method:
+    text = text.removeprefix(f'--gin_file=gin/native/{args.method}.gin: ')
+  return text.replace('DATASET=', '--dataset=', 1) if (
+      args.dataset and text.startswith(f'DATASET={args.dataset}:')) else text
 
 
 def _measured(config) -> str:
