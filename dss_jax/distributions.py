@@ -34,7 +34,8 @@ _DONE = 'done.json'  # Of a set that is being written: its settings, and the fin
 
 
 def write(folder: str, output: str, teacher: 'student_lib.Student', *, vocabulary_sha256: str,
-          weights: str, top_k: int = 8, batch_size: int = 64) -> dict[str, Mapping[str, Any]]:
+          weights: str, top_k: int = divergence.TOP_K, batch_size: int = 64
+          ) -> dict[str, Mapping[str, Any]]:
   """Writes all sets of a folder, those of training with the teacher's distributions.
 
   Args:
@@ -177,8 +178,9 @@ def parser() -> argparse.ArgumentParser:
   add('--model_dir', required=True, metavar='DIR',
       help='the teacher, as for `dss predict`: a run (its best checkpoint), a converted folder')
   add('--output', required=True, metavar='DIR', help='where the new sets go')
-  add('--top_k', type=int, default=8, metavar='K',
-      help='tokens whose probabilities are kept (default: 8); the rest counts as one')
+  add('--top_k', type=int, default=divergence.TOP_K, metavar='K',
+      help=f'tokens whose probabilities are kept (default: {divergence.TOP_K}); the rest counts as '
+           'one')
   add('--batch_size', type=int, default=64, help='targets at a time (default: 64)')
   predict_main.loading_flags(add)
   return parser

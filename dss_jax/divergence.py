@@ -16,6 +16,7 @@ import numpy as np
 
 FEATURE = 'distribution'  # of an example: int32 [tokens, 2 k], see `pack`
 DIRECTIONS = ('forward', 'reverse')
+TOP_K = 8  # that `dss distributions` stores where nothing is said
 _FLOOR = 1e-6  # of p_rest and q_rest: float32 sums of probabilities are no nearer to 1
 
 

@@ -13,6 +13,8 @@ import dss_jax.tasks
 from dss_jax import data, distributions, divergence, errors, models, records, student_info
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.data import checks, pipeline
+from dss_jax.precompile import compiled
+from dss_jax.train import config, step
 
 FAILED = {'parse_status': 'truncated', 'rationale': '', 'teacher_label': ''}
 CONFIG = models.T5Config(
@@ -226,6 +228,18 @@ def test_packed_and_plain_rows_hold_the_same(written, shared):
   assert found[0] == found[1] and len(found[0]) > 100
   assert sum(any(one[2:]) for one in found[0]) > 100
   assert all(not any(one[2:]) for one in found[0] if not one[1])  # Prompts.
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_a_step_is_planned_with_them(written, pack):
+  configure(written[1])
+  batch = next(pipeline.train_iterator('dss_toy', LENGTHS, batch_size=2, pack=pack, seed=0))
+  planned = compiled.features(config.DataConfig(
+      mixture_or_task='dss_toy', vocabulary='bytes', token_distributions='forward',
+      feature_lengths=LENGTHS, batch_size=2, pack=pack))
+  shapes = {name: rows.shape for name, rows in step.features(pipeline.to_numpy(batch)).items()}
+  assert shapes.pop('decoder_distribution') == (2, 24, 2 * TOP_K)
+  assert planned == {**shapes, 'decoder_distribution': (2, 24, 2 * divergence.TOP_K)}
 
 
 def test_validation_and_runs_without_them_do_not_read_them(written):

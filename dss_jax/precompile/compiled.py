@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from dss_jax import decode, families, models
+from dss_jax import decode, divergence, families, models
 from dss_jax import sharding as sharding_lib
 from dss_jax.precompile import collectives
 from dss_jax.train import compute as compute_lib
@@ -33,12 +33,18 @@ _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 _NEEDED = re.compile(r'(?:HLO temporaries \(|Used )([\d.]+)([KMGT]?)')
 
 
-def features(data: config_lib.DataConfig) -> dict[str, tuple[int, int]]:
-  """Shapes [rows, length] of the int32 features of a train batch, by name."""
-  return {name: (data.batch_size, data.feature_lengths[_SIDES[name[:7]]])
-          for name in step_lib.FEATURES if data.pack or 'segment_ids' not in name
-          if data.shared_encoder or 'cross' not in name
-          if name != step_lib.DISTRIBUTION}  # Small beside logits; only records tell its k.
+def features(data: config_lib.DataConfig) -> dict[str, tuple[int, ...]]:
+  """Shapes [rows, length] of the int32 features of a train batch, by name.
+
+  Of token distributions [rows, length, 2 k], with the k that `dss distributions` stores by default:
+  what the loss needs for them is as large as the logits, whatever k is.
+  """
+  shapes = {name: (data.batch_size, data.feature_lengths[_SIDES[name[:7]]])
+            for name in step_lib.FEATURES if data.pack or 'segment_ids' not in name
+            if data.shared_encoder or 'cross' not in name
+            if data.token_distributions or name != step_lib.DISTRIBUTION}
+  return {name: (*shape, 2 * divergence.TOP_K) if name == step_lib.DISTRIBUTION else shape
+          for name, shape in shapes.items()}
 
 
 def decode_rows(config: config_lib.TrainConfig, shards: int) -> int:
