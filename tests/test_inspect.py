@@ -22,6 +22,44 @@ def test_a_row_raw_tokenized_packed_and_back(toy_records, toy_vocabulary, capsys
   assert f"rationale '[rationale] {text}' -> '{rationale}'" in packed
 
 
+def of_run(toy_records, toy_vocabulary, *words):
+  try:
+    return inspect.main([
+        '--method=dss', '--dataset=toy', f'--records_dir={toy_records}', '--rows=1',
+        f'--vocabulary={toy_vocabulary}', *words])
+  finally:
+    data.configure()
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_a_row_as_a_run_has_it(toy_records, toy_vocabulary, capsys, shared):
+  assert of_run(toy_records, toy_vocabulary, '--gin.PACK=True', f'--gin.SHARED_ENCODER={shared}',
+                "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}") == 0
+  raw, packed = capsys.readouterr().out.split('=== packed row 0')
+  text, label, rationale = (raw.split(f"{field}: '")[1].split("'")[0]
+                            for field in (' input', ' label', ' rationale'))
+  if shared:
+    assert f"label     '{text}' -> '[label]' '{label}'" in packed
+    assert f"rationale '{text}' -> '[rationale]' '{rationale}'" in packed
+  else:
+    assert f"label     '[label] {text}' -> '{label}'" in packed
+    assert f"rationale '[rationale] {text}' -> '{rationale}'" in packed
+
+
+def test_a_run_that_does_not_pack_or_is_none(toy_records, toy_vocabulary, capsys):
+  assert of_run(toy_records, toy_vocabulary, '--split=test',
+                '--gin.MIXTURE_OR_TASK_NAME=toy_distill') == 0
+  said = capsys.readouterr().out
+  assert 'toy_distill' in said and 'packed row' not in said and 'PACK=False' in said
+  for words, says in ((['--task=dss_toy'], '--task and --html are of records'),
+                      (['--gin.SEEED=1'], "--gin.SEEED: .*did you mean 'SEED'"),
+                      (['--gin.RECORDS_DIR=nowhere'], 'nowhere/manifest.json does not exist')):
+    with pytest.raises(errors.UserError, match=says):
+      of_run(toy_records, toy_vocabulary, *words)
+  with pytest.raises(errors.UserError, match='of which run?'):
+    inspect.main(['--task=dss_toy', '--gin.SEED=1'])
+
+
 @pytest.fixture
 def flawed_records(tmp_path):
   """A folder whose flaws are known."""
@@ -108,7 +146,7 @@ def test_a_vocabulary_covers_all_samples(tmp_path):
 def test_a_page_needs_records(tmp_path):
   with pytest.raises(errors.UserError, match='holds no finished record set'):
     inspect.main([f'--html={tmp_path}/x.html', f'--records_dir={tmp_path}', '--vocabulary=bytes'])
-  with pytest.raises(errors.UserError, match='--task=dss_cqa, or --html'):
+  with pytest.raises(errors.UserError, match='--task=dss_cqa, a run, .*, or --html'):
     inspect.main([f'--records_dir={tmp_path}'])
 
 

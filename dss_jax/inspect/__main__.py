@@ -1,9 +1,10 @@
 """`dss inspect`: rows of a task as the student sees them, or a page about all.
 
 For each row: the record, the text of each task, its tokens, and where packing puts it; then
-the packed row decoded back. With --html, one page about every record set of the folder: lengths
-and what would be cut, labels, failures, duplicates, train inputs in test, the teacher's accuracy;
-what rationales hold of thoughts, Markdown and the label itself.
+the packed row decoded back. With the flags of `dss train` all is as that run has it. With --html,
+one page about every record set of the folder: lengths and what would be cut, labels, failures,
+duplicates, train inputs in test, the teacher's accuracy; what rationales hold of thoughts, Markdown
+and the label itself.
 """
 
 import argparse
@@ -13,24 +14,57 @@ from typing import Any
 
 from dss_jax import arguments, cli, datasets, errors, files
 from dss_jax.data import settings as data_settings
+from dss_jax.train import __main__ as train_main
 
 _EPILOG = """\
 examples:
   dss inspect --task=dss_cqa --records_dir=records --vocabulary=cqa.model --rows=2
+  dss inspect --method=dss --dataset=cqa --records_dir=records --gin.SHARED_ENCODER=True
   dss inspect --html=records.html --records_dir=records --vocabulary=cqa.model
 """
+
+_READ = 'decoder_cross_segment_ids'  # In rows of SHARED_ENCODER: the inputs that a target reads.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the rows."""
-  args = arguments.parse(parser(), argv)
+  args, bindings = arguments.parse_with_gin(parser(), argv)
+  if args.method or args.gin_file:
+    return _inspect_run(args, bindings)
+  if bindings or args.dataset:
+    raise errors.UserError('of which run? Give --method=dss, or --gin_file=FILE')
   with cli.flags_named(vars(args)):
     return _inspect(args)
 
 
+def _inspect_run(args: argparse.Namespace, bindings: Sequence[str]) -> int:
+  if args.task or args.html:
+    raise errors.UserError('--task and --html are of records, whatever the run: leave them out, or '
+                           '--method and --gin_file')
+  train_main.check_run_flags(args)
+  _check_split(args)
+  cli.import_tasks(args.modules)
+  given = {'RECORDS_DIR': args.records_dir, 'VOCABULARY': args.vocabulary}
+  bindings = [*(f'{name}={value}' for name, value in given.items() if value), *bindings]
+  config = train_main.config_of(args, bindings, '(not set)')
+  cli.import_quietly('dss_jax.train.loop')
+  from dss_jax.train import gin_config, loop
+  with gin_config.macros_named():
+    config, said = loop.prepare_data(config)
+    for line in show(config.data.mixture_or_task, args.split, args.rows,
+                     dict(config.data.feature_lengths), config.data.pack):
+      print(line)
+  if not config.data.pack:
+    said = 'PACK=False: each example is a row of its own'
+  if said:
+    print(f'\n{said}')
+  return 0
+
+
 def _inspect(args: argparse.Namespace) -> int:
   if not args.task and not args.html:
-    raise errors.UserError('give --task, such as --task=dss_cqa, or --html=FILE')
+    raise errors.UserError('give --task, such as --task=dss_cqa, a run, such as --method=dss '
+                           '--dataset=cqa, or --html=FILE')
   cli.import_tasks(args.modules)
   _check(args)
   cli.import_quietly('dss_jax.data.registration')
@@ -55,6 +89,10 @@ def _check(args: argparse.Namespace) -> None:
                                                             datasets.names())))
   if args.html or datasets.of_task(args.task):
     records.check_folder(data_settings.DataSettings(records_dir=args.records_dir or '').folder())
+  _check_split(args)
+
+
+def _check_split(args: argparse.Namespace) -> None:
   if args.split not in datasets.SPLITS:
     raise errors.UserError(
         f'--split={args.split}: {errors.did_you_mean(args.split, datasets.SPLITS)}')
@@ -67,7 +105,8 @@ def _page(args: argparse.Namespace, lengths: dict[str, int]) -> int:
   return 0
 
 
-def show(task: str, split: str, rows: int, lengths: dict[str, int]) -> Iterator[str]:
+def show(task: str, split: str, rows: int, lengths: dict[str, int], pack: bool = True
+         ) -> Iterator[str]:
   """The lines to print.
 
   Args:
@@ -75,6 +114,7 @@ def show(task: str, split: str, rows: int, lengths: dict[str, int]) -> Iterator[
     split: 'train', 'validation' or 'test'.
     rows: how many records, and how many packed rows.
     lengths: {'inputs': ..., 'targets': ...} of a packed row.
+    pack: whether to show any.
 
   Raises:
     UserError: an unknown task, no records, or an empty split.
@@ -99,7 +139,8 @@ def show(task: str, split: str, rows: int, lengths: dict[str, int]) -> Iterator[
         yield f'  {name}'
         for side in ('inputs', 'targets'):
           yield f'{side:>13}: {_pieces(vocabulary, example[side])}'
-  yield from _packed(task, split, rows, lengths, vocabulary)
+  if pack:
+    yield from _packed(task, split, rows, lengths, vocabulary)
 
 
 def _records(task: str, split: str, rows: int) -> list[Any]:
@@ -139,11 +180,15 @@ def _packed(task, split, rows, lengths, vocabulary) -> Iterator[str]:
         f'{side} {count}/{lengths[side]} tokens' for side, count in filled.items()))
     for segment in range(1, segments + 1):
       inside = row['decoder_segment_ids'] == segment
-      name = names[objective.task_of(int(row['decoder_objective'][inside][0])) - 1]
-      source = row['encoder_input_tokens'][row['encoder_segment_ids'] == segment]
+      tasks = objective.task_of(row['decoder_objective'][inside])
+      learnt = tasks != objective.PADDING  # Not what the decoder is given, of SHARED_ENCODER.
+      read = row[_READ][inside][0] if _READ in row else segment
+      source = row['encoder_input_tokens'][row['encoder_segment_ids'] == read]
       target = row['decoder_target_tokens'][inside]
-      yield (f'{segment:>5} {name:<9} {vocabulary.decode(source.tolist())!r} -> '
-             f'{vocabulary.decode(target.tolist())!r}')
+      given = f"{vocabulary.decode(target[~learnt].tolist())!r} " if _READ in row else ''
+      yield (f'{segment:>5} {names[tasks[learnt][0] - 1]:<9} '
+             f'{vocabulary.decode(source.tolist())!r} -> {given}'
+             f'{vocabulary.decode(target[learnt].tolist())!r}')
 
 
 def _pieces(vocabulary, ids) -> str:
@@ -165,6 +210,8 @@ def parser() -> argparse.ArgumentParser:
       formatter_class=argparse.RawDescriptionHelpFormatter)
   add = parser.add_argument
   add('--task', help='a task or mixture, e.g. dss_cqa or cqa_finetune')
+  train_main.run_flags(parser.add_argument_group(
+      'a run, in place of --task', 'the flags of `dss train`').add_argument)
   add('--html', metavar='FILE', help='write a page about all record sets instead')
   add('--split', default='train', help='train (default), validation or test')
   add('--rows', type=_count, default=3, help='records and packed rows to show (default: 3)')

@@ -168,5 +168,5 @@ def _abstract(shapes: Any, shardings: Any) -> Any:
       shapes, shardings)
 
 
-def _tokens(shape: tuple[int, int], sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+def _tokens(shape: tuple[int, ...], sharding: NamedSharding) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)

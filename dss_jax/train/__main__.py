@@ -3,8 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dss_jax import arguments, cli, datasets, errors, files
 
@@ -71,17 +71,9 @@ def parser() -> argparse.ArgumentParser:
       prog=cli.program('train'),
       description=_DESCRIPTION, epilog=_EPILOG,
       formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--method', metavar='M', help=(
-      'dss, dss_teacher, finetune, distill, rationale_then_label or dss_shuffled: as '
-      '--gin_file=gin/native/M.gin'))
-  parser.add_argument('--dataset', metavar='D', help='as --gin.DATASET=D')
+  run_flags(parser.add_argument)
   parser.add_argument('--log_to', metavar='TRACKER',
                       help='wandb or mlflow, besides TensorBoard: as --gin.LOG_TO=TRACKER')
-  parser.add_argument('--gin_file', action='append', default=[], metavar='FILE',
-                      help='may be given several times; later files override earlier ones, and '
-                           'that of --method')
-  parser.add_argument('--gin.NAME', dest='_shown_only', metavar='VALUE',
-                      help='set a macro of the gin files, or Class.field; strings need no quotes')
   parser.add_argument('--import', dest='modules', action='append', default=[], metavar='MODULE',
                       help='import a module that registers tasks of your own; may be repeated')
   several = parser.add_argument_group(
@@ -97,6 +89,18 @@ def parser() -> argparse.ArgumentParser:
   return parser
 
 
+def run_flags(add: Callable[..., Any]) -> None:
+  """The flags that say what a run is: gin's."""
+  add('--method', metavar='M', help=(
+      'dss, dss_teacher, finetune, distill, rationale_then_label or dss_shuffled: as '
+      '--gin_file=gin/native/M.gin'))
+  add('--dataset', metavar='D', help='as --gin.DATASET=D')
+  add('--gin_file', action='append', default=[], metavar='FILE',
+      help='may be given several times; later files override earlier ones, and that of --method')
+  add('--gin.NAME', dest='_shown_only', metavar='VALUE',
+      help='set a macro of the gin files, or Class.field; strings need no quotes')
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, trains, prints the result."""
   if found := run(argv):
@@ -109,17 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str] | None = None) -> 'tuple[TrainConfig, Result] | None':
   """The run of a command line, and what came of it; None after --print_config."""
   args, bindings = arguments.parse_with_gin(parser(), argv)
-  if args.method:
-    from dss_jax import gin_files
-    if args.method not in gin_files.methods():
-      raise errors.UserError(f'--method={args.method}: '
-                             f'{errors.did_you_mean(args.method, gin_files.methods())}')
-    args.gin_file.insert(0, f'gin/native/{args.method}.gin')
-  bindings = [f'{name}={value}' for name, value in (
-      ('DATASET', args.dataset), ('LOG_TO', args.log_to)) if value] + bindings
-  if not args.gin_file:
-    raise errors.UserError('train what? Give --method=dss --dataset=NAME, or --gin_file=FILE')
-
+  check_run_flags(args)
+  if args.log_to:
+    bindings.insert(0, f'LOG_TO={args.log_to}')
   print('loading JAX and TensorFlow', file=sys.stderr, flush=True)
   config, text = _read(args, bindings)
   if args.print_config:
@@ -145,16 +141,34 @@ def _read(args: argparse.Namespace, bindings: Sequence[str]):
   """What gin files and bindings come to, and as gin text: errors in them are told at once."""
   cli.import_tasks(args.modules)
   from dss_jax.train import gin_config
-  unset = '(not set)' if args.print_config else ''
-  try:
-    config = gin_config.parse(args.gin_file, bindings, model_dir=unset)
-  except errors.UserError as error:
-    raise errors.UserError(_as_typed(str(error), args)) from error
+  config = config_of(args, bindings, '(not set)' if args.print_config else '')
   if not args.print_config and datasets.of_task(config.data.mixture_or_task):
     from dss_jax import records
     with gin_config.macros_named():  # Told before TensorFlow is loaded.
       records.check_folder(config.data.folder())
   return config, gin_config.resolved()
+
+
+def check_run_flags(args: argparse.Namespace) -> None:
+  """UserError where `run_flags` name no run, or a method that there is not."""
+  if args.method:
+    from dss_jax import gin_files
+    if args.method not in gin_files.methods():
+      raise errors.UserError(f'--method={args.method}: '
+                             f'{errors.did_you_mean(args.method, gin_files.methods())}')
+  elif not args.gin_file:
+    raise errors.UserError('train what? Give --method=dss --dataset=NAME, or --gin_file=FILE')
+
+
+def config_of(args: argparse.Namespace, bindings: Sequence[str], model_dir: str) -> 'TrainConfig':
+  """What `run_flags` and bindings come to, see `gin_config.parse`; the tasks are there."""
+  from dss_jax.train import gin_config
+  given = [f'gin/native/{args.method}.gin'] if args.method else []
+  dataset = [f'DATASET={args.dataset}'] if args.dataset else []
+  try:
+    return gin_config.parse([*given, *args.gin_file], [*dataset, *bindings], model_dir=model_dir)
+  except errors.UserError as error:
+    raise errors.UserError(_as_typed(str(error), args)) from error
 
 
 def _as_typed(text: str, args: argparse.Namespace) -> str:
