@@ -62,6 +62,7 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
 
   def __init__(self, *args: Any, alpha: float = 0.5, objectives: Sequence[Any] | None = None,
                first_step: int = 0, z_loss: float = 0.0, label_smoothing: float = 0.0,
+               token_distributions: str = '', token_distribution_weight: float = 0.5,
                loss_normalizing_factor: Any = None, **kwargs: Any):
     """As T5X's, but for its normalisation of the loss, which is no part of ours.
 
@@ -70,7 +71,8 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
       alpha: weight of the label loss, in [0, 1].
       objectives: further rows of the table, see `objective.table`.
       first_step: of the checkpoint that training starts from.
-      z_loss, label_smoothing: see `objective.Terms`.
+      z_loss, label_smoothing, token_distribution_weight: see `objective.Terms`.
+      token_distributions: `objective.Terms.direction`.
       loss_normalizing_factor: None; T5X's sizes bind it.
       **kwargs: see T5X.
 
@@ -85,7 +87,8 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
           'LOSS_NORMALIZING_FACTOR = None')
     self.objectives = objective.table(alpha, rows=objectives)
     self.first_step = first_step
-    self.terms = objective.Terms(label_smoothing, z_loss)
+    self.terms = objective.Terms(
+        label_smoothing, z_loss, token_distributions, token_distribution_weight)
     self._own_network = isinstance(self.module, t5x_network.Transformer)
 
   def loss_fn(
@@ -104,7 +107,8 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
       counts = objective.count_tokens(tasks_BxT, self.objectives)
       table = objective.at_step(self.objectives)
     loss, sums = objective.weighted_loss(
-        logits_BxTxV, batch['decoder_target_tokens'], tasks_BxT, counts, table, terms=self.terms)
+        logits_BxTxV, batch['decoder_target_tokens'], tasks_BxT, counts, table, terms=self.terms,
+        stored_BxTx2K=batch.get(feature_converter.DISTRIBUTION))
     shared = self._compute_metrics(
         logits=logits_BxTxV, targets=batch['decoder_target_tokens'],
         mask=(tasks_BxT != objective.PADDING).astype(jnp.int32), loss=loss,
@@ -301,17 +305,14 @@ def data(mixture_or_task: str = '', **settings_of_all: Any) -> seqio.Vocabulary:
 
   Raises:
     UserError: labels or answer phrase of `mixture_or_task` that the vocabulary cannot write, or
-      SHARED_ENCODER or TOKEN_DISTRIBUTIONS.
+      SHARED_ENCODER, or TOKEN_DISTRIBUTIONS where its targets are others than theirs.
   """
   if settings_of_all.get('shared_encoder'):
     raise errors.UserError(
         "SHARED_ENCODER = True: T5X's networks attend to the input of a target's own segment, and "
         'its decoding begins without a prompt; leave it False, or train with the native engine')
-  if asked := settings_of_all.get('token_distributions'):
-    raise errors.UserError(
-        f"TOKEN_DISTRIBUTIONS = {asked!r}: T5X's features are of one number a token; leave it '', "
-        'or train with the native engine')
   chosen = settings.configure(**settings_of_all)
   if mixture_or_task:
     checks.check_answers(mixture_or_task)
+    checks.check_distributions(mixture_or_task)
   return vocabularies.load(chosen.vocabulary)

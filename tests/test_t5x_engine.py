@@ -18,7 +18,7 @@ from flax import traverse_util
 from t5x import adafactor, decoding, losses, optimizers, partitioning, train_state
 from t5x.examples.t5 import network
 
-from dss_jax import errors, models, objective, t5x_engine, t5x_network
+from dss_jax import divergence, errors, models, objective, t5x_engine, t5x_network
 from dss_jax.data import pipeline
 from dss_jax.train import config as config_lib
 from dss_jax.train import optimizer as optimizer_lib
@@ -161,6 +161,35 @@ def test_smoothing_and_z_loss_are_the_native_engines(student, batch, microbatche
       float(objective.summarize(sums, TABLE)['label_loss']), rel=1e-5)
 
 
+@pytest.mark.parametrize('microbatches', [1, 4])
+@pytest.mark.parametrize('direction', divergence.DIRECTIONS)
+def test_token_distributions_are_learnt_as_by_the_native_engine(
+    student, batch, direction, microbatches):
+  rng = np.random.default_rng(0)
+  tokens = batch['decoder_target_tokens']
+  ids = np.argsort(rng.random((*tokens.shape, SIZES['vocab_size'])))[..., :3].astype(np.int32)
+  log_p = np.log(rng.dirichlet(np.ones(4), tokens.shape)[..., :3] + 1e-9).astype(np.float32)
+  stored = np.concatenate([ids, log_p.view(np.int32)], axis=-1)
+  known = (tokens > 0) & (rng.random(tokens.shape) < 0.7)
+  batch = {**batch, 'decoder_distribution': stored * known[..., None]}
+  model = make_model(NETWORKS['ours'], token_distributions=direction,
+                     token_distribution_weight=0.7, label_smoothing=0.1)
+  grads, metrics = _one_step(student, model, batch, microbatches)
+  terms = objective.Terms(0.1, 0.0, direction, 0.7)
+  wanted, sums = step_lib.gradients(
+      student[0], student[1], batch, objectives=TABLE, terms=terms)
+  _assert_close(wanted, grads, 1e-5, rounding=2.0**-23)
+  assert float(metrics['label/loss'].compute()) == pytest.approx(
+      float(objective.summarize(sums, TABLE)['label_loss']), rel=1e-5)
+  del batch['decoder_distribution']  # As in validation.
+  without, _ = step_lib.gradients(
+      student[0], student[1], batch, objectives=TABLE, terms=objective.Terms(0.1))
+  _assert_close(without, _one_step(student, model, batch, microbatches)[0], 1e-5,
+                rounding=2.0**-23)
+  assert any(np.abs(value - _flat(wanted)[name]).max() > 1e-3
+             for name, value in _flat(without).items())
+
+
 def test_our_terms_are_t5xs():
   logits = jax.random.normal(jax.random.key(0), (2, 5, 11)) * 3
   targets, tasks = jnp.ones((2, 5), jnp.int32), jnp.ones((2, 5), jnp.int32)
@@ -260,11 +289,9 @@ def test_what_only_the_native_trainer_does_is_refused(arguments):
     t5x_engine.Trainer(**arguments)
 
 
-def test_a_shared_encoder_and_token_distributions_are_refused():
+def test_a_shared_encoder_is_refused():
   with pytest.raises(errors.UserError, match='SHARED_ENCODER = True: .* native engine'):
     t5x_engine.data(shared_encoder=True)
-  with pytest.raises(errors.UserError, match="TOKEN_DISTRIBUTIONS = 'reverse': .* native engine"):
-    t5x_engine.data(token_distributions='reverse')
 
 
 def test_an_optimizer_that_is_not_here_is_refused():

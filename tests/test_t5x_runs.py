@@ -21,7 +21,14 @@ t5x = pytest.importorskip(
     't5x', reason='T5X is on no package index; docs/t5x.md says how to get it')
 
 import dss_jax.tasks  # noqa: E402, F401
-from dss_jax import data, gin_files, records  # noqa: E402
+from dss_jax import (  # noqa: E402
+  data,
+  distributions,
+  gin_files,
+  models,
+  records,
+  student_info,
+)
 from dss_jax.convert import __main__ as convert  # noqa: E402
 from dss_jax.convert import formats  # noqa: E402
 from dss_jax.data import row_lengths  # noqa: E402
@@ -268,6 +275,33 @@ def test_smoothing_and_z_loss_are_in_the_loss_and_not_in_its_parts(folder):
             for what in ('loss', 'label/loss', 'rationale/loss')]
   plain, smoothed = losses('plain'), losses('smoothed', LABEL_SMOOTHING=0.3, Z_LOSS=0.1)
   assert smoothed[1:] == plain[1:] and smoothed[0] > plain[0] + 0.1
+
+
+def test_a_teachers_token_distributions_are_in_the_loss_of_training(
+    folder, random_weights, tmp_path):
+  teacher, stored = str(tmp_path / 'teacher'), str(tmp_path / 'stored')
+  config = models.T5Config(
+      vocab_size=384, emb_dim=16, num_heads=2, head_dim=8, num_encoder_layers=1,
+      num_decoder_layers=1, mlp_dim=32, dtype='float32')
+  convert.convert(random_weights(config), teacher, 'native', info=student_info.StudentInfo(
+      config, vocabulary='bytes', label_prefix='[label] ', rationale_prefix='[rationale] ',
+      input_length=96, target_length=96))
+  assert distributions.main([str(folder / 'records'), f'--model_dir={teacher}',
+                             f'--output={stored}']) == 0
+  found = {}
+  for name, bindings in (('without', {}), ('with', {'TOKEN_DISTRIBUTIONS': 'forward'}),
+                         ('alone', {'TOKEN_DISTRIBUTIONS': 'forward',
+                                    'TOKEN_DISTRIBUTION_WEIGHT': 1.0})):
+    log = train(folder, f'stored_{name}', 2, RECORDS_DIR=stored, LEARNING_RATE=0.0, DROPOUT_RATE=0.0,
+                **bindings)
+    line = next(line for line in log.splitlines() if 'collection=train accuracy' in line)
+    found[name] = [float(line.partition(f' {what}=')[2].partition(',')[0])
+                   for what in ('loss', 'label/loss', 'rationale/loss')]
+  assert found['with'][1:] == found['alone'][1:] == found['without'][1:]
+  assert found['with'][0] == pytest.approx((found['without'][0] + found['alone'][0]) / 2, abs=2e-3)
+  assert abs(found['without'][0] - found['alone'][0]) > 0.1
+  with pytest.raises(AssertionError, match='UserError: .*none: write them with `dss distributions'):
+    train(folder, 'stored_none', 2, TOKEN_DISTRIBUTIONS='forward')
 
 
 def test_our_tasks_in_somebody_elses_mixture_under_stock_t5x(folder, runs):
