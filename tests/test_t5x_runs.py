@@ -292,8 +292,8 @@ def test_a_teachers_token_distributions_are_in_the_loss_of_training(
   for name, bindings in (('without', {}), ('with', {'TOKEN_DISTRIBUTIONS': 'forward'}),
                          ('alone', {'TOKEN_DISTRIBUTIONS': 'forward',
                                     'TOKEN_DISTRIBUTION_WEIGHT': 1.0})):
-    log = train(folder, f'stored_{name}', 2, RECORDS_DIR=stored, LEARNING_RATE=0.0, DROPOUT_RATE=0.0,
-                **bindings)
+    log = train(folder, f'stored_{name}', 2, RECORDS_DIR=stored, LEARNING_RATE=0.0,
+                DROPOUT_RATE=0.0, **bindings)
     line = next(line for line in log.splitlines() if 'collection=train accuracy' in line)
     found[name] = [float(line.partition(f' {what}=')[2].partition(',')[0])
                    for what in ('loss', 'label/loss', 'rationale/loss')]
