@@ -22,6 +22,7 @@ from dss_jax.data import (
   checks,
   feature_converter,
   packing,
+  pipeline,
   row_lengths,
   settings,
   vocabularies,
@@ -315,4 +316,6 @@ def data(mixture_or_task: str = '', **settings_of_all: Any) -> seqio.Vocabulary:
   if mixture_or_task:
     checks.check_answers(mixture_or_task)
     checks.check_distributions(mixture_or_task)
+    task = pipeline.get_mixture_or_task(mixture_or_task)
+    return task.output_features['targets'].vocabulary  # With sentinels, where it corrupts spans.
   return vocabularies.load(chosen.vocabulary)

@@ -304,6 +304,13 @@ def test_a_teachers_token_distributions_are_in_the_loss_of_training(
     train(folder, 'stored_none', 2, TOKEN_DISTRIBUTIONS='forward')
 
 
+def test_a_student_is_pretrained_on_text_alone(folder):
+  """Span corruption, whose vocabulary has sentinels."""
+  log = train(folder, 'pretrained', 2, MIXTURE_OR_TASK_NAME='svamp_pretrain')
+  assert np.isfinite(loss(log, 'svamp_pretrain'))
+  assert (folder / 'pretrained' / 'checkpoint_2').is_dir()
+
+
 def test_our_tasks_in_somebody_elses_mixture_under_stock_t5x(folder, runs):
   assert 'collection=train accuracy' in runs['mixed'].result()
   assert (folder / 'mixed' / 'checkpoint_2').is_dir()
