@@ -230,7 +230,7 @@ def test_packed_and_plain_rows_hold_the_same(written, shared):
   assert all(not any(one[2:]) for one in found[0] if not one[1])  # Prompts.
 
 
-@pytest.mark.parametrize('pack', [True, False])
+@pytest.mark.parametrize('pack', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_step_is_planned_with_them(written, pack):
   configure(written[1])
   batch = next(pipeline.train_iterator('dss_toy', LENGTHS, batch_size=2, pack=pack, seed=0))

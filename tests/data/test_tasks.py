@@ -200,7 +200,8 @@ def test_a_vocabulary_that_is_not_there_is_named():
     checks.check_vocabulary('dss_toy', 128)
 
 
-@pytest.mark.parametrize('saved_at', [1, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('saved_at', [1, 25])
 def test_a_saved_position_goes_on_as_if_nothing_had_happened(toy_data, tmp_path, saved_at):
   """Over the ends of several epochs, which is where tf.data's own reshuffling loses its seeds."""
   def batches():

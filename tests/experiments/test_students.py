@@ -45,6 +45,7 @@ def key(method, seed):
   return f'toy/{method}-gold/recipe/fraction-1{alpha}/seed-{seed}'
 
 
+@pytest.mark.slow
 def test_a_student_of_each_method_is_timed(folder, monkeypatch):
   monkeypatch.setattr(latency, '_ROUNDS', 2)
   assert report.main([str(folder), '--latency']) == 0

@@ -72,7 +72,8 @@ def test_trees_of_the_wrong_layout_are_refused(tiny, random_params):
 
 
 @pytest.mark.parametrize('version, scanned, remats', [
-  ('1.1', False, ['dots']), ('1.1', True, ['scores', 'full']), ('umt5', True, ['full'])])
+  ('1.1', False, ['dots']), ('1.1', True, ['scores', 'full']),
+  pytest.param('umt5', True, ['full'], marks=pytest.mark.slow)])
 def test_remat_gives_the_same_gradients(tiny, random_params, ragged, version, scanned, remats):
   inputs, decoder_inputs, _, _ = ragged
   fields = {'scan_layers': scanned, **({'num_decoder_layers': 2} if scanned else {})}

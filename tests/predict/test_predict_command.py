@@ -152,6 +152,7 @@ print(json.dumps(found))
 '''
 
 
+@pytest.mark.slow
 def test_the_portable_export_answers_the_same_with_jax_alone(student_folders, tmp_path):
   """Two batch sizes and two lengths; nothing of this project is importable."""
   output = tmp_path / 'portable'

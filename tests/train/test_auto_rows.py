@@ -68,6 +68,7 @@ def test_an_older_run_goes_on_with_its_numbers(make):
         loop.prepare_data(make(BATCH_SIZE=16, BATCH_INPUTS=64))[0]))
 
 
+@pytest.mark.slow
 def test_one_of_the_two_may_be_given(make):
   lengths = {'inputs': 64, 'targets': 32}
   config, _ = loop.prepare_data(make(TASK_FEATURE_LENGTHS=lengths))

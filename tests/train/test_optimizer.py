@@ -145,7 +145,8 @@ def three_steps(scanned, **fields):
   return before, models.unstack_layers(state.params) if scanned else state.params, state
 
 
-@pytest.mark.parametrize('per_layer', [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('per_layer', [False, True])
 def test_adafactor_of_scanned_layers_is_that_of_unrolled_ones(per_layer):
   before, wanted, _ = three_steps(scanned=False, relpos_per_layer=per_layer)
   _, found, state = three_steps(scanned=True, relpos_per_layer=per_layer)

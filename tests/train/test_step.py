@@ -123,7 +123,9 @@ def test_rows_that_cannot_be_split_are_refused(params):
     loss_and_gradients(params, ragged.unpacked_batch(ragged.examples()), microbatches=5)
 
 
-@pytest.mark.parametrize('mesh', [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)])
+@pytest.mark.parametrize('mesh', [
+    (2, 2, 2), *(pytest.param(mesh, marks=pytest.mark.slow)
+                 for mesh in ((8, 1, 1), (1, 8, 1), (4, 1, 2)))])
 def test_every_mesh_gives_the_gradients_of_one_device(params, mesh):
   batch = ragged.packed_batch(ragged.examples(), rows=16)
   loss, grads = loss_and_gradients(params, batch)
@@ -182,7 +184,8 @@ def test_parameters_are_really_split():
     assert kernel.addressable_shards[0].data.shape == (16 // 2, 32 // 2)
 
 
-@pytest.mark.parametrize('name', ['adamw', 'adafactor'])
+@pytest.mark.parametrize('name', [
+    'adamw', pytest.param('adafactor', marks=pytest.mark.slow)])
 def test_both_losses_fall(name):
   config = config_lib.OptimizerConfig(name=name, learning_rate=3e-2, schedule='constant')
   schedule = optimizer_lib.make_schedule(config, 30)

@@ -88,6 +88,7 @@ def test_tensorboard_has_test_settings_config_and_rates(finished):
   assert b'optimizer.learning_rate' in hparams
 
 
+@pytest.mark.slow
 def test_where_stderr_is_no_terminal_each_log_period_is_a_line(
     toy_records, toy_vocabulary, tmp_path, capfd):
   assert train_main.main(arguments(

@@ -45,6 +45,7 @@ def test_a_mesh_computes_what_one_device_does():
   assert ragged.relative_difference(jax.device_get(found), expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_no_decay_knows_the_biases():
   params = nn.unbox(models.init_params(MODEL, jax.random.key(0)))
   config = config_lib.OptimizerConfig(weight_decay=1.0, no_decay=('rel_embedding',))
