@@ -18,7 +18,6 @@ from dss_jax.records import manifest
 _FILE = 'gin/native/pretrain.gin'
 _FIELDS = ('input', 'text')  # of a row, whichever it has
 _SOURCE = 'written by dss pretrain'
-_SHARDS = 16
 
 
 class Texts(NamedTuple):
@@ -106,7 +105,7 @@ def write(texts: Texts, records_dir: str, dataset: str, holdout: float) -> dict[
 def _write(texts: Texts, records_dir: str, dataset: str, split: str, made_from: Mapping[str, Any]
            ) -> dict[str, Any]:
   staging = os.path.join(records_dir, f'.{dataset}-{split}.writing-{os.getpid()}')
-  bounds = records.shard_bounds(texts.number, _SHARDS if split == 'train' else 1)
+  bounds = records.shard_bounds(texts.number, None if split == 'train' else 1)
   read, held = texts.read(), split == 'validation'
 
   def made(number: int) -> Iterator[records.RationaleRecord]:

@@ -37,7 +37,7 @@ def test_every_text_is_in_one_set(tmp_path, data_only, name, content, capsys):
   assert sorted(train + validation) == sorted(LINES)
   assert 20 < len(validation) < 60
   assert f'{len(train)} texts in text-train' in capsys.readouterr().out
-  assert len(records.find_set(str(tmp_path), 'text', 'train', verify=True).paths) == 16
+  assert len(records.find_set(str(tmp_path), 'text', 'train', verify=True).paths) == 2
 
 
 def test_sets_are_written_again_only_if_something_changed(tmp_path, data_only, toy_records):

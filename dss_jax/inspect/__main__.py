@@ -218,8 +218,10 @@ def parser() -> argparse.ArgumentParser:
   add('--records_dir', default=os.environ.get('DSS_DATA_DIR'), metavar='DIR',
       help='folder of the records (default: $DSS_DATA_DIR)')
   add('--vocabulary', metavar='PATH', help="a SentencePiece model or 'bytes' (default: T5's)")
-  add('--inputs_length', type=_count, default=1024, help='of a packed row (default: 1024)')
-  add('--targets_length', type=_count, default=256, help='of a packed row (default: 256)')
+  add('--inputs_length', type=_count, default=1024,
+      help='of a packed row, with --task (default: 1024)')
+  add('--targets_length', type=_count, default=256,
+      help='of a packed row, with --task (default: 256)')
   add('--import', dest='modules', action='append', default=[], metavar='MODULE',
       help='a module that registers tasks of your own; may be repeated')
   return parser
