@@ -115,7 +115,7 @@ class Server:
     self.last = body, request.headers
     try:
       fault = self.faults(self.requests, body)
-      return await fault(request) if fault else await self._answer(body)
+      return await fault(request) if fault else await self.answer(body)
     finally:
       self.in_flight -= 1
       self.end = time.monotonic()
@@ -128,7 +128,8 @@ class Server:
       return _json({'object': 'list', 'data': [{'id': self.model, 'object': 'model'}]})
     return _json({'detail': 'Not Found'}, 404)
 
-  async def _answer(self, body: Body) -> web.Response:
+  async def answer(self, body: Body) -> web.Response:
+    """What is said if nothing goes wrong."""
     question = _question(body)
     self.questions[question] += 1
     text, finish_reason = _cut(self._answers(question), body)

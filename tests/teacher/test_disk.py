@@ -1,6 +1,8 @@
 """A job whose disk or journal fails it; a table, as in test_faults.py."""
 
+import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -44,20 +46,26 @@ def test_disk_full(tmp_path):
 
 
 def test_a_disk_that_fills_up_costs_nothing_that_was_paid(tmp_path, small_disk):
-  """Another program fills it while 8 requests are in flight."""
+  """Another program fills it while 8 requests are in flight, and nothing else is written."""
   live.write_inputs(tmp_path, N)
   folder, filler = small_disk(4096), tmp_path / 'disk' / 'filler'
-  begun = time.monotonic()
+  begun, filled = time.monotonic(), asyncio.Event()
+
+  async def once_filled(request):
+    await filled.wait()
+    return await teacher.answer(json.loads(await request.read()))
 
   def fill(number, body):
-    if number == 12:
-      room = os.statvfs(folder)  # No more: it might take what the job gives back meanwhile.
+    if number == 12:  # The answers to the first four are written down: a worker asks only then.
       with open(filler, 'wb', buffering=0) as f, contextlib.suppress(OSError):
-        f.write(bytes(room.f_bavail * room.f_frsize))
+        while f.write(bytes(4096)):
+          pass
+      filled.set()
+    return once_filled if number > 4 else None
 
   def long_answer(asked):  # A page of the disk takes four.
     return live.answer(asked).replace('is a', f'is {os.urandom(1000).hex()} a', 1)
-  with server.Server(long_answer, latency=0.05, faults=fill) as teacher:
+  with server.Server(long_answer, faults=fill) as teacher:
     done = live.run(teacher, tmp_path, '--in_flight=8', f'--records_dir={folder}')
     requests = teacher.requests
   assert done.returncode == 2 and 'No space left on device' in done.stderr
