@@ -24,6 +24,23 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 sys.path.insert(0, str(REPO / 'tests'))  # hub_server.py
 
 
+@pytest.fixture(autouse=True)
+def in_any_order():
+  """What a test registers or configures is gone after it."""
+  from dss_jax import datasets
+  registered = dict(datasets._REGISTRY)
+  settings = sys.modules.get('dss_jax.data.settings')
+  before = settings and settings.current()
+  yield
+  for name in datasets._REGISTRY.keys() - registered.keys():
+    if not datasets._REGISTRY[name].read_row.__module__.startswith('dss_jax.tasks.'):
+      del datasets._REGISTRY[name]  # The project's own are imported once.
+  datasets._REGISTRY.update(registered)
+  settings = sys.modules.get('dss_jax.data.settings')
+  if settings and settings.current() != (before := before or settings.DataSettings()):
+    settings.configure(**vars(before))
+
+
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
   """The folder of real teacher outputs; skips where it is absent."""

@@ -161,12 +161,6 @@ def configure(folder, **settings):
                     'token_distributions': 'forward', **settings})
 
 
-@pytest.fixture(autouse=True)
-def as_before():
-  yield
-  data.configure()
-
-
 def by_target(name, lengths=None, **arguments):
   """{(id, target's text): stored rows of its tokens} of a task's training examples."""
   task = pipeline.get_mixture_or_task(name)

@@ -93,7 +93,6 @@ def test_a_dataset_of_ones_own_has_the_papers_settings(monkeypatch, tmp_path):
   files = [f'gin/native/{method}.gin' for method in ('dss_teacher', 'finetune')]
   with pytest.raises(errors.UserError, match='DATASET=tickets_2: known: anli, .*--import=MODULE'):
     plain(files[:1], 'DATASET=tickets_2')
-  monkeypatch.setattr(datasets, '_REGISTRY', dict(datasets._REGISTRY))
   datasets.add(datasets.Dataset('tickets_2', datasets.read_plain_row))
   for file, task in zip(files, ('dss_tickets_2_teacher', 'tickets_2_finetune')):
     ours, papers = plain([file], 'DATASET=tickets_2'), plain([file], 'DATASET=cqa')
@@ -170,7 +169,7 @@ def test_the_papers_batch_without_packing(tmp_path):
   assert config.feature_lengths == {'inputs': 1024, 'targets': 256}
 
 
-def test_the_papers_settings(tmp_path):
+def test_the_papers_settings(monkeypatch, tmp_path):
   config = gin_config.parse(['gin/native/dss.gin'], ['DATASET=cqa', f'MODEL_DIR={tmp_path}'])
   assert config.data.cut == config.data.limits == {'inputs': 1024, 'targets': 256}
   assert config.data.batch_inputs == 64 and not config.data.is_measured

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dss_jax import data, errors, records, vocab
+from dss_jax import errors, records, vocab
 from dss_jax.inspect import __main__ as inspect
 
 
@@ -23,12 +23,8 @@ def test_a_row_raw_tokenized_packed_and_back(toy_records, toy_vocabulary, capsys
 
 
 def of_run(toy_records, toy_vocabulary, *words):
-  try:
-    return inspect.main([
-        '--method=dss', '--dataset=toy', f'--records_dir={toy_records}', '--rows=1',
-        f'--vocabulary={toy_vocabulary}', *words])
-  finally:
-    data.configure()
+  return inspect.main(['--method=dss', '--dataset=toy', f'--records_dir={toy_records}', '--rows=1',
+                       f'--vocabulary={toy_vocabulary}', *words])
 
 
 @pytest.mark.parametrize('shared', [False, True])
@@ -174,10 +170,7 @@ def test_a_vocabulary_covers_further_objectives(toy_records, tmp_path):
   rows = "(('premise', '<premise>', 'teacher_label', 0.2),)"
   flags = [f'--records_dir={toy_records}', f'--output={tmp_path}/v.model', '--vocab_size=64',
            '--model_type=char']
-  try:
-    for more, known in (([], False), ([f'--objectives={rows}'], True)):
-      assert vocab.main([*flags, *more]) == 0
-      model = vocab.sentencepiece.SentencePieceProcessor(model_file=f'{tmp_path}/v.model')
-      assert (model.unk_id() not in model.encode('<premise>')) == known
-  finally:
-    data.configure()
+  for more, known in (([], False), ([f'--objectives={rows}'], True)):
+    assert vocab.main([*flags, *more]) == 0
+    model = vocab.sentencepiece.SentencePieceProcessor(model_file=f'{tmp_path}/v.model')
+    assert (model.unk_id() not in model.encode('<premise>')) == known

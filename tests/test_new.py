@@ -15,7 +15,6 @@ from dss_jax.teacher.read import parsing
 @pytest.fixture
 def folder(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(datasets, '_REGISTRY', dict(datasets._REGISTRY))
   assert new.main(['parcels', '--out=mine']) == 0
   return tmp_path / 'mine', capsys.readouterr().out
 

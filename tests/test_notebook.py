@@ -22,7 +22,6 @@ ROWS = [{'id': str(i), 'input': f'No. {i} was {word}.', 'label': label} for i, (
 @pytest.fixture(autouse=True)
 def own(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(datasets, '_REGISTRY', dict(datasets._REGISTRY))
   return dss_jax.register('slips', labels=('billing', 'bug'))
 
 

@@ -7,7 +7,7 @@ import sentencepiece
 import seqio
 
 import dss_jax.tasks  # noqa: F401
-from dss_jax import data, datasets, errors, records, vocab
+from dss_jax import data, errors, records, vocab
 from dss_jax.data import checks
 from dss_jax.inspect import __main__ as inspect
 from dss_jax.teacher import __main__ as teacher
@@ -19,13 +19,6 @@ ROWS = [{'id': '1', 'input': 'page 2 is empty', 'label': 'bug', 'team': 'web', '
         {'id': '4', 'input': 'it crashes', 'label': 'bug'}]
 WRITES = ('team', '[team] ', 'team', 0.5)
 READS = ('known', '', 'label', 0.5, '{team}: {input} ({level})')
-
-
-@pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-  monkeypatch.setattr(datasets, '_REGISTRY', dict(datasets._REGISTRY))
-  yield
-  data.configure(vocabulary='bytes')
 
 
 def register(**arguments):

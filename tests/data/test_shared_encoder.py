@@ -16,8 +16,7 @@ def configure(toy_records, toy_vocabulary):
   def of(**settings):
     data.configure(records_dir=str(toy_records), vocabulary=toy_vocabulary, **settings)
     return vocabularies.current()
-  yield of
-  data.configure()
+  return of
 
 
 def rows_of(name, lengths=None):

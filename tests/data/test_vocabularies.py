@@ -62,7 +62,6 @@ def mixtures_made_at_import():
   seqio.TaskRegistry.remove('theirs_text')
   for name in ('mine', 'ours', 'with_theirs'):
     seqio.MixtureRegistry.remove(name)
-  data.configure()
 
 
 def texts(name):

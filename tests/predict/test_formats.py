@@ -73,7 +73,6 @@ def save(folder, kind):
 def tickets(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv('HF_HOME', str(tmp_path / 'hub'))
-  monkeypatch.setattr(datasets, '_REGISTRY', dict(datasets._REGISTRY))
   datasets.add(datasets.Dataset('tickets', datasets.read_plain_row, labels=('left', 'right'),
                                 completion=datasets.CompletionFormat(label_kind='class'),
                                 holdout=None))

@@ -309,7 +309,6 @@ def test_command_line_imports_a_users_dataset(tmp_path, monkeypatch):
   (tmp_path / 'in.jsonl').write_text('{"id": 1, "input": "Where?"}')
   (tmp_path / 'c.jsonl').write_text('{"id": 1, "completion": "It is. So the answer is here."}')
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setitem(datasets._REGISTRY, 'my_own', None)  # So that it is gone afterwards.
   teacher_main.main(['--import=my_own_tasks', '--dataset=my_own', '--split=train',
                      '--inputs=in.jsonl', '--completions=c.jsonl', '--records_dir=r'])
   (row,) = records.read_records('r', 'my_own', 'train')

@@ -6,15 +6,9 @@ import json
 import programs
 import pytest
 
-from dss_jax import data, errors, records
+from dss_jax import errors, records
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def first_rationales_again():
-  yield
-  data.configure()
 
 
 @pytest.fixture(scope='module')

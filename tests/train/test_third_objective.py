@@ -7,17 +7,11 @@ import programs
 import pytest
 
 import dss_jax
-from dss_jax import data, errors, student_info
+from dss_jax import errors, student_info
 
 ROW = "(('answer', '[answer] ', 'teacher_label', 0.2),)"
 pytestmark = pytest.mark.slow  # Whole runs; its sums are test_objective.py's and test_step.py's.
 NAMES = ('label_loss', 'rationale_loss', 'answer_loss')
-
-
-@pytest.fixture(autouse=True)
-def two_objectives_again():
-  yield
-  data.configure()
 
 
 @pytest.fixture
