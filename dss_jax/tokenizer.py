@@ -66,6 +66,9 @@ class Tokenizer(Protocol):
   def decode(self, ids: Iterable[int]) -> str:
     ...
 
+  def text_of(self, token: int) -> bytes:
+    """What a token adds to a text, which may be half a character; a line break for EOS."""
+
 
 class SentencePieceTokenizer:
   """Of a SentencePiece model, given as the bytes of its file."""
@@ -91,6 +94,17 @@ class SentencePieceTokenizer:
     return self._pieces.decode(
         [i if i < known else unknown for i in _until_eos(ids, self.eos_id)])
 
+  def text_of(self, token: int) -> bytes:
+    if token == self.eos_id:
+      return b'\n'
+    piece = self._pieces.id_to_piece(token if token < self._pieces.vocab_size() else
+                                     self._pieces.unk_id())
+    if self._pieces.is_byte(token):
+      return bytes([int(piece[3:-1], 16)])  # '<0xE2>'
+    if self._pieces.is_control(token):
+      return b''
+    return (' \u2047 ' if self._pieces.is_unknown(token) else piece.replace('\u2581', ' ')).encode()
+
 
 class ByteTokenizer:
   """UTF-8 bytes."""
@@ -108,6 +122,11 @@ class ByteTokenizer:
   def decode(self, ids: Iterable[int]) -> str:
     values = [i - _BYTE_OFFSET for i in _until_eos(ids, EOS_ID)]
     return bytes(v for v in values if 0 <= v < 256).decode('utf-8', errors='ignore')
+
+  def text_of(self, token: int) -> bytes:
+    if token == EOS_ID:
+      return b'\n'
+    return bytes(v for v in [token - _BYTE_OFFSET] if 0 <= v < 256)
 
 
 def _until_eos(ids: Iterable[int], eos_id: int) -> list[int]:

@@ -122,9 +122,10 @@ class BatchDecoder:
 
   def distributions(
       self, params: Any, prompts: Prompts, targets: Prompts, batch_size: int, input_length: int,
-      top_k: int, size: int, given: Given = ()) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Of each prompt, batch by batch: its number, then of its target (token ids with EOS) what
-    `target_distributions` finds: int32 ids and float32 log probabilities [T, k].
+      top_k: int, size: int, given: Given = ()
+  ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each prompt, batch by batch: its number, then of its target (token ids) what
+    `target_distributions` finds: int32 ids and float32 log probabilities [T, k], and float32 [T].
     """
     distribute = self._distributor(top_k, size, given)
     for rows, tokens in self._batches(prompts, batch_size, input_length):
@@ -132,10 +133,10 @@ class BatchDecoder:
       padded = np.zeros((tokens.shape[0], max(8, 1 << (longest - 1).bit_length())), np.int32)
       for place, row in enumerate(rows):
         padded[place, :len(targets[row])] = targets[row]
-      ids, log_probs = jax.device_get(distribute(params, tokens, self._sharded(padded)))
+      found = jax.device_get(distribute(params, tokens, self._sharded(padded)))
       for place, row in enumerate(rows):
-        length = len(targets[row])
-        yield row, ids[place, :length], log_probs[place, :length]
+        ids, log_probs, own = (one[place, :len(targets[row])] for one in found)
+        yield row, ids, log_probs, own
 
   def _batches(self, prompts: Prompts, batch_size: int, input_length: int):
     """(rows, tokens on the devices) of each batch."""

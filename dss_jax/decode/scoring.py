@@ -62,12 +62,14 @@ def target_distributions(
 
   Returns:
     ids, int32 [B, T, k], and their log probabilities among all rows, float32 [B, T, k], from the
-    likeliest on.
+    likeliest on; then those of the target's own tokens, float32 [B, T].
   """
-  logits_BxTxV = _teacher_forced(model, params, encoder_input_tokens, given)(jnp.asarray(targets))
+  targets_BxT = jnp.asarray(targets)
+  logits_BxTxV = _teacher_forced(model, params, encoder_input_tokens, given)(targets_BxT)
   log_probs_BxTxV = jax.nn.log_softmax(logits_BxTxV.astype(jnp.float32), axis=-1)
   log_probs_BxTxK, ids_BxTxK = jax.lax.top_k(log_probs_BxTxV[..., :size], top_k)
-  return ids_BxTxK, log_probs_BxTxK
+  own_BxT = jnp.take_along_axis(log_probs_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
+  return ids_BxTxK, log_probs_BxTxK, own_BxT
 
 
 def _teacher_forced(model: Network, params, encoder_input_tokens, given: tuple[int, ...]):

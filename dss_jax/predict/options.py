@@ -108,8 +108,10 @@ class Continuation:
     text: without EOS.
     tokens: how many it wrote, EOS included.
     ended: whether it wrote EOS; otherwise it had no more tokens.
+    ids: of the tokens, EOS included.
   """
 
   text: str
   tokens: int
   ended: bool
+  ids: tuple[int, ...] = dataclasses.field(default=(), repr=False)

@@ -252,9 +252,22 @@ class Student:
       tokens of its target and EOS, from the likeliest on.
     """
     written = [[*self.tokenizer.encode_target(text), self.tokenizer.eos_id] for text in targets]
-    return self._decoder.distributions(
+    for number, ids, log_probs, _ in self._decoder.distributions(
         self.params, self._prompts(prefix, inputs, Options()), written, batch_size,
-        self.info.input_length, top_k, self.tokenizer.size, self.given(prefix))
+        self.info.input_length, top_k, self.tokenizer.size, self.given(prefix)):
+      yield number, ids, log_probs
+
+  def alternatives(
+      self, prompts: decode.Prompts, written: Sequence[Continuation], *, top_k: int,
+      batch_size: int = 64,
+  ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """What it could have written at each token of what `generate` returned for the prompts.
+
+    Yields: as `distributions`; then the log probabilities of its own tokens, float32 [T].
+    """
+    return self._decoder.distributions(
+        self.params, prompts, [one.ids for one in written], batch_size, sys.maxsize,
+        min(top_k, self.tokenizer.size), self.tokenizer.size)
 
   def _check(self, options: Options) -> None:
     info = self.info
@@ -297,7 +310,7 @@ class Student:
   def _continuation(self, ids: Sequence[int]) -> Continuation:
     ended = self.tokenizer.eos_id in ids
     count = ids.index(self.tokenizer.eos_id) + 1 if ended else len(ids)
-    return Continuation(self.tokenizer.decode(ids), count, ended)
+    return Continuation(self.tokenizer.decode(ids), count, ended, tuple(ids[:count]))
 
   def _read(self, ids: Sequence[int], log_prob: float) -> Prediction:
     """An answer's tokens -> its label, and the rationale if that stands before it."""

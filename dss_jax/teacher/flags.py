@@ -151,7 +151,7 @@ def _request(group) -> None:
   add('--label_logprobs', type=int, nargs='?', const=20, default=0, metavar='N',
       help="of a closed label set: write how probable each label was, from the N likeliest "
       'alternatives to each token (logprobs; default of the flag alone: 20), for SOFT_LABELS; '
-      'openai, litellm, vllm, and recorded answers that have them')
+      'openai, litellm, vllm, t5, and recorded answers that have them')
   add('--retry_failed', type=int, default=0, metavar='N',
       help='ask up to N times more about rows whose answer was refused, cut or did not parse, '
       'with twice the tokens and temperature 0.7 (default: 0)')

@@ -14,7 +14,7 @@ import streams
 from dss_jax import errors, records
 from dss_jax.tasks import nli
 from dss_jax.teacher import __main__ as teacher_main
-from dss_jax.teacher.ask import journal
+from dss_jax.teacher.ask import clients, journal
 
 N = 6
 SHARES = [(0.75, 0.2, 0.05), (0.3, 0.6, 0.1), (0.0, 0.0, 1.0)]  # of a row, by its number modulo 3
@@ -167,11 +167,12 @@ def test_a_server_that_refuses(teacher, folder, status, body, flags):
 
 
 @pytest.mark.parametrize('client, flags, says', [
-    ('t5', [], '--client=t5 gives no probabilities of tokens; .*--samples=N --keep_samples'),
+    ('silent', [], '--client=silent gives no probabilities of tokens; .*--samples=N --keep_sam'),
     ('none', [], '--client=none has no answers'),
     ('openai', ['--label_logprobs=-1'], '--label_logprobs=-1: use 0 or more'),
-    ('openai', ['--fallback=--client=t5'], '--client=t5 gives no probabilities')])
-def test_refusals(teacher, folder, client, flags, says):
+    ('openai', ['--fallback=--client=silent'], '--client=silent gives no probabilities')])
+def test_refusals(teacher, folder, monkeypatch, client, flags, says):
+  monkeypatch.setitem(clients.ENDPOINTS, 'silent', type('Silent', (), {}))  # One's own, say.
   with pytest.raises(errors.UserError, match=says):
     run(teacher, '--label_logprobs', *flags, client=client)
   assert not teacher.requests

@@ -279,7 +279,7 @@ def flags(**changes):
 
 @pytest.mark.parametrize('changes, message', [
     ({'model': None}, '--client=t5 needs --model=FOLDER'),
-    ({'model': 'nowhere'}, 'nowhere does not exist'),
+    ({'model': 'nowhere'}, '--model=nowhere: nowhere does not exist'),
     ({'mesh': '1x1x3'}, '--mesh=1x1x3: .* such as 1x1x8; .* number of devices, 8 '),
     ({'mesh': '8'}, '--mesh=8: .*8 '), ({'mesh': '1x1x8x1'}, '--mesh=1x1x8x1: .*8 '),
     ({'mesh': '-1x0x1'}, '--mesh=-1x0x1: .*8 '), ({'mesh': 'axbxc'}, '--mesh=axbxc: .*8 ')])

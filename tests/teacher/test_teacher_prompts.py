@@ -4,7 +4,9 @@ import dataclasses
 import json
 import re
 
+import live
 import pytest
+import server
 
 import dss_jax.tasks  # noqa: F401
 from dss_jax import datasets, errors
@@ -211,3 +213,38 @@ def test_show_prompt_prints_the_request_and_asks_nobody(tmp_path, capsys):
   printed = capsys.readouterr().out
   assert load('cqa').as_text('Where do birds live?\nAnswer Choices:\n(a) nest\n(b) sea') in printed
   assert load('cqa').sha256() in printed
+
+
+@pytest.mark.parametrize('flags', [[], ['--endpoint=completions'], ['--answer=json']])
+def test_without_demonstrations_it_is_zero_shot(tmp_path, flags):
+  with open(prompts.path_of('cqa'), encoding='utf-8') as f:
+    text = f.read().partition('[[demonstrations]]')[0]
+  (tmp_path / 'zero.toml').write_text(text)
+  prompt = prompts.load(str(tmp_path / 'zero.toml'))
+  assert prompt.as_text('Where?') == f'{prompt.instruction}\n\nQ: Where?\nA:'
+  assert [one['role'] for one in prompt.as_messages('Where?')] == ['system', 'user']
+  bare = dataclasses.replace(prompt, instruction='', question='[label] {input}', answer='{label}')
+  assert bare.as_text('Where?') == '[label] Where?'
+  assert bare.as_messages('Where?') == [{'role': 'user', 'content': '[label] Where?'}]
+  live.write_inputs(tmp_path, 4)
+  flags = [f'--prompt={tmp_path}/zero.toml', '--num_shards=1', *flags]
+  with server.Server(live.answer) as teacher:
+    said = live.run(teacher, tmp_path, *flags, '--dry_run', '--max_tokens=123')
+    assert said.returncode == 0 and not teacher.requests
+    assert 'answers as long as --max_tokens allows' in said.stdout, said.stdout
+    assert '123 a request; at most 492' in said.stdout, said.stdout
+    done = live.run(teacher, tmp_path, *flags)
+    assert done.returncode == 0 and teacher.requests == 4, done.stderr
+    asked = json.dumps(teacher.last[0])
+  assert asked.count('Answer Choices') == 1
+  if '--answer=json' in flags:  # No demonstration says that letters are wanted.
+    schema = teacher.last[0]['response_format']['json_schema']['schema']
+    assert schema['properties']['label']['enum'] == ['one', 'two', 'many']
+
+
+def test_a_zero_shot_prompt_in_parts_can_be_tried(tmp_path):
+  """Whether a teacher answers at all is asked by a question of no row."""
+  with open(prompts.path_of('anli'), encoding='utf-8') as f:
+    (tmp_path / 'zero.toml').write_text(f.read().partition('[[demonstrations]]')[0])
+  prompt = prompts.load(str(tmp_path / 'zero.toml'))
+  assert prompt.ask(prompt.any_input) == prompt.ask('Birds build nests.</s>Birds build nests.')

@@ -57,9 +57,8 @@ class AskingClient(protocol.Client):
     self.journal = journal
     self.budget = budget or limits.Budget()
     self._prompt_sha256 = prompt.sha256()
-    shown = prompt.demonstrations[0].input
     self.sender = sender.Sender(endpoint, journal, options, pace or limits.Pace(), self.budget,
-                                 endpoint.request(prompt, shown, options.decoding))
+                                 endpoint.request(prompt, prompt.any_input, options.decoding))
     self.progress = progress.Progress(self.sender)
     self.sender.say = self.progress.say
     if hasattr(endpoint, 'say'):

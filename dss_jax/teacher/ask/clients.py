@@ -184,7 +184,7 @@ def _asking(
   if flags.label_logprobs and not getattr(endpoint_class, 'gives_logprobs', False):
     raise errors.UserError(
         f'--label_logprobs: --client={flags.client} gives no probabilities of tokens; use '
-        '--client=openai, litellm or vllm, or --samples=N --keep_samples, whose votes are soft '
+        '--client=openai, litellm, vllm or t5, or --samples=N --keep_samples, whose votes are soft '
         'labels, too')
   in_flight = max(1, flags.in_flight // share)
   if getattr(endpoint_class, 'in_batches', False):  # One is decoded while the next one fills.

@@ -55,7 +55,7 @@ def estimate(
       answered += length * used.requests
   replies = [count(client.prompt.reply(shown)) for shown in client.prompt.demonstrations]
   right = read / answered if read else 1.0
-  each = written / there if there else sum(replies) / len(replies)
+  each = written / there if there else sum(replies) / len(replies) if replies else most
   return Estimate(wanted, to_send, prompt * right, each * to_send, most * to_send, shared * right,
                   there)
 
@@ -67,7 +67,8 @@ def render(
   budget, count = client.budget, max(found.to_send, 1)
   by = f'by {tokenizer}' if tokenizer else 'by a rule for the usual tokenizers'
   how = (f'as in {found.measured:,} answers of the journal' if found.measured else
-         f'{by}; answers as long as the demonstrations')
+         f'{by}; answers as long as ' + ('the demonstrations' if client.prompt.demonstrations else
+                                         '--max_tokens allows'))
   cached = 'enough' if found.shared_tokens >= tokens.CACHED else 'too few'
   lines = [
       f'dry run: nothing was sent to {client.model!r}',

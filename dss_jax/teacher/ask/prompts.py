@@ -21,7 +21,7 @@ the answer stops:
   [reading]                        # optional: more words, see teacher/read/reading.toml
   synonyms = {bug = ['defect']}
 
-  [[demonstrations]]
+  [[demonstrations]]               # optional: without any the teacher is asked zero-shot
   input = 'The app crashes.'
   rationale = 'A crash is a fault of the program.'
   label = 'bug'
@@ -44,6 +44,7 @@ _KEYS = ('version', 'dataset', 'instruction', 'completion', 'reading', 'demonstr
 _COMPLETION_KEYS = ('question', 'answer', 'answer_phrase', 'label_kind', 'stop', 'parts')
 _DEMONSTRATION_KEYS = ('input', 'rationale', 'label')
 _SEPARATOR = '</s>'
+_ANY_INPUT = 'Birds build nests.'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +108,12 @@ class Prompt:
     """A demonstration's answer: 'A: Birds build nests. So the answer is (a) nest.'"""
     return self.answer.format(rationale=shown.rationale, label=shown.label)
 
+  @property
+  def any_input(self) -> str:
+    """One that a teacher which answers at all has an answer to."""
+    return self.demonstrations[0].input if self.demonstrations else _SEPARATOR.join(
+        [_ANY_INPUT] * max(1, len(self.parts)))
+
   def fields(self, example: datasets.Example) -> dict[str, Any]:
     """Of a request, what asks for the form of the answer to this example."""
     del example
@@ -120,11 +127,13 @@ class Prompt:
   def as_text(self, text: str) -> str:
     """The request to a completions endpoint: it goes on after the lead-in."""
     shown = [f'{self.ask(one.input)}\n{self.reply(one)}' for one in self.demonstrations]
-    return '\n\n'.join([self.instruction, *shown, f'{self.ask(text)}\n{self.lead_in}'])
+    said = '\n\n'.join([self.instruction, *shown, f'{self.ask(text)}\n{self.lead_in}'])
+    return said if shown else said.strip()
 
   def as_messages(self, text: str) -> list[dict[str, str]]:
     """The request to a chat endpoint: demonstrations are earlier turns."""
-    messages = [{'role': 'system', 'content': self.instruction}]
+    # Some servers refuse an empty message.
+    messages = [{'role': 'system', 'content': self.instruction}] if self.instruction else []
     for one in self.demonstrations:
       messages += [{'role': 'user', 'content': self.ask(one.input)},
                    {'role': 'assistant', 'content': self.reply(one)}]
@@ -144,7 +153,7 @@ def load(path: str) -> Prompt:
 
   Raises:
     UserError: no such file, bad TOML, an unknown or missing key, a value of another type,
-      templates without their places, no demonstrations; names the file and the key.
+      templates without their places; names the file and the key.
   """
   try:
     with open(path, 'rb') as f:
@@ -156,16 +165,17 @@ def load(path: str) -> Prompt:
         '--prompt=FILE: docs/your_task.md shows one') from error
   except ValueError as error:  # Bad TOML, or not UTF-8.
     raise errors.UserError(f'prompt {path}: not TOML ({error})') from error
-  _check_keys(raw, _KEYS, ('reading',), path)
+  _check_keys(raw, _KEYS, ('reading', 'demonstrations'), path)
   if type(raw['version']) is not int:
     raise errors.UserError(f'prompt {path}: version is {fields.describe(raw["version"])}: give a '
                            'whole number, version = 1')
   form = raw['completion']
   _check_keys(form, _COMPLETION_KEYS, ('parts',), f'{path}, [completion]')
-  if not isinstance(raw['demonstrations'], list) or not raw['demonstrations']:
-    raise errors.UserError(f'prompt {path}: give at least one [[demonstrations]]')
+  if not isinstance(given := raw.get('demonstrations', []), list):
+    raise errors.UserError(f'prompt {path}: demonstrations is {fields.describe(given)}: head each '
+                           'with [[demonstrations]]')
   shown = [_demonstration(one, f'{path}, demonstration {number}')
-           for number, one in enumerate(raw['demonstrations'], 1)]
+           for number, one in enumerate(given, 1)]
   for name, where in (('dataset', raw), ('instruction', raw), ('question', form),
                       ('answer', form), ('answer_phrase', form), ('label_kind', form)):
     if not isinstance(where[name], str):

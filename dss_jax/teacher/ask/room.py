@@ -32,7 +32,8 @@ def needed(
   client.journal.refresh()
   prompt, asked = client.prompt, len(examples) * client.options.samples
   replies = [len(prompt.reply(shown).encode()) for shown in prompt.demonstrations]
-  answer = 2 * sum(replies) // len(replies)
+  answer = 2 * sum(replies) // len(replies) if replies else (
+      _CHARACTERS * client.options.decoding.max_tokens)
   logprobs = answer // _CHARACTERS * _logprobs(client.options, _ALTERNATIVE)
   some = examples[::max(1, len(examples) // _SAMPLED)]
   text = sum(len(one.input.encode('utf-8', 'replace')) for one in some) // len(some)

@@ -53,7 +53,8 @@ class JsonPrompt(prompts.Prompt):
       return self.labels or ()
     if self.completion.label_kind != 'choice':
       return ()
-    if not all(_LETTERED.match(shown.label) for shown in self.demonstrations):
+    letters = [_LETTERED.match(shown.label) for shown in self.demonstrations]
+    if not letters or not all(letters):
       return example.choices
     return [f'({chr(ord("a") + number)}) {choice}' for number, choice in enumerate(example.choices)]
 

@@ -21,17 +21,23 @@ from dss_jax import cli, errors
 from dss_jax.predict import gathering
 from dss_jax.teacher import protocol
 from dss_jax.teacher.ask import endpoint, prompts
+from dss_jax.teacher.read import logprobs
 
 if TYPE_CHECKING:
+  import numpy as np
+
   from dss_jax import sharding
   from dss_jax.predict import options as options_lib
   from dss_jax.predict import student as student_lib
 
-_SHARED = ('max_tokens', 'temperature', 'top_k', 'top_p')  # within a batch
+_SHARED = ('max_tokens', 'temperature', 'top_k', 'top_p', 'logprobs', 'top_logprobs')
 _Check = tuple[Any, Callable[[Any], bool], str]
 _EXTRA: Mapping[str, _Check] = {  # name: (types, whether a value is right, the fix)
     'top_k': (int, lambda value: value >= 0, 'use a whole number, 0 for all tokens'),
     'top_p': ((int, float), lambda value: 0 < value <= 1, 'use a probability above 0, up to 1'),
+    # As chat servers have the two, or others the first.
+    'logprobs': (int, lambda value: value >= 0, 'use true, or a number of alternatives'),
+    'top_logprobs': (int, lambda value: value >= 1, 'use a whole number above 0'),
 }
 _LONGEST_MESSAGE = 300
 
@@ -62,7 +68,7 @@ class T5Endpoint:
   """
 
   name = 't5'
-  in_batches = True
+  in_batches = gives_logprobs = True
 
   def __init__(
       self, folder: str, mesh: 'sharding.MeshConfig | None' = None, batch_size: int = 32,
@@ -135,7 +141,8 @@ class T5Endpoint:
     return await self._batches.put(_Asked(request, seed))
 
   def read(self, response: Mapping[str, Any]) -> endpoint.Answer:
-    return endpoint.Answer(response['text'], response['finish_reason'], **response['usage'])
+    return endpoint.Answer(response['text'], response['finish_reason'], **response['usage'],
+                           logprobs=response.get('logprobs'))
 
   def provenance(self) -> dict[str, Any]:
     import jax
@@ -178,7 +185,23 @@ class T5Endpoint:
         for row in ids]
     for i, continuation in zip(fitting, found):
       responses[i] = _response(continuation, len(ids[i]), batch[i].request.get('stop', ()))
+    if number := first.get('top_logprobs') or int(first.get('logprobs') or 0):
+      for place, *steps in self.student.alternatives(
+          [ids[i] for i in fitting], found, top_k=number, batch_size=self._batch_size):
+        responses[fitting[place]]['logprobs'] = self._logprobs(found[place].ids, *steps)
     return responses
+
+  def _logprobs(
+      self, written: Sequence[int], ids: 'np.ndarray', log_probs: 'np.ndarray', own: 'np.ndarray'
+  ) -> Any:
+    """Of an answer's tokens, as a chat server lays them out, but shortened."""
+    def named(token: int, log_prob: float) -> dict[str, Any]:
+      return {'token': '', 'bytes': list(self.student.tokenizer.text_of(token)),
+              'logprob': log_prob}
+    return logprobs.kept({'content': [
+        {**named(token, log_prob), 'top_logprobs': list(map(named, others, values))}
+        for token, log_prob, others, values in zip(
+            written, own.tolist(), ids.tolist(), log_probs.tolist(), strict=True)]})
 
   def _failure(self, error: BaseException) -> str:
     said = str(error).strip() or type(error).__name__
@@ -213,8 +236,11 @@ def _look(folder: str, mesh: 'sharding.MeshConfig') -> str:
   """Where a checkpoint's parameters lie, after a look at its network and its vocabulary."""
   from dss_jax import sharding, student_info
   from dss_jax.convert import formats
-  weights = formats.open_weights(folder)
-  info = formats.find_info(weights.path, weights)
+  try:
+    weights = formats.open_weights(folder)
+    info = formats.find_info(weights.path, weights)
+  except errors.UserError as error:
+    raise errors.UserError(f'--model={folder}: {error}') from error
   if info.vocabulary != student_info.BYTES and formats.find_vocabulary(weights.path, info) is None:
     raise errors.UserError(
         f'--model={folder} has no vocabulary (vocabulary.model or spiece.model): copy the '
@@ -237,8 +263,8 @@ def _check_decoding(decoding: endpoint.Decoding) -> None:
       raise errors.UserError(
           f'--params: --client=t5 has no {name!r}: {errors.did_you_mean(name, _EXTRA)}')
     types, is_right, fix = _EXTRA[name]
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, types) or not is_right(value)):
+    if value is not None and (isinstance(value, bool) > (name == 'logprobs')
+                              or not isinstance(value, types) or not is_right(value)):
       raise errors.UserError(f'--params: {name}={value!r}: {fix}')
 
 
