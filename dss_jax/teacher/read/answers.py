@@ -12,6 +12,7 @@ _CLOSED = ('choice', 'class')  # label kinds with names to look for
 _SENTENCE_END = re.compile(r'(?<=[.!?])[*_"\')]*\s+')
 _DASH = re.compile(r'\s+[-–—]\s+|:\s+')
 _LETTERED = re.compile(r'(?<!\w)\(([A-Za-z])\)|(?<!\w)([A-Z])(?:[).:]|\s*$)', re.MULTILINE)
+_NUMBER_ALONE = re.compile(r'[-+]?\d*[.,]?\d+\s*%?\s*(?:[,;|}]|$)')  # a score
 _MANY_WORDS = 8  # of free text behind a phrase that may begin anything
 
 
@@ -45,16 +46,30 @@ class Reader:
 
   def in_json(self, text: str) -> Found | None:
     """Of an object with a label, unless an answer phrase stands outside of it."""
-    if '{' not in text or (found := structured.find(text, self.table)) is None:
+    keys = structured.keys_of(self.dataset.completion, self.table)
+    if '{' not in text or not (found := structured.find(text, keys)):
       return None
-    fields, start, end = found
-    if places.phrases(text[:start] + '\n' + text[end:], self.dataset.completion.answer_phrase):
+    outside: list[str] = []
+    at = 0
+    for _, start, end in found:
+      outside, at = [*outside, text[at:start]], end
+    around = '\n'.join([*outside, text[at:]])
+    if places.phrases(around, self.dataset.completion.answer_phrase):
       return None
-    said = [self._label(labels.first_line(one)) for one in structured.labels(fields, self.table)]
+    said = [self._label(labels.first_line(one))
+            for fields, *_ in found for one in structured.labels(fields, keys)]
     if not all(self._same(said[0], one) for one in said[1:]):
       raise parsed.Unreadable('ambiguous_label')
-    rationale = markup.rationale(structured.rationale(fields, self.table), self.table)
+    self._check_around(around, text[found[-1][2]:], said[0])
+    rationale = markup.rationale(structured.rationale(found[0][0], self.table), self.table)
     return Found(said[0], self._inner(rationale, said[0]))
+
+  def _check_around(self, around: str, after: str, label: str) -> None:
+    """What stands outside of an object must not say another label, nor take this one back."""
+    if self.table.has('takes_back', after) or (
+        self.table.has('corrections', after) and self._mentions_another(after, label)):
+      raise parsed.Unreadable('ambiguous_label')
+    self._inner(around, label)
 
   def _inner(self, rationale: str, label: str) -> str:
     """A rationale without the conclusion that repeats the label; not if that is another."""
@@ -77,6 +92,8 @@ class Reader:
     if not found:
       own = next((error for place, error in failed if place.own or self._only_denies(body, place)),
                  None)
+      if own is None and structured.is_object(body):
+        raise parsed.Unreadable('no_label_key')
       if own is None and (alone := self._alone(body)):
         return alone
       if failed:
@@ -130,7 +147,9 @@ class Reader:
         if place.own or matching.denies(line) or self._mentions_another(line, last.label):
           raise parsed.Unreadable('ambiguous_label')
     rest = body[last.place.end:]
-    if self.table.has('takes_back', rest):
+    below = next(filter(str.strip, body[last.after:].splitlines()), '')
+    if self.table.has('takes_back', rest) or not self._same(
+        self._whole(below) or last.label, last.label):  # A list of labels.
       raise parsed.Unreadable('ambiguous_label')
     if not (mends := self.table.has('corrections', rest)):
       return
@@ -178,11 +197,11 @@ class Reader:
       return self._dashed(lines[0]) or self._concluded(lines)
     # Two labels beside each other are a list of them.
     if first and not self._whole(lines[1]) and (not last or self._same(first, last)):
-      rest = lines[1:-1] if last else lines[1:]
-      return Found(first, self._clean('\n'.join(rest)), False)
+      rest = '\n'.join(lines[1:-1] if last else lines[1:])
+      return None if self._is_denied(rest) else Found(first, self._clean(rest), False)
     if last and not first and not self._whole(lines[-2]):
-      at = body.rindex(lines[-1])
-      return Found(last, self._clean(body[:at]), not self._may_go_on(lines[-1]))
+      before = markup.without_heading(body[:body.rindex(lines[-1])])
+      return Found(last, self._clean(before), not self._may_go_on(lines[-1]))
     return None if first or last else self._concluded(lines)
 
   def _may_go_on(self, said: str) -> bool:
@@ -206,9 +225,17 @@ class Reader:
   def _dashed(self, line: str) -> Found | None:
     """'**Contradiction** - it was closed in 1973'."""
     head, *rest = _DASH.split(line, maxsplit=1)
-    if self.dataset.completion.label_kind == 'class' and rest and (label := self._whole(head)):
+    if self.dataset.completion.label_kind == 'class' and rest and (
+        label := self._whole(head)) and not self._is_denied(rest[0]):
       return Found(label, self._clean(rest[0], closes=True), False)
     return None
+
+  def _is_denied(self, reason: str) -> bool:
+    """Whether what follows a label is no reason for it: 'no', 'false', 0.1, 'would be ...'."""
+    said = markup.plain(reason, self.table).strip()
+    return labels.begins_with_denial(said, self.table) or bool(
+        _NUMBER_ALONE.match(said) or re.match(
+            rf'(?:{table_lib.words(self.table.lists["conditions"])})(?!\w)', said, re.IGNORECASE))
 
   def _concluded(self, lines: list[str]) -> Found | None:
     """'... So the hypothesis contradicts the premise.': a last sentence of known words alone."""

@@ -19,7 +19,11 @@ _HALF_A_PAIR = re.compile(r'^(?:\*\*|__)|(?:\*\*|__)$')  # '**Answer: (a) bank**
 _NOT_BUT = re.compile(
     r'\W*not\s+(?!only|just|merely|simply).+?[\s,;]+(?:but(?:\s+rather|\s+instead)?|instead|rather)'
     r'\s+(?P<second>.+)', re.IGNORECASE)
+_CROSS = re.compile('[\u274c\u2717\u2718\u2716\u2612\U0001f6ab\u26d4\U0001f44e]')
+_NO_SIGN = re.compile('[!~\u00ac\u2260]$')
+_DENIED = re.compile(r'(?<=[\w)\]"\'*])\s*[:=,;(\u2013\u2014-]+\s*(?=\w)')
 _SENTENCE_END = re.compile(r'(?<=[^\s.][.!])[*_"\')]*\s+(?=[A-Z(])')
+_DUNDER = re.compile(r'__[a-z0-9_]+__\.?')  # Python's own names are not bold.
 _WORDS = re.compile(r"[^\W\d_]{2}[\w' -]*")
 
 
@@ -51,7 +55,7 @@ def read(
   names = (*example.choices, *(dataset.labels or ()))
   if kind != 'text' and '?' in cleaned and not any('?' in name for name in names):
     raise parsed.Unreadable('ambiguous_label')
-  if kind != 'text' and _retracted(ways[-1], table):
+  if kind != 'text' and (_retracted(ways[-1], table) or _denied(ways[-1], names, table)):
     raise parsed.Unreadable('ambiguous_label')
   if tight and kind == 'choice' and not _choice_first(ways[-1], example.choices, table):
     raise parsed.Unreadable('unknown_choice')
@@ -94,6 +98,23 @@ def _retracted(said: str, table: table_lib.Table) -> bool:
     return False
   before = said[:verb.start()]
   return not table.has('reasons', before) and not re.search(r'[,;:(]\s', before)
+
+
+def _denied(said: str, names: Sequence[str], table: table_lib.Table) -> bool:
+  """'bug: no.', 'bug = false', 'bug ❌'; not where the word is itself a label's name."""
+  if _CROSS.search(said) and not any(map(_CROSS.search, names)):
+    return True
+  others = {matching.normal(name)
+            for label, more in table.of_labels(names).items() for name in (label, *more)}
+  behind = [said[one.end():] for one in _DENIED.finditer(said)]
+  return any(begins_with_denial(one, table) and
+             matching.normal(re.split(r'\W', one, maxsplit=1)[0]) not in others for one in behind)
+
+
+def begins_with_denial(said: str, table: table_lib.Table) -> bool:
+  """'no.', 'No, the pain is old', 'false'; not 'no dog is there'."""
+  return bool(re.match(rf'(?:{table_lib.words(table.lists["denials"])})\s*(?:[.,;:!?)\]}}"]|$)',
+                       said, re.IGNORECASE))
 
 
 def _choice_first(said: str, choices: Sequence[str], table: table_lib.Table) -> bool:
@@ -216,9 +237,12 @@ def _class_first(answer: str, dataset: datasets.Dataset, table: table_lib.Table)
     if rest and (matching.mentioned(rest, known) - found
                  or matching.continues(answer, label, known)):
       raise parsed.Unreadable('ambiguous_label')
+    if re.match(rf'[\s,(]+(?:{table_lib.words(table.lists["hedges"])})(?!\w|\s+because)', rest):
+      raise parsed.Unreadable('ambiguous_label')
     word = re.match(r'\s+([^\W\d_]+)', rest) if label[-1].isalpha() else None  # Not '3.5 stars'.
-    if word and word[1] not in (*table.lists['reasons'], *table.lists['followers']):
-      raise parsed.Unreadable('unknown_label')  # 'bug free' is no bug.
+    if word and (word[1] not in (*table.lists['reasons'], *table.lists['followers']) or (
+        matching.denies(label) and word[1] in (*table.lists['nouns'], 'team'))):
+      raise parsed.Unreadable('unknown_label')  # 'bug free' is no bug, 'no label fits' no 'no'.
     return label
   if found:
     raise parsed.Unreadable('ambiguous_label')
@@ -250,6 +274,8 @@ def affirmed(
   for one in pattern.finditer(said):
     if table.denied.search(said[:one.start()]):
       denied += 1
+    elif _NO_SIGN.search(said[:one.start()]):
+      return ''
     else:
       meant.append((one.start(), one.end(), names[one[0]]))
   if len({label for _, _, label in meant}) != 1 or (len(meant) == 1 and not denied
@@ -278,7 +304,10 @@ def read_text(
 ) -> str:
   """The line as it is, less one trailing period: 'Paris.' -> 'Paris', but 'U.S.A.' as it is."""
   del example, dataset
-  said = markup.plain(answer, table).strip()
+  said = answer.strip()
+  if not _DUNDER.fullmatch(said):
+    said = markup.unframed(markup.plain(said, table).strip().removesuffix('.')) if (
+        '\\' in said) else markup.plain(said, table).strip()
   if quoted := _QUOTED.fullmatch(said):
     said = quoted[1]
   label = said if _INITIALS.search(said) else said.removesuffix('.').rstrip()

@@ -7,7 +7,9 @@ from dss_jax.teacher.read import table as table_lib
 
 _PAIR = re.compile(r'(?<![\w*_])(\*{2,3}|_{2,3})(?=\S)(.{1,1000}?)(?<=\S)\1(?![\w*_])')
 _FENCE = re.compile(r'^[ \t]*```[\w-]*[ \t]*$\n?', re.MULTILINE)
-_LINE = re.compile(r'^[ \t]*(?:>[ \t]?|#{1,6}[ \t]+|(?:-{3,}|\*{3,}|_{3,})[ \t]*$)+', re.MULTILINE)
+# '> a quotation', but '> 3' is more than 3.
+_LINE = re.compile(r'^[ \t]*(?:>(?!\s*[-+=]?\d)[ \t]?|#{1,6}[ \t]+|'
+                   r'(?:-{3,}|\*{3,}|_{3,})[ \t]*$)+', re.MULTILINE)
 _TEX_GROUP = re.compile(r'\\(?:boxed|text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}')
 _TEX_FRACTION = re.compile(r'\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}')
 _TEX_WORDS = {'times': '*', 'cdot': '*', 'ast': '*', 'div': '/', 'left': '', 'right': '',
@@ -20,12 +22,19 @@ _X_TIMES = re.compile(r'(?<=[\d)])\s+[xX]\s+(?=[\d(])')
 _END_MARKS = re.compile(r'(?:[\s>#,;:–—]|\*\*|__|(?<=\s)[-*]){1,32}\Z')
 _START_MARKS = re.compile(r'\A(?:[\s>#,;:–—]|\*\*(?!\*)|__(?!_))+')
 _CODE = re.compile(r'`([^`\n]+)`')
+_STRUCK = re.compile(r'~~(?=\S)[^~\n]+~~|<(del|s|strike)>.*?</\1>', re.IGNORECASE)
+_HTML = re.compile(r'<(b|strong|i|em|u|mark|span|code|p|font)(?:\s[^<>]{0,200})?>(.*?)</\1>',
+                   re.IGNORECASE | re.DOTALL)
+_HEADING = re.compile(r'\n[ \t]*(?:#{1,6}[ \t]+[^\n]{1,40}|\*\*[^*\n]{1,40}\*\*:?|[^\W\d_]+:)\s*\Z')
+_FRAMED = re.compile(r'\$*\\(?:boxed|text|textbf|mathrm|mathbf|mbox)\s*\{(.*)\}\$*')
 _MOST_OPENER = 100  # characters of 'Here is my reasoning:'
 
 
 def plain(text: str, table: table_lib.Table) -> str:
-  """Without markdown's bold, headings, quotes, fences and code, and without answer tags."""
+  """Without markdown's bold, headings, quotes, fences and code, and without answer tags; what is
+  struck through is not said."""
   text = _tags(table.lists['tags']).sub('', _FENCE.sub('', text))
+  text = _HTML.sub(r'\2', _HTML.sub(r'\2', _STRUCK.sub('', text)))
   text = _PAIR.sub(r'\2', _PAIR.sub(r'\2', _LINE.sub('', text)))
   return _CODE.sub(r'\1', text)
 
@@ -38,6 +47,27 @@ def untex(text: str) -> str:
   text = _TEX_WORD.sub(lambda word: _TEX_WORDS.get(word[1], word[0]), text)
   text = ' '.join(_TEX_FRAME.sub('', text).split())
   return text[:-1].rstrip() if text.endswith('$') and text.count('$') == 1 else text
+
+
+def unframed(text: str) -> str:
+  r"""A text that is a LaTeX frame, without it: '\\boxed{42}' -> '42', '\\frac{1}{2}' as it is."""
+  while (framed := _FRAMED.fullmatch(text.strip())) and _is_balanced(framed[1]):
+    text = framed[1]
+  return text
+
+
+def _is_balanced(text: str) -> bool:
+  depth = 0
+  for character in text:
+    depth += (character == '{') - (character == '}')
+    if depth < 0:
+      return False
+  return not depth
+
+
+def without_heading(text: str) -> str:
+  """Without a heading at its end, which was that of a label: '... is well.\\n\\n## Level'."""
+  return _HEADING.sub('', text)
 
 
 def arithmetic(text: str) -> str:

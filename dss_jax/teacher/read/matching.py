@@ -16,9 +16,10 @@ from dss_jax.teacher.read import table
 
 PROSE = frozenset('.,;:!?…\'"`*_()[]{}“”‘’«»‹›„‚¡¿。，、；：！？．（）［］【】「」『』《》〈〉')
 _ENDS = frozenset('.,;:!?…。，、；：！？．')
-_PAIRS = dict(zip('"\'`*_([{“‘«‹（［【「『《〈<$|~',
-                  '"\'`*_)]}”’»›）］】」』》〉>$|~', strict=True))
+_PAIRS = dict(zip('"\'`*_([{“‘«‹（［【「『《〈<$|',
+                  '"\'`*_)]}”’»›）］】」』》〉>$|', strict=True))
 _DASHES = frozenset('–—')
+_NO_START = frozenset('!?')  # '!urgent' is not urgent.
 _BULLET = re.compile(r'[-•·>#→–—]+\s+(?=[^\W\d_])')  # '- billing', but '- 1' may be a number
 _QUOTED = re.compile(r'(\*{1,3}|_{1,3}|`+|["\'“‘«„])(?P<inner>.+?)(?:\1|["\'”’»“])(?![\w*`])')
 _SAME = str.maketrans({**dict.fromkeys('‘’‚ʼ′', "'"), **dict.fromkeys('“”„″', '"'),
@@ -73,7 +74,7 @@ def start(text: str, names: Iterable[str]) -> tuple[set[str], str]:
       as_written = {name for name in found if _spaced(name) in _spaced(text)}
       return as_written if len(as_written) == 1 else found, said[len(longest):]
     bullet = _BULLET.match(said)
-    if not bullet and (said[0] not in PROSE or _is_number(said)):
+    if not bullet and (said[0] not in PROSE - _NO_START or _is_number(said)):
       break
     said = said[bullet.end() if bullet else 1:].lstrip()
   return set(), ''
@@ -94,7 +95,7 @@ def clearly_named(text: str, names: Iterable[str]) -> set[str]:
     for at in re.finditer(re.escape(form := normal(name)), said):
       before = said[:at.start()]
       signed = form[0].isdigit() and re.search(r'[-+]\s*$', before)
-      if (not before or before[-1].isspace() or before[-1] in PROSE) and not signed and not (
+      if (not before or before[-1].isspace() or before[-1] in PROSE - _NO_START) and not signed and not (
           form[0].isdigit() and re.search(r'[0-9][.,:]$', before)) and _is_end(said, at.end()):
         found.add(name)
   return found
@@ -183,7 +184,7 @@ def _peeled(text: str) -> Iterator[str]:
       said = said[1:-1]
     elif said[-1] in _ENDS:
       said = said[:-1]
-    elif said[0] in PROSE and not _is_number(said):
+    elif said[0] in PROSE - _NO_START and not _is_number(said):
       said = said[1:]
     elif said[-1] in PROSE:
       said = said[:-1]

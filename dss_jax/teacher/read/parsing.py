@@ -39,6 +39,8 @@ REASONS = {  # every parse_status but 'ok'
     'no_answer_phrase': 'the answer phrase does not occur before the end marker',
     TRUNCATED: 'the completion stops before its answer is complete',
     LONG_THINKING: 'the thoughts have more words than --max_thinking',
+    'no_label_key': 'the answer is JSON without a key that is known to hold the label: name it in '
+                    'json_label, in the [reading] table of the prompt file',
     'empty_rationale': 'nothing before the answer phrase, or no thoughts',
     'empty_label': 'nothing after the answer phrase',
     'unknown_choice': 'the answer names none of the choices',
@@ -50,6 +52,9 @@ REASONS = {  # every parse_status but 'ok'
 }
 PARSERS = ('strict', 'released')
 _LONG_RUN = re.compile(r'([\s*_`#>~-]{64})[\s*_`#>~-]+')  # Of a teacher that loops.
+# Of a server that leaves the end of a turn in the text; `<|...|>` is taken off with the thoughts.
+_END_TOKENS = re.compile(
+    r'(?:\s*(?:</s>|<eos>|<pad>|<end_of_turn>|\[/INST\]|<\uff5c[^\uff5c\n]{1,40}\uff5c>))+\s*\Z')
 RATIONALES_FROM = ('answer', 'thinking')
 
 
@@ -107,6 +112,7 @@ def read(
   _, text, unclosed = thoughts.part(completion.text, table)
   if unclosed:
     return parsed.failed(TRUNCATED)
+  text = _END_TOKENS.sub('', text) if '<s>' not in text else text
   if lead_in := dataset.completion.lead_in:  # A chat teacher copies it from the demonstrations.
     said = text.lstrip()
     text = said.removeprefix(lead_in).lstrip() if said.startswith(lead_in) else text
