@@ -74,9 +74,9 @@ def test_a_name_that_is_taken(monkeypatch):
 
 
 def timid(asked):
-  """Row 3 is refused, row 5 filtered, row 7 unreadable."""
+  """Row 3 is refused, row 5 filtered, row 7 unreadable, row 8 a refusal in words."""
   return {live.question(3): None, live.question(5): ['', 'content_filter'],
-          live.question(7): 'No idea.'}.get(asked, live.answer(asked))
+          live.question(7): 'No idea.', live.question(8): "I'm sorry, but I can't help."}.get(asked, live.answer(asked))
 
 
 def refusing(number, body):
@@ -97,15 +97,15 @@ def test_what_the_first_refuses_is_asked_of_the_second(folder, first, capsys):
              '--prompt_price=1', '--completion_price=1',
              f'--fallback=--model=bold --base_url={second.base_url} --prompt_price=100']
     assert live.here(folder, *flags) == 0
-    assert second.requests == 2 and second.last[0]['model'] == 'bold'
+    assert second.requests == 3 and second.last[0]['model'] == 'bold'
     rows = live.read(folder, splits=('test',))
     models = {key: row.teacher_model for key, row in rows.items()}
-    assert {key for key, model in models.items() if model == 'bold'} == {'q3', 'q5'}
+    assert {key for key, model in models.items() if model == 'bold'} == {'q3', 'q5', 'q8'}
     assert rows['q3'].rationale == 'Number 3 is a number.' and rows['q7'].parse_status != 'ok'
     out = capsys.readouterr().out
     assert ' for the second teacher' in out
     asked = first.requests
-    assert live.here(folder, *flags) == 0 and (first.requests, second.requests) == (asked, 2)
+    assert live.here(folder, *flags) == 0 and (first.requests, second.requests) == (asked, 3)
 
 
 def test_the_budget_is_for_both(folder, first, capsys):

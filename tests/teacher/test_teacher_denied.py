@@ -102,3 +102,20 @@ def test_rationales_have_no_heading_of_the_label_and_nothing_that_was_struck():
   assert read('It is noon.\n\n**Status**\nlate').rationale == 'It is noon.'
   assert read('It is <i>noon</i>, ~~not ten~~ and dry.\nSo the answer is late.').rationale == (
       'It is noon,  and dry.')
+
+
+@pytest.mark.parametrize('text', [
+    "I'm sorry, but I can\u2019t help with that.", 'I cannot provide medical advice. See a doctor.',
+    "As an AI, I'm not able to judge whether a parcel is late.",
+    "Unfortunately, I can't answer this question: it is private.",
+    'I must decline to label this.'])
+def test_a_written_refusal_is_one(text):
+  assert read(text).status == 'refused'
+  assert read(f'{text}\n\nIt is noon. So the answer is late.').label == 'late'
+
+
+@pytest.mark.parametrize('text', [
+    'I cannot see any parcel here.', 'The clerk cannot help. The parcel is here.',
+    'It is noon.\nI cannot help thinking that it is', 'Sorry, the parcel'])
+def test_other_answers_without_a_label_are_none(text):
+  assert read(text).status in ('no_answer_phrase', 'truncated')

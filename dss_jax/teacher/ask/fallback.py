@@ -41,8 +41,8 @@ class FallbackClient(asking.AskingClient):
       self, examples: Sequence[datasets.Example], attempt: int = 0
   ) -> list[tuple[protocol.Completion, ...]]:
     found = await super().complete(examples, attempt)
-    refused = [i for i, samples in enumerate(found)
-               if all(one.finish_reason in _UNANSWERED for one in samples)]
+    refused = [i for i, (example, samples) in enumerate(zip(examples, found, strict=True))
+               if all(self._has_none(example, one) for one in samples)]
     self._handed_on += len(refused) * self.second.options.samples
     self.second.expect(self._handed_on)
     more = await self.second.complete([examples[i] for i in refused], attempt) if refused else []
@@ -50,6 +50,11 @@ class FallbackClient(asking.AskingClient):
       found[i] = (*found[i], *(dataclasses.replace(one, model=self.second.model)
                                for one in samples))
     return found
+
+  def _has_none(self, example: datasets.Example, one: protocol.Completion) -> bool:
+    """Whether a completion is no answer: the server's word, or a refusal that was written."""
+    return one.finish_reason in _UNANSWERED or parsing.read(
+        one, example, datasets.get(self.prompt.dataset)).status == parsing.REFUSED
 
   def provenance(self) -> Mapping[str, Any]:
     second = self.second

@@ -95,7 +95,8 @@ def clearly_named(text: str, names: Iterable[str]) -> set[str]:
     for at in re.finditer(re.escape(form := normal(name)), said):
       before = said[:at.start()]
       signed = form[0].isdigit() and re.search(r'[-+]\s*$', before)
-      if (not before or before[-1].isspace() or before[-1] in PROSE - _NO_START) and not signed and not (
+      parted = not before or before[-1].isspace() or before[-1] in PROSE - _NO_START
+      if parted and not signed and not (
           form[0].isdigit() and re.search(r'[0-9][.,:]$', before)) and _is_end(said, at.end()):
         found.add(name)
   return found

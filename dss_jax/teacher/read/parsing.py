@@ -148,9 +148,16 @@ def _parse(
                              how.rationale_from == 'answer'))
   if finish_reason == 'length' and not complete:
     return parsed.failed(TRUNCATED)
-  if not found.ok and finish_reason in ('refusal', 'content_filter'):
+  if not found.ok and (finish_reason in ('refusal', 'content_filter') or
+                       _refuses(text, table_lib.of(dataset.completion))):
     return parsed.failed(REFUSED)
   return found
+
+
+def _refuses(text: str, table: table_lib.Table) -> bool:
+  """'I'm sorry, but I can't give medical advice.'"""
+  first = re.split(r'(?<=[.!?])\s|\n', text.replace('\u2019', "'").strip(), maxsplit=1)[0]
+  return bool(table.has('unable', first) and table.has('refused_acts', first))
 
 
 def _read_apart(
