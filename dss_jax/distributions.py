@@ -64,8 +64,9 @@ def write(folder: str, output: str, teacher: 'student_lib.Student', *, vocabular
     raise errors.UserError(f'--top_k={top_k}: use a whole number from 1 to '
                            f'{teacher.tokenizer.size}, the tokens of the vocabulary')
   records.check_folder(folder)
-  said = {'teacher': teacher.path, 'weights': weights, 'top_k': top_k,
-          'vocabulary_sha256': vocabulary_sha256}
+  asked = {'label': teacher.info.label_prefix, 'rationale': teacher.info.rationale_prefix}
+  said = {'teacher': teacher.path, 'weights': weights, 'top_k': top_k, 'prefixes': asked,
+          'dtype': str(teacher.model.config.dtype), 'vocabulary_sha256': vocabulary_sha256}
   return {name: _write_set(folder, output, name, teacher, said, batch_size)
           for name in records.set_names(folder)}
 

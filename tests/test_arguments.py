@@ -62,6 +62,9 @@ def test_a_choice_that_there_is_not(words, says):
 @pytest.mark.parametrize('words, says', [
     (['--method=dss', '--dataset=esnil'], "--dataset=esnil: did you mean 'esnli'"),
     (['--method=dss'], 'give --gin.DATASET=NAME; known: anli'),
+    (['--dataset=cqa', '--gin_file=gin/native/tiny.gin'], '--dataset=cqa: .* give --method=dss'),
+    (['--method=dss_teacher', '--dataset=toy', '--gin_file=gin/recipes/toy.gin'],
+     '--method=dss_teacher --dataset=toy trains dss_toy_teacher, but a --gin_file says dss_toy: '),
     (['--method=dss', '--gin.DATASET=cqaa'], 'DATASET=cqaa: did you mean'),
     (['--gin_file=gin/native/dss.gin', '--dataset=x'],
      '--gin_file=gin/native/dss.gin: DATASET=x: known'),

@@ -127,6 +127,11 @@ def test_a_killed_job_goes_on_and_a_finished_one_is_left(written, tmp_path, monk
   shards = [json.dumps(records.find_set(folder, 'toy', 'train').entry['shards'])
             for folder in (stored, str(tmp_path / 'out'))]
   assert shards[0] == shards[1]
+  # Asked otherwise, they are others.
+  assert distributions.main([*words, '--label_prefix=[x] ']) == 0 and len(asked) == 7
+  entry = records.find_set(str(tmp_path / 'out'), 'toy', 'train').entry
+  assert json.dumps(entry['shards']) != shards[0]
+  assert entry['distributions']['prefixes'] == {'label': '[x] ', 'rationale': '[rationale] '}
   assert not list((tmp_path / 'out').glob('.toy*'))
 
 

@@ -59,6 +59,8 @@ def no_rows(task: seqio.Task, split: str) -> errors.UserError:
     said.append(f'{found.name} holds {found.num_inputs:,} inputs ({status})')
   fraction = settings.current().train_fraction
   suffix = f'; TRAIN_FRACTION is {fraction}' if split == 'train' and fraction < 1 else ''
+  if split == 'train' and settings.current().agreeing != 'any':
+    suffix += f'; AGREEING is {settings.current().agreeing!r}'
   suffix += _other_labels(task, split)
   return errors.UserError(
       f'task {task.name!r} has no rows in split {split!r} of {settings.records_dir()}: '
@@ -113,6 +115,26 @@ def check_distributions(name: str) -> None:
   if len({source.top_k for source in pipeline.sources(name)}) > 1:
     raise errors.UserError(f'{said}: the records of {name} have different --top_k: write them with '
                            'one')
+
+
+def check_effect(name: str) -> list[str]:
+  """Warnings about settings that change nothing, as no task reads what they are about."""
+  chosen, tasks = settings.current(), pipeline.record_tasks(name)
+  written = {task.objective.target for task in tasks}
+  if any(task.postprocessor and task.postprocessor.phrase for task in tasks):
+    written.add('rationale')  # Before the label, in one target.
+  read = written.union(*(task.objective.reads for task in tasks))
+  said = []
+  if chosen.soft_labels and 'teacher_label' not in written:
+    said.append(f"SOFT_LABELS={chosen.soft_labels:g} changes nothing: no task of {name} learns the "
+                "teacher's labels, as those of --method=dss_teacher and distill do")
+  for setting, value, default in (('RATIONALE_SAMPLES', chosen.rationales, 'first'),
+                                  ('AGREEING', chosen.agreeing, 'any')):
+    if value != default and 'rationale' not in read:
+      said.append(f'{setting}={value} changes nothing: no task of {name} has to do with rationales')
+  if chosen.shared_encoder and not any(task.given for task in tasks):
+    said.append(f'SHARED_ENCODER changes nothing: no task of {name} has a prefix')
+  return said
 
 
 def check_vocabulary(name: str, vocab_size: int, eos_id: int = 1) -> None:

@@ -114,7 +114,11 @@ def check_prefixes(rows: Iterable[objective.Objective], vocabulary: seqio.Vocabu
   found: dict[tuple[str | int, ...], objective.Objective] = {}
   for row in rows:
     other = found.setdefault((row.inputs, *vocabulary.encode(row.prefix)), row)
-    if other.prefix != row.prefix:
+    if other.name != row.name and other.prefix == row.prefix:
+      raise errors.UserError(
+          f'{other.name} and {row.name} have the same prefix, {row.prefix!r}, so no student tells '
+          'them apart: give each its own (LABEL_PREFIX, RATIONALE_PREFIX, DSS_OBJECTIVES)')
+    if other.name != row.name:
       raise errors.UserError(
           f'the prefixes {other.prefix!r} of {other.name} and {row.prefix!r} of {row.name} are the '
           f'same in this vocabulary, so no student can tell the tasks apart; {answers.FIX}, or '

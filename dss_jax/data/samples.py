@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dss_jax import datasets, equations, objective, records
+from dss_jax import datasets, equations, metrics, objective, records
 from dss_jax.data import settings
 
 FIRST = 'first'  # bool: whether it is the first row of its input, of which other targets are
@@ -23,6 +23,9 @@ FEATURES = {  # of a record, for tf.io.parse_example
     'schema_version': tf.io.FixedLenFeature([], tf.int64),
 }
 _VOTES = 'label_votes'
+_EQUAL = {  # labels that are the same though they are written otherwise, by metric
+    'equation': equations.equal,
+    'normalized_text': lambda one, other: metrics.normalized(one) == metrics.normalized(other)}
 SAMPLE = tf.io.FixedLenFeature([], tf.int64, default_value=0)
 _EXTRA = tf.io.FixedLenFeature([], tf.string, default_value='')
 WITH_SAMPLES = {
@@ -152,11 +155,11 @@ def _soften(row: Mapping[str, tf.Tensor], votes: tf.Tensor, labels: Sequence[str
 
 def _same(labels: tf.Tensor, label: tf.Tensor, metric: str) -> tf.Tensor:
   """bool [n]: which labels are that one, which '' leaves open."""
-  if metric != 'equation':
+  if metric not in _EQUAL:
     return (labels == label) | (label == '')
 
   def equal(labels: np.ndarray, label: bytes) -> np.ndarray:
-    return np.array([not label or equations.equal(one.decode(), label.decode())
+    return np.array([not label or _EQUAL[metric](one.decode(), label.decode())
                      for one in labels], bool)
   found = tf.numpy_function(equal, [labels, label], tf.bool, stateful=False)
   return tf.ensure_shape(found, labels.shape)

@@ -166,13 +166,24 @@ def config_of(args: argparse.Namespace, bindings: Sequence[str], model_dir: str)
   given = [f'gin/native/{args.method}.gin'] if args.method else []
   dataset = [f'DATASET={args.dataset}'] if args.dataset else []
   try:
-    return gin_config.parse([*given, *args.gin_file], [*dataset, *bindings], model_dir=model_dir)
+    wanted = gin_config.task_of(given, dataset) if given and dataset else ''
+    config = gin_config.parse([*given, *args.gin_file], [*dataset, *bindings], model_dir=model_dir)
   except errors.UserError as error:
     raise errors.UserError(_as_typed(str(error), args)) from error
+  task = config.data.mixture_or_task
+  if wanted not in ('', task) and not any(
+      one.startswith('MIXTURE_OR_TASK_NAME=') for one in bindings):
+    raise errors.UserError(
+        f'--method={args.method} --dataset={args.dataset} trains {wanted}, but a --gin_file says '
+        f'{task}: leave out one of them, or say --gin.MIXTURE_OR_TASK_NAME={wanted}')
+  return config
 
 
 def _as_typed(text: str, args: argparse.Namespace) -> str:
   """An error about what --method and --dataset stand for, as one about them."""
+  if args.dataset and not args.method and text.startswith('--gin.DATASET: no gin file given'):
+    return (f'--dataset={args.dataset}: no gin file given says what is done with it; give '
+            '--method=dss, too')
   if args.method:
     text = text.removeprefix(f'--gin_file=gin/native/{args.method}.gin: ')
   return text.replace('DATASET=', '--dataset=', 1) if (

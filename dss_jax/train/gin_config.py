@@ -91,6 +91,12 @@ def read(files: Sequence[str], bindings: Sequence[str]) -> set[str]:
   return set_here | {binding.partition('=')[0] for binding in bindings}
 
 
+def task_of(files: Sequence[str], bindings: Sequence[str]) -> str:
+  """What they train on, see `parse`; gin is filled afresh with them alone."""
+  read(files, bindings)
+  return str(_macro('MIXTURE_OR_TASK_NAME'))
+
+
 def _complete_student(given: set[str]) -> None:
   """Binds what files and bindings leave open of the network and its vocabulary, see `parse`.
 

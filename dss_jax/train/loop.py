@@ -377,5 +377,8 @@ def check_data(config: config_lib.TrainConfig) -> list[str]:
   checks.check_distributions(name)
   pipeline.record_sets(name, 'train', verify=data.verify_records)
   measured = checks.measure(name, 'train')
-  return [*checks.check_lengths(measured, data.cut),
+  unused = [] if data.token_distributions or config.token_distribution_weight == 0.5 else [
+      f'TOKEN_DISTRIBUTION_WEIGHT={config.token_distribution_weight:g} changes nothing without '
+      'TOKEN_DISTRIBUTIONS']
+  return [*unused, *checks.check_effect(name), *checks.check_lengths(measured, data.cut),
           *checks.check_coverage(name, 'train')]

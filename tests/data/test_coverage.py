@@ -124,3 +124,8 @@ def test_prefixes_that_the_vocabulary_cannot_tell_apart_are_refused(
   with pytest.raises(errors.UserError, match="'\u4e0b ' of label and '\u4e0a ' of rationale"):
     checks.check_answers('dss_marks')
   checks.check_answers('marks_finetune')  # It has none.
+  for same in ({'rationale_prefix': '\u4e0b '},
+               {'objectives': (('third', '\u4e0b ', 'teacher_label', 0.5),)}):
+    data.configure(**chosen, **same)
+    with pytest.raises(errors.UserError, match="have the same prefix, '\u4e0b '"):
+      checks.check_answers('dss_marks')

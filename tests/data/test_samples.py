@@ -126,6 +126,37 @@ def test_agreement_is_by_value(folder, agreeing, wanted):
       '2 by 2')
 
 
+def test_agreement_is_by_the_metric(tmp_path):
+  data.register('pets', metric='normalized_text')
+  said = ('cat', 'the cat.', 'Dog', 'a cat')
+  records.write_records(str(tmp_path), 'pets', 'train', records.numbered([
+      records.RationaleRecord(id='1', input='x', label='The Cat', teacher_label=one,
+                              rationale=f'of {one}', dataset='pets', split='train')
+      for one in said], ()))
+  for agreeing in ('label', 'teacher_label'):
+    configure(str(tmp_path), rationales='all', agreeing=agreeing)
+    assert [target for _, _, target in examples('dss_pets_rationale')] == [
+        f'of {one}' for one in said if one != 'Dog']
+  data.register('pets')  # By the text alone none agrees, and what is the cause is named.
+  configure(str(tmp_path), agreeing='label')
+  with pytest.raises(errors.UserError, match="this task can use; AGREEING is 'label'"):
+    checks.measure('dss_pets_rationale', 'train')
+
+
+@pytest.mark.parametrize(('name', 'chosen', 'says'), [
+    ('dss_svamp', {'soft_labels': 1.0}, ['SOFT_LABELS=1']),
+    ('dss_svamp_teacher', {'soft_labels': 1.0}, []), ('svamp_distill', {'soft_labels': 1.0}, []),
+    ('svamp_finetune', {'rationales': 'all', 'agreeing': 'label', 'shared_encoder': True},
+     ['RATIONALE_SAMPLES=all', 'AGREEING=label', 'SHARED_ENCODER']),
+    ('svamp_rationale_then_label', {'rationales': 'all', 'agreeing': 'label'}, []),
+    ('dss_svamp', {'rationales': 'all', 'shared_encoder': True}, []), ('dss_svamp', {}, [])])
+def test_what_changes_nothing_is_told(folder, name, chosen, says):
+  configure(folder, **chosen)
+  said = checks.check_effect(name)
+  assert [line.split()[0] for line in said] == says
+  assert all(f'changes nothing: no task of {name} ' in line for line in said)
+
+
 @pytest.mark.parametrize(('agreeing', 'explained'), [
     ('any', ['of a', 'of b', 'of c']), ('label', ['of a', 'of c']),
     ('teacher_label', ['of a', 'of b', 'of c'])])

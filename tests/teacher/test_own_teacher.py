@@ -75,8 +75,9 @@ def test_a_name_that_is_taken(monkeypatch):
 
 def timid(asked):
   """Row 3 is refused, row 5 filtered, row 7 unreadable, row 8 a refusal in words."""
-  return {live.question(3): None, live.question(5): ['', 'content_filter'],
-          live.question(7): 'No idea.', live.question(8): "I'm sorry, but I can't help."}.get(asked, live.answer(asked))
+  own = {live.question(3): None, live.question(5): ['', 'content_filter'],
+         live.question(7): 'No idea.', live.question(8): "I'm sorry, but I can't help."}
+  return own.get(asked, live.answer(asked))
 
 
 def refusing(number, body):
