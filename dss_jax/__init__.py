@@ -124,4 +124,6 @@ else:
   def __getattr__(name: str) -> Any:
     if name == 'train':  # The package of that name, which can be called: see there.
       return importlib.import_module('dss_jax.train')
+    if name in ('data', 'datasets', 'errors', 'teacher'):  # What the documentation calls so.
+      return importlib.import_module(f'dss_jax.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

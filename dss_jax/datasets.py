@@ -69,7 +69,7 @@ class CompletionFormat:
       raise errors.UserError(f'reading is {fields.describe(self.reading)}: give a dict of lists')
     kinds = ('choice', 'class', 'equation', 'text')
     if self.label_kind not in kinds:
-      raise ValueError(f'label_kind={self.label_kind!r}: use one of {", ".join(kinds)}')
+      raise errors.UserError(f'label_kind={self.label_kind!r}: use one of {", ".join(kinds)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,21 +124,22 @@ class Dataset:
         raise errors.UserError(f'dataset {self.name!r}: {argument} is {fields.describe(value)}: '
                                'give a function')
     if self.metric not in metrics.BY_NAME:
-      raise ValueError(f'dataset {self.name!r}: metric={self.metric!r}; use '
+      raise errors.UserError(f'dataset {self.name!r}: metric={self.metric!r}; use '
                        f'{" or ".join(map(repr, metrics.BY_NAME))}')
     if self.holdout not in ('permutation', 'hash', None):
-      raise ValueError(
+      raise errors.UserError(
           f"dataset {self.name!r}: holdout={self.holdout!r}; use 'permutation', 'hash' or None")
     if self.tfds and self.load:
-      raise ValueError(f'dataset {self.name!r}: both tfds and load; rows come from one of them')
+      raise errors.UserError(
+          f'dataset {self.name!r}: both tfds and load; rows come from one of them')
     for argument in ('tfds_splits', 'hub'):
       if unknown := set(getattr(self, argument)) - set(SPLITS):
-        raise ValueError(
+        raise errors.UserError(
             f"dataset {self.name!r}: {argument} has {', '.join(sorted(unknown))}; "
             f"use {', '.join(SPLITS)}")
     if not re.fullmatch(r'[\w.:#]+', self.name):  # As SeqIO, which the teacher's job goes without.
-      raise ValueError(f'dataset {self.name!r}: not a name that SeqIO takes; use letters, digits '
-                       'and underscores')
+      raise errors.UserError(f'dataset {self.name!r}: not a name that SeqIO takes; use letters, '
+                             'digits and underscores')
 
   def record_sets(self, split: str) -> tuple[str, ...]:
     """Names of the datasets whose records make up `split`."""
@@ -175,6 +176,12 @@ def with_extra(example: Example, row: Mapping[str, Any], dataset: Dataset) -> Ex
   for name, text in found.items():
     fields.check_unicode(text, name)
   return dataclasses.replace(example, extra=found)
+
+
+def plain_fields(dataset: Dataset) -> tuple[str, ...]:
+  """The fields of its rows, where `read_plain_row` reads them; () where only its own code knows."""
+  return ('id', 'input', 'label', *dataset.extra_fields) if (
+      dataset.read_row is read_plain_row) else ()
 
 
 def as_example(value: object) -> Example:

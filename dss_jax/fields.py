@@ -121,6 +121,13 @@ def check_unicode(value: str, where: str) -> None:
         'can; remove it') from error
 
 
+def unicode(value: Any, where: str) -> str:
+  """`as_text` of what must be UTF-8, see `check_unicode`."""
+  text = as_text(value, where)
+  check_unicode(text, where)
+  return text
+
+
 def describe(value: Any) -> str:
   """What a value is, in the words of its file: 'null', 'true', 'NaN', 'a list (["a"])'."""
   if value is None or isinstance(value, bool):

@@ -48,9 +48,11 @@ input:   rows with `input` (as in training, no prefix), and optionally `id`, `la
          `labels` (the choices of --rank); rows of a registered dataset with --dataset=cqa. As JSON
          lines, a JSON list, CSV, TSV or Parquet, also compressed; see docs/data.md
 output:  {"id": ..., "predicted_label": ..., "probability": ..., "label": ...}, and `rationale`,
-         `samples`, `scores` where asked for; in the input's order
+         `samples`, `scores` where asked for, `truncated` where the input was longer than the
+         student reads, and cut; in the input's order
 """
 WINDOW_BATCHES = 16
+_FIELDS = ('id', 'input', 'label', 'labels')
 
 
 def parser() -> argparse.ArgumentParser:
@@ -121,13 +123,22 @@ def _predict(args: argparse.Namespace) -> int:
   names = [field.name for field in dataclasses.fields(options_lib.Options)]
   options = options_lib.Options(**{name: getattr(args, name) for name in names})
   _check(args)
+  if args.dataset or args.modules:
+    cli.import_quietly('dss_jax.tasks', *args.modules)
   if args.text:
     return _answer(args, options)
   source = _rows(args, 'input', args.columns)
   read = _reader(args, source.where)
-  stream.check(source, read)
+  looked = _Looked(source.where, read, own_ids=not args.dataset)
+  stream.check(source, looked.at)
   student = load(args)
   common = _labels(args.labels) if args.labels else student.info.labels
+  if looked.labelled and (closed := student.info.closed_set()):
+    def check_gold(row: stream.Row, number: int) -> None:
+      example = read(row, number)
+      more = (example.choices or common) if args.rank else ()
+      _check_gold(example, tuple(dict.fromkeys((*more, *closed))), source.where(number))
+    stream.check(source, check_gold)
   if args.rank:
     options = _ranking(args, options, student, common)
   began = time.perf_counter()
@@ -140,9 +151,16 @@ def _predict(args: argparse.Namespace) -> int:
     return [output_row(e, p) for e, p in zip(examples, predictions)]
 
   settings = _settings(args, source, student, options)
+  if looked.twice:
+    print(f'warning: {looked.twice:,} rows have an id that another has, too, such as '
+          f'{looked.example!r}: join the answers by their order', file=sys.stderr)
   count = stream.run(source, args.output, predict, settings=settings,
                      window=WINDOW_BATCHES * options.batch_size)
   print(f'{args.output}: {count:,} rows in {time.perf_counter() - began:.1f} s by {student.path}')
+  if cut := sum('truncated' in row for row in rows_lib.Rows(args.output, '--output')):
+    length = options.max_input_length or student.info.input_length
+    print(f'{cut:,} of {count:,} inputs were cut: they are longer than the {length} tokens that it '
+          'reads (--max_input_length); their rows have "truncated": true')
   print(_score(args.output, student.info), end='')
   return 0
 
@@ -179,7 +197,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _rows(args: argparse.Namespace, name: str, columns: str | None) -> rows_lib.Rows:
-  return rows_lib.Rows(getattr(args, name), f'--{name}', rows_lib.parse_columns(columns))
+  known = datasets.plain_fields(datasets.get(args.dataset)) if args.dataset else _FIELDS
+  flag = '--calibration_columns' if columns and columns != args.columns else '--columns'
+  return rows_lib.Rows(getattr(args, name), f'--{name}',
+                       rows_lib.parse_columns(columns, flag, known))
 
 
 def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Options:
@@ -206,6 +227,45 @@ def _ranking(args, options, student, common: Sequence[str]) -> options_lib.Optio
         ': not chosen on validation; --calibration=FILE does, on rows with known labels'),
         file=told)
   return dataclasses.replace(options, rank_by=way)
+
+
+class _Looked:
+  """What the rows of an input are, seen once before anything is predicted.
+
+  Attributes:
+    labelled: whether any has a gold label.
+    twice: rows whose id an earlier one has; `example` is such an id.
+  """
+
+  def __init__(self, where: Callable[[int], str],
+               read: Callable[[stream.Row, int], datasets.Example], own_ids: bool):
+    self._where, self._read, self._own_ids = where, read, own_ids
+    self._ids: set[int] = set()
+    self._has_id: bool | None = None
+    self.labelled, self.twice, self.example = False, 0, ''
+
+  def at(self, row: stream.Row, number: int) -> None:
+    """UserError for a row that cannot be used."""
+    example = self._read(row, number)
+    has_id = row.get('id') is not None
+    if self._has_id is None:
+      self._has_id = has_id
+    if self._own_ids and has_id != self._has_id:
+      raise errors.UserError(f'{self._where(number)}: some rows have an id and some none: give '
+                             'all one, or none')
+    if not example.input.strip():
+      raise errors.UserError(f'{self._where(number)}: the input is blank: leave the row out')
+    self.labelled |= bool(example.label)
+    if hash(example.id) in self._ids:
+      self.twice, self.example = self.twice + 1, example.id
+    self._ids.add(hash(example.id))
+
+
+def _check_gold(example: datasets.Example, closed: Sequence[str], where: str) -> None:
+  if example.label and example.label not in closed:
+    raise errors.UserError(
+        f'{where}: label {example.label!r} is none that the student can give: '
+        f'{errors.did_you_mean(example.label, closed)}; mend it, or leave the labels out')
 
 
 def _labels(text: str) -> tuple[str, ...]:
@@ -250,8 +310,6 @@ def _settings(
 def _reader(
     args, where: Callable[[int], str]) -> Callable[[stream.Row, int], datasets.Example]:
   """(row, its number) -> Example; `where` names a row in messages."""
-  if args.dataset or args.modules:
-    cli.import_quietly('dss_jax.tasks', *args.modules)
   read_row = datasets.get(args.dataset).read_row if args.dataset else read_input_row
 
   def read(row: stream.Row, number: int) -> datasets.Example:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax import ranking, valid
+from dss_jax import errors, ranking, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +48,20 @@ class Options:
                  temperature=self.temperature)
     valid.number(lambda x: 0 < x <= 1, 'in (0, 1]', top_p=self.top_p)
     valid.number(lambda x: True, 'that is finite', length_penalty=self.length_penalty)
+    for needed, names in (('samples', ('temperature', 'top_k', 'top_p', 'seed')),
+                          ('beams', ('length_penalty',))):
+      for name in names:
+        if getattr(self, name) != _DEFAULT[name] and getattr(self, needed) == _DEFAULT[needed]:
+          raise errors.UserError(f'{name}={getattr(self, name)}: it is of the {needed}, of which '
+                                 f'none are asked for: give {needed}, too, or leave it out')
     if self.rank_by is not None:
       ranking.check(self.rank_by)
     for name, least in (('max_input_length', 2), ('max_target_length', 1)):
       if (length := getattr(self, name)) is not None:
         valid.whole(least, **{name: length})
+
+
+_DEFAULT = {field.name: field.default for field in dataclasses.fields(Options)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +85,7 @@ class Prediction:
     tasks: what it wrote for each of `Options.tasks`, by name.
     samples: if any were asked for.
     scores: with `rank`, the share of every allowed label.
+    truncated: whether the input was longer than the student reads, and cut.
   """
 
   label: str
@@ -84,6 +94,7 @@ class Prediction:
   tasks: Mapping[str, str] = dataclasses.field(default_factory=dict)
   samples: tuple[Sample, ...] = ()
   scores: dict[str, float] | None = None
+  truncated: bool = False
 
   def as_row(self) -> dict[str, Any]:
     """Its fields as JSON has them: those that were asked for, the label as `predicted_label`."""
@@ -97,7 +108,23 @@ class Prediction:
                          if value is not None} for sample in self.samples]
     if self.scores is not None:
       row['scores'] = self.scores
+    if self.truncated:
+      row['truncated'] = True
     return row
+
+
+def options_of(**given: Any) -> Options:
+  """`Options`, but UserError for a name that there is not."""
+  if unknown := sorted(given.keys() - _DEFAULT.keys()):
+    raise errors.UserError(f'{unknown[0]}: {errors.did_you_mean(unknown[0], _DEFAULT)}')
+  return Options(**given)
+
+
+def ranked(names: Sequence[str], shares: Sequence[float]) -> Prediction:
+  """Of the share of each allowed label."""
+  best = max(range(len(names)), key=lambda i: shares[i])
+  return Prediction(names[best], float(shares[best]),
+                    scores={name: float(share) for name, share in zip(names, shares)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from dss_jax import (
   decode,
   errors,
   families,
+  fields,
   models,
   ranking,
   student_info,
@@ -29,7 +30,7 @@ from dss_jax import sharding as sharding_lib
 from dss_jax import tokenizer as tokenizer_lib
 from dss_jax.convert import formats
 from dss_jax.convert import weights as weights_lib
-from dss_jax.predict.options import Continuation, Options, Prediction, Sample
+from dss_jax.predict.options import Continuation, Options, Prediction, Sample, options_of, ranked
 
 
 def load(
@@ -132,12 +133,14 @@ class Student:
     Raises:
       UserError: what the student cannot do (no rationales learnt, no closed label set).
     """
-    if isinstance(inputs, str):
-      raise errors.UserError('predict takes a list of inputs, not one string')
-    if isinstance(labels, str):
-      raise errors.UserError(f'labels={labels!r}: give a list of labels, not one string')
-    chosen = Options(**options)
+    for name, given in (('inputs', inputs), ('labels', labels)):
+      if isinstance(given, str):
+        raise errors.UserError(f'{name}={given!r}: give a list of {name}, not one string')
+    inputs = [fields.unicode(text, f'inputs[{number}]') for number, text in enumerate(inputs)]
+    chosen = options_of(**options)
     self._check(chosen)
+    if len(labels) and not chosen.rank:
+      raise errors.UserError('labels: they are what rank scores: give rank=True, or leave them out')
     prompts = self._prompts(self.info.label_prefix, inputs, chosen)
     if chosen.rank:
       predictions = self._rank(prompts, self._allowed(labels, len(inputs)), first_row, chosen)
@@ -156,18 +159,19 @@ class Student:
       drawn = self._sample(prompts, first_row, chosen)
       predictions = [dataclasses.replace(prediction, samples=samples)
                      for prediction, samples in zip(predictions, drawn)]
-    return predictions
+    return [dataclasses.replace(one, truncated=True) if self.length(text, chosen.rationale) >
+            self._input_length(chosen) else one for one, text in zip(predictions, inputs)]
 
   def check(self, labels: Sequence[str] = (), **options: Any) -> None:
     """Raises the UserError that `predict` would, whatever the inputs; computes nothing."""
-    chosen = Options(**options)
+    chosen = options_of(**options)
     self._check(chosen)
     if chosen.rank:
       self._candidates(self._allowed(labels, 1)[0], 0, chosen)
 
   def compile(self, rows: int, width: int, labels: Sequence[str] = (), **options: Any) -> None:
     """Compiles, or reads from disk, what answers `rows` prompts of `width` tokens; runs it once."""
-    chosen = Options(**options, batch_size=rows)
+    chosen = options_of(**options, batch_size=rows)
     prompts = [[self.tokenizer.eos_id] * width] * rows
     if chosen.rank:
       self._rank(prompts, self._allowed(labels, rows), 0, chosen)
@@ -190,7 +194,7 @@ class Student:
       inputs, labels, options: see `predict`.
       gold: the label of each input, one of those allowed for it.
     """
-    chosen = Options(**options, rank=True)
+    chosen = options_of(**options, rank=True)
     self._check(chosen)
     allowed = self._allowed(labels, len(inputs))
     if lost := [i for i, (label, names) in enumerate(zip(gold, allowed)) if label not in names]:
@@ -203,6 +207,12 @@ class Student:
   def encode(self, text: str) -> list[int]:
     """Token ids of a text, EOS included; nothing is put before it and nothing cut."""
     return [*self.tokenizer.encode(text), self.tokenizer.eos_id]
+
+  def length(self, text: str, rationale: bool = False) -> int:
+    """Tokens of an input with what is put before it, the longer where a rationale is asked for."""
+    before = {self.info.label_prefix, (self.info.rationale_prefix or '') * rationale}
+    return max(len(self.encode(one + text))
+               for one in ([''] if self.info.shared_encoder else before))
 
   def given(self, prefix: str) -> tuple[int, ...]:
     """What the decoder is given to ask for what the prefix asks for."""
@@ -245,8 +255,7 @@ class Student:
       inputs: as in training, without prefix; cut as there.
       targets: a text for each, not cut.
       prefix: what asks for them.
-      top_k: of the likeliest tokens.
-      batch_size: rows at a time.
+      top_k, batch_size: of the likeliest tokens; rows at a time.
 
     Yields: the number of an input; int32 ids and float32 log probabilities, [T, k] with T the
       tokens of its target and EOS, from the likeliest on.
@@ -349,7 +358,7 @@ class Student:
       options: Options) -> list[Prediction]:
     way = options.rank_by or self.info.ranking or ranking.DEFAULT
     scores = self._scores(prompts, allowed, first_row, options, alone=way == 'pmi')
-    return [_ranked(names, row.log_shares(way)) for names, row in zip(allowed, scores)]
+    return [ranked(names, np.exp(row.log_shares(way))) for names, row in zip(allowed, scores)]
 
   def _scores(
       self, prompts: decode.Prompts, allowed: Sequence[tuple[str, ...]], first_row: int,
@@ -389,10 +398,3 @@ class Student:
 
   def _target_length(self, options: Options) -> int:
     return options.max_target_length or self.info.target_length
-
-
-def _ranked(names: Sequence[str], log_shares: np.ndarray) -> Prediction:
-  shares = np.exp(log_shares)
-  best = int(np.argmax(shares))
-  scores = {name: float(share) for name, share in zip(names, shares)}
-  return Prediction(names[best], float(shares[best]), scores=scores)

@@ -86,13 +86,19 @@ class Rows(Sequence[Any]):
     return self.files[number], index - ends[number] + len(self.files[number])
 
 
-def parse_columns(text: str | None, flag: str = '--columns') -> dict[str, str]:
+def parse_columns(
+    text: str | None, flag: str = '--columns', known: Sequence[str] = ()) -> dict[str, str]:
   """'input=text,label=intent' -> {'input': 'text', 'label': 'intent'}: field = column.
 
   A name with a comma is put into quotes: 'input=text,"label=what, if any"'.
 
+  Args:
+    text: the flag's value.
+    flag: its name.
+    known: the fields that are read, where it is known.
+
   Raises:
-    UserError: not in this form, or a field twice.
+    UserError: not in this form, a field twice, or one that nothing reads.
   """
   found: dict[str, str] = {}
   for part in next(csv.reader([text], skipinitialspace=True)) if text else ():
@@ -100,6 +106,9 @@ def parse_columns(text: str | None, flag: str = '--columns') -> dict[str, str]:
     if not field or not column or field in found:
       raise errors.UserError(f'{flag}={text}: give FIELD=COLUMN,..., each field once: '
                              'input=text,label=intent')
+    if known and field not in known:
+      raise errors.UserError(f'{flag}={text}: no field {field!r}: '
+                             f'{errors.did_you_mean(field, known)}; write FIELD=COLUMN')
     found[field] = column
   return found
 

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import decode, errors, valid
@@ -103,6 +103,8 @@ class Engine:
       raise errors.UserError('rank: this server scores no labels: start it with --rank')
     if labels and not rank:
       raise errors.UserError('labels: they are what rank scores: ask for rank, or leave them out')
+    if len({*labels}) < len(labels):
+      raise errors.UserError('labels: one of them twice')
     if len(labels) > self._max_labels:
       raise errors.UserError(f'labels: {len(labels)} of them, at most {self._max_labels}: start '
                              'the server with a larger --max_labels')
@@ -112,7 +114,7 @@ class Engine:
             f'labels: {label!r} has {count} tokens, at most {self._max_label_tokens}: start the '
             'server with a larger --max_label_tokens')
     self.student.check(labels, **self._asked(rationale, rank))
-    length = max(len(self.student.encode(before + text)) for before in self._before(rationale))
+    length = self.student.length(text, rationale)
     return Question(text, rationale, rank, tuple(labels), min(length, self._input_length),
                     length > self._input_length)
 
@@ -139,13 +141,6 @@ class Engine:
   def _asked(self, rationale: bool, rank: bool) -> dict[str, Any]:
     asked = dataclasses.asdict(self.options) | {'rationale': rationale, 'rank': rank}
     return {name: value for name, value in asked.items() if name != 'batch_size'}
-
-  def _before(self, rationale: bool) -> Iterator[str]:
-    """What stands before an input."""
-    info = self.student.info
-    yield '' if info.shared_encoder else info.label_prefix
-    if rationale and info.rationale_prefix is not None and not info.shared_encoder:
-      yield info.rationale_prefix
 
   def _answer(self, prediction: options_lib.Prediction) -> Answer | Exception:
     numbers = [prediction.probability, *(prediction.scores or {}).values()]

@@ -139,7 +139,7 @@ def _run(
 def _source(
     chosen: argparse.Namespace, dataset: datasets.Dataset, records_dir: str) -> reading.Inputs:
   return sources.find(dataset, chosen.split, chosen.inputs, records_dir, chosen.tfds_data_dir,
-                      rows.parse_columns(chosen.columns))
+                      rows.parse_columns(chosen.columns, known=datasets.plain_fields(dataset)))
 
 
 def _request(

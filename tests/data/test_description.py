@@ -90,7 +90,7 @@ def test_where_rows_come_from_is_kept(monkeypatch):
     ({'tfds': 'mine', 'load': lambda split: []}, "'mine': both tfds and load"),
 ])
 def test_bad_origins_are_refused(arguments, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(errors.UserError, match=message):
     data.register('mine', **arguments)
   assert 'mine' not in datasets.names()
 
@@ -118,7 +118,7 @@ def test_names_are_refused_as_seqio_refuses_them(monkeypatch, name):
   if taken:
     assert data.register(name).name == name
     return
-  with pytest.raises(ValueError, match='not a name that SeqIO takes'):
+  with pytest.raises(errors.UserError, match='not a name that SeqIO takes'):
     data.register(name)
   assert not datasets.names()
 

@@ -149,7 +149,7 @@ def test_a_dataset_of_ones_own_is_one_call(tmp_path):
   rows = list(pipeline.make_dataset('dss_tickets', 'train', LENGTHS, pack=False, shuffle=False,
                                     seed=0, num_epochs=1).as_numpy_iterator())
   assert len(rows) == 2
-  with pytest.raises(ValueError, match="metric='bleu'"):
+  with pytest.raises(errors.UserError, match="metric='bleu'"):
     data.register('tickets', metric='bleu')
 
 

@@ -104,8 +104,42 @@ def test_a_registered_datasets_rows(student_folders, rows):
                               'label': 0}) + '\n')
   with pytest.raises(errors.UserError, match=r"line 1: no field 'input'.*--dataset"):
     run(student_folders / 'native', rows)
-  assert run(student_folders / 'native', rows, '--dataset=anli', output='o')[0]['label'] == (
-      'entailment')
+  with pytest.raises(errors.UserError, match="'entailment' is none that the student can give"):
+    run(student_folders / 'native', rows, '--dataset=anli')
+  (found,) = run(student_folders / 'native', rows, '--dataset=anli', '--rank',
+                 '--labels=entailment,neutral')
+  assert (found['id'], found['label']) == ('u1', 'entailment')
+
+
+@pytest.mark.parametrize(('lines', 'flags', 'why'), [
+    ([{'label': 'Left'}], (), "line 1: label 'Left' is none that .*: did you mean 'left'"),
+    ([{'label': 'left '}], ('--rank',), "label 'left ' is none that .*: did you mean 'left'"),
+    ([{'label': 'x', 'labels': ['y', 'z']}], ('--rank',), "label 'x' is none that .* y, z"),
+    ([{'label': 'left'}, {'label': 'Left'}, {'label': 'up'}], (),
+     "2 rows .*\n.*line 2: label 'Left' .*\n.*line 3: label 'up' is none"),
+    ([{'id': '1'}, {}], (), 'line 2: some rows have an id and some none'),
+    ([{}, {'id': 0}], (), 'line 2: some rows have an id and some none'),
+    ([{'input': ' \n'}], (), 'line 1: the input is blank'),
+    ([{}], ('--columns=lable=input',), "--columns=.*: no field 'lable': did you mean 'label'"),
+    ([{}], ('--columns=inputs=input',), "no field 'inputs': did you mean 'input'"),
+    ([{}], ('--temperature=0.5',), '^--temperature=0.5: it is of the samples'),
+    ([{}], ('--seed=3', '--beams=2'), '^--seed=3: it is of the samples'),
+    ([{}], ('--length_penalty=2',), '^--length_penalty=2.0: it is of the beams')])
+def test_what_would_be_passed_over_or_untrue_is_refused(student_folders, rows, lines, flags, why):
+  rows.write_text(''.join(json.dumps({'input': 'a ball', **line}) + '\n' for line in lines))
+  with pytest.raises(errors.UserError, match=why):
+    run(student_folders / 'native', rows, *flags)
+  assert not (rows.parent / 'out.jsonl').exists()
+
+
+def test_ids_that_are_there_twice_are_told_and_cut_inputs_marked(student_folders, rows, capsys):
+  rows.write_text(''.join(json.dumps({'id': key, 'input': 'ball ' * times}) + '\n'
+                          for key, times in (('a', 1), ('b', 900), ('a', 2))))
+  found = run(student_folders / 'native', rows)
+  assert [row.get('truncated', False) for row in found] == [False, True, False]
+  said = capsys.readouterr()
+  assert "1 rows have an id that another has, too, such as 'a': join" in said.err
+  assert '1 of 3 inputs were cut: they are longer than the' in said.out
 
 
 def test_other_flags_do_not_go_on_with_the_parts(student_folders, rows):

@@ -212,6 +212,16 @@ def test_what_a_student_cannot_do(make_folder):
   with pytest.raises(errors.UserError, match='a list of inputs'):
     student.predict('x')
   assert student.predict([]) == []
+  for inputs, said in ((['x', None], r'inputs\[1\] is null'), ([b'x'], r'inputs\[0\] is'),
+                       ([{'input': 'x'}], r'inputs\[0\] is'), ([float('nan')], r'inputs\[0\] is'),
+                       (['x\ud800'], r'inputs\[0\] holds half of a surrogate pair')):
+    with pytest.raises(errors.UserError, match=said):
+      student.predict(inputs)
+  assert student.predict([5]) == student.predict(['5'])
+  with pytest.raises(errors.UserError, match="^rnak: did you mean 'rank'"):
+    student.predict(['x'], rnak=True)
+  with pytest.raises(errors.UserError, match='^labels: they are what rank scores'):
+    student.predict(['x'], labels=['a', 'b'])
 
 
 @pytest.mark.parametrize(('option', 'value'), [
