@@ -267,3 +267,15 @@ def test_what_is_heavy_is_loaded_when_it_is_needed():
   code = ("import sys, dss_jax.rows; "
           "assert not {'pyarrow', 'datasets', 'pandas', 'tensorflow'} & set(sys.modules)")
   subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_the_line_ends_of_old_macs(tmp_path):
+  (tmp_path / 'mac.csv').write_bytes(b'input,label\ra,x\rb,y\r')
+  with pytest.raises(errors.UserError, match=r'lines end as those of old Macs did, with .r alone'):
+    list(rows.Rows(str(tmp_path / 'mac.csv'), '--input'))
+
+
+def test_a_field_that_nothing_reads():
+  assert rows.parse_columns('input=a', known=('id', 'input')) == {'input': 'a'}
+  with pytest.raises(errors.UserError, match="^--columns=inptu=a: no field 'inptu': .* 'input'"):
+    rows.parse_columns('inptu=a', known=('id', 'input'))

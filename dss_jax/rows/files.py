@@ -257,9 +257,11 @@ class Table(File):
         return
       except csv.Error as error:
         where = self._where(number + 1) if offset > self._start else f'{self.path}, column names'
+        fix = (r'its lines end as those of old Macs did, with \r alone: write them with \n'
+               if 'new-line character' in str(error) else
+               'put "..." around a cell with quotes or line breaks, and double the quotes inside')
         raise errors.UserError(
-            f'{where} (byte {at}): not a table as its name says ({error}); put "..." around a cell '
-            'with quotes or line breaks, and double the quotes inside') from error
+            f'{where} (byte {at}): not a table as its name says ({error}); {fix}') from error
       number += bool(cells)
       if cells:
         yield at, end, cells
