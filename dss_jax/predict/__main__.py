@@ -256,6 +256,8 @@ class _Looked:
     if not example.input.strip():
       raise errors.UserError(f'{self._where(number)}: the input is blank: leave the row out')
     self.labelled |= bool(example.label)
+    if self._own_ids and not has_id:
+      return  # Numbers: each is another, and millions would take memory.
     if hash(example.id) in self._ids:
       self.twice, self.example = self.twice + 1, example.id
     self._ids.add(hash(example.id))
