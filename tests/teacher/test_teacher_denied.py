@@ -119,3 +119,11 @@ def test_a_written_refusal_is_one(text):
     'It is noon.\nI cannot help thinking that it is', 'Sorry, the parcel'])
 def test_other_answers_without_a_label_are_none(text):
   assert read(text).status in ('no_answer_phrase', 'truncated')
+
+
+@pytest.mark.parametrize('unit', [
+    '(no) ', '(7) ', '7 (', '= 7 ', '</s> ', '<b>', '~~a', '\n**A**:\n', 'late: no. ',
+    '{"label": "late"} ', '\\boxed{', 'So the answer is '])
+@pytest.mark.parametrize('kind', ['class', 'choice', 'equation', 'text'])
+def test_a_teacher_that_loops_stops_nothing(unit, kind):
+  read(unit * (20_000 // len(unit)), kind=kind, choices=('late', 'lost'))

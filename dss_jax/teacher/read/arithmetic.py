@@ -13,6 +13,7 @@ _DATE = re.compile(r'[0-9]{1,2}[/.-][0-9]{1,2}[/.-][0-9]{4}|[0-9]{4}-[0-9]{2}-[0
 _WITH_UNIT = re.compile(r'(?P<number>-?[0-9]+(?:\.[0-9]+)?)\s+(?P<unit>[^\W\d_][^\d=+*/()]*)')
 _IN_BRACKETS = re.compile(r'(?P<said>.+?)\s*\((?P<more>[^()]*)\)')
 _NAME = re.compile(r'[^\W\d_]\w*(?:\s+[^\W\d_]\w*){0,3}')
+_MOST_BRACKETS = 8  # behind a number; a teacher that loops writes thousands
 _MOST_UNIT_WORDS = 4
 
 
@@ -79,11 +80,14 @@ def _of_sides(text: str, table: table_lib.Table) -> str:
 
 def _amount(side: str, table: table_lib.Table) -> str:
   """An expression, or a number and its unit; '' for what is neither."""
-  side = side.strip().rstrip('.,;:').rstrip()
-  if found := _IN_BRACKETS.fullmatch(side):  # '18 (dollars)', '30 - 12 (18.0)'
+  for _ in range(_MOST_BRACKETS):
+    side = side.strip().rstrip('.,;:').rstrip()
+    if not (found := _IN_BRACKETS.fullmatch(side)):  # '18 (dollars)', '30 - 12 (18.0)'
+      break
     said, more = found['said'], found['more']
-    if _NAME.fullmatch(more) or (equations.equal(said, more) and not said.endswith(')')):
-      return _amount(said, table)
+    if not _NAME.fullmatch(more) and (not equations.equal(said, more) or said.endswith(')')):
+      break
+    side = said
   if (found := _WITH_UNIT.fullmatch(side)) and not table.has('not_units', found['unit']) and (
       len(found['unit'].split()) <= _MOST_UNIT_WORDS):
     return found['number']

@@ -22,11 +22,12 @@ _X_TIMES = re.compile(r'(?<=[\d)])\s+[xX]\s+(?=[\d(])')
 _END_MARKS = re.compile(r'(?:[\s>#,;:–—]|\*\*|__|(?<=\s)[-*]){1,32}\Z')
 _START_MARKS = re.compile(r'\A(?:[\s>#,;:–—]|\*\*(?!\*)|__(?!_))+')
 _CODE = re.compile(r'`([^`\n]+)`')
-_STRUCK = re.compile(r'~~(?=\S)[^~\n]+~~|<(del|s|strike)>.*?</\1>', re.IGNORECASE)
-_HTML = re.compile(r'<(b|strong|i|em|u|mark|span|code|p|font)(?:\s[^<>]{0,200})?>(.*?)</\1>',
+_STRUCK = re.compile(r'~~(?=\S)[^~\n]{1,400}~~|<(del|s|strike)>.{0,400}?</\1>', re.IGNORECASE)
+_HTML = re.compile(r'<(b|strong|i|em|u|mark|span|code|p|font)(?:\s[^<>]{0,200})?>(.{0,1000}?)</\1>',
                    re.IGNORECASE | re.DOTALL)
 _HEADING = re.compile(r'\n[ \t]*(?:#{1,6}[ \t]+[^\n]{1,40}|\*\*[^*\n]{1,40}\*\*:?|[^\W\d_]+:)\s*\Z')
 _FRAMED = re.compile(r'\$*\\(?:boxed|text|textbf|mathrm|mathbf|mbox)\s*\{(.*)\}\$*')
+_MOST_LAYERS = 32  # of 'Sure! Answer: **Rationale:** ...'; a teacher that loops writes thousands
 _MOST_OPENER = 100  # characters of 'Here is my reasoning:'
 
 
@@ -82,7 +83,9 @@ def rationale(text: str, table: table_lib.Table) -> str:
   """
   text, before = plain(text, table).strip(), None
   some = [table.lists[name] for name in ('interjections', 'openers', 'lead_ins')]
-  while text != before:
+  for _ in range(_MOST_LAYERS):
+    if text == before:
+      break
     before = text
     text = _starts(*some).sub('', _START_MARKS.sub('', text))
     text = _ends(table.lists['connectives'], some[-1]).sub('', _END_MARKS.sub('', text))

@@ -54,7 +54,7 @@ PARSERS = ('strict', 'released')
 _LONG_RUN = re.compile(r'([\s*_`#>~-]{64})[\s*_`#>~-]+')  # Of a teacher that loops.
 # Of a server that leaves the end of a turn in the text; `<|...|>` is taken off with the thoughts.
 _END_TOKENS = re.compile(
-    r'(?:\s*(?:</s>|<eos>|<pad>|<end_of_turn>|\[/INST\]|<\uff5c[^\uff5c\n]{1,40}\uff5c>))+\s*\Z')
+    r'(?:\s*(?:</s>|<eos>|<pad>|<end_of_turn>|\[/INST\]|<\uff5c[^\uff5c\n]{1,40}\uff5c>)){1,64}\s*\Z')
 RATIONALES_FROM = ('answer', 'thinking')
 
 
