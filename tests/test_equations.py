@@ -10,8 +10,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from dss_jax import datasets, equations
-from dss_jax.teacher.read import structured, table
+from dss_jax import equations
+from dss_jax.teacher.read import structured
 
 # An expression is built together with its value, by Python's own arithmetic on floats.
 _NUMBERS = st.one_of(
@@ -143,8 +143,8 @@ def interrupted(monkeypatch):
 @pytest.mark.parametrize('read, text, found', [
     (equations.evaluate, '1 + ' * 20 + '1', 21.0),
     # As Python writes it, which the JSON reader leaves to Python's own.
-    (lambda text: structured.find(text, table.of(datasets.CompletionFormat())),
-     "{'label': " + '[' * 20 + ']' * 20 + '}', ({'label': NESTED}, 0, 51)),
+    (lambda text: structured.find(text, ('label',)),
+     "{'label': " + '[' * 20 + ']' * 20 + '}', [({'label': NESTED}, 0, 51)]),
 ], ids=['arithmetic', 'literal'])
 def test_several_threads(interrupted, read, text, found):
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
