@@ -116,7 +116,6 @@ def run(argv: Sequence[str] | None = None) -> 'tuple[TrainConfig, Result] | None
   check_run_flags(args)
   if args.log_to:
     bindings.insert(0, f'LOG_TO={args.log_to}')
-  print('loading JAX and TensorFlow', file=sys.stderr, flush=True)
   config, text = _read(args, bindings)
   if args.print_config:
     print(text + _measured(config))
@@ -140,6 +139,7 @@ def run(argv: Sequence[str] | None = None) -> 'tuple[TrainConfig, Result] | None
 def _read(args: argparse.Namespace, bindings: Sequence[str]):
   """What gin files and bindings come to, and as gin text: errors in them are told at once."""
   cli.import_tasks(args.modules)
+  print('loading JAX and TensorFlow', file=sys.stderr, flush=True)
   from dss_jax.train import gin_config
   config = config_of(args, bindings, '(not set)' if args.print_config else '')
   if not args.print_config and datasets.of_task(config.data.mixture_or_task):
