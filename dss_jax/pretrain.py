@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   files.check_writable('--records_dir', args.records_dir)
   cli.import_tasks(args.modules)
   _describe(args.dataset)
-  texts = (of_files(args.inputs, rows.parse_columns(args.columns, known=('input',))) if args.inputs
+  texts = (of_files(args.inputs, rows.parse_columns(args.columns, known=_FIELDS)) if args.inputs
            else of_sets(args.records_dir, args.sets))
   counts = write(texts, args.records_dir, args.dataset, args.holdout)
   print(f'{args.records_dir}: ' + ', '.join(

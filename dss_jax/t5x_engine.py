@@ -316,6 +316,8 @@ def data(mixture_or_task: str = '', **settings_of_all: Any) -> seqio.Vocabulary:
   if mixture_or_task:
     checks.check_answers(mixture_or_task)
     checks.check_distributions(mixture_or_task)
+    for line in checks.check_effect(mixture_or_task):
+      logging.warning(line)
     task = pipeline.get_mixture_or_task(mixture_or_task)
     return task.output_features['targets'].vocabulary  # With sentinels, where it corrupts spans.
   return vocabularies.load(chosen.vocabulary)

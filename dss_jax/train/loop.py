@@ -377,8 +377,8 @@ def check_data(config: config_lib.TrainConfig) -> list[str]:
   checks.check_distributions(name)
   pipeline.record_sets(name, 'train', verify=data.verify_records)
   measured = checks.measure(name, 'train')
-  unused = [] if data.token_distributions or config.token_distribution_weight == 0.5 else [
-      f'TOKEN_DISTRIBUTION_WEIGHT={config.token_distribution_weight:g} changes nothing without '
-      'TOKEN_DISTRIBUTIONS']
+  weight, unused = config.token_distribution_weight, []
+  if weight != config_lib.TrainConfig.token_distribution_weight and not data.token_distributions:
+    unused = [f'TOKEN_DISTRIBUTION_WEIGHT={weight:g} changes nothing without TOKEN_DISTRIBUTIONS']
   return [*unused, *checks.check_effect(name), *checks.check_lengths(measured, data.cut),
           *checks.check_coverage(name, 'train')]

@@ -1,13 +1,10 @@
-"""A T5 as the teacher: meshes, batches, sampling, limits, keys, and the whole job."""
+"""A T5 as the teacher: meshes, batches, sampling, limits, and the whole job."""
 
-import argparse
 import asyncio
 import dataclasses
 import gc
-import io
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -18,73 +15,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sentencepiece
+from t5_teacher import (  # noqa: F401
+  DRAWN,
+  GREEDY,
+  MODEL,
+  PROMPT,
+  TEXTS,
+  ask,
+  fixture_of_folder,
+  fixture_of_greedy,
+  fixture_of_teacher,
+  fixture_of_vocabulary,
+  fixture_of_write,
+  make,
+  written,
+)
 
 import dss_jax
-from dss_jax import datasets, errors, models, records, student_info
-from dss_jax.convert import __main__ as convert_main
+from dss_jax import datasets, errors, records
 from dss_jax.teacher import job
-from dss_jax.teacher.ask import asking, endpoint, prompts, sender, t5_client
+from dss_jax.teacher.ask import asking, endpoint, sender
 from dss_jax.teacher.ask import journal as journal_lib
 from dss_jax.train import config as config_lib
-
-CONFIG = models.t5_config(
-    '1.1', 'small', vocab_size=256, emb_dim=32, num_heads=8, head_dim=4, mlp_dim=64,
-    num_encoder_layers=1, num_decoder_layers=1)
-INFO = student_info.StudentInfo(
-    model=CONFIG, vocabulary='vocabulary.model', label_prefix='[label] ')
-CQA = prompts.load(prompts.path_of('cqa'))
-PROMPT = dataclasses.replace(CQA, demonstrations=CQA.demonstrations[:1])
-WORDS = sorted({word for shown in CQA.demonstrations for word in shown.rationale.split()})
-RANDOM = random.Random(0)
-TEXTS = [' '.join(RANDOM.choices(WORDS, k=1 + i % 12)) for i in range(24)]
-GREEDY = endpoint.Decoding(max_tokens=12)
-DRAWN = endpoint.Decoding(max_tokens=12, temperature=1.2)
-MODEL = config_lib.MeshConfig(1, 1, 8)
-
-
-@pytest.fixture(scope='module')
-def vocabulary():
-  """Bytes of a SentencePiece model of the prompts' words."""
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(CQA.as_text('What?').splitlines()), model_writer=model,
-      vocab_size=CONFIG.vocab_size, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2,
-      bos_id=-1, num_threads=1, minloglevel=2)
-  return model.getvalue()
-
-
-@pytest.fixture(scope='module')
-def write(random_weights, vocabulary):
-  """Writes a network that looks at its input, and whose outputs vary and end."""
-  def write(folder, seed=2, to='hf'):
-    weights = random_weights(CONFIG, seed=seed)
-    for name, array in weights.arrays.items():
-      if 'encoder_decoder_attention' in name:
-        weights.arrays[name] = 4 * array
-    head = 6 * weights.arrays['decoder/logits_dense/kernel']
-    head[:, 1] *= 3  # EOS.
-    weights.arrays['decoder/logits_dense/kernel'] = head
-    convert_main.convert(weights, str(folder), to, info=INFO, vocabulary=vocabulary)
-    return str(folder)
-  return write
-
-
-@pytest.fixture(scope='module')
-def folder(write, tmp_path_factory):
-  return write(tmp_path_factory.mktemp('models') / 'tiny')
-
-
-@pytest.fixture(scope='module')
-def teacher(folder):
-  """Split over eight devices; its compiled programs serve several tests."""
-  return make(folder, MODEL)
-
-
-@pytest.fixture(scope='module')
-def greedy(teacher):
-  """Its greedy answers to TEXTS."""
-  return ask(teacher, TEXTS)
 
 
 @pytest.fixture
@@ -98,24 +50,6 @@ def sizes(teacher, monkeypatch):
     return generate(ids, **options)
   monkeypatch.setattr(teacher.student, 'generate', counted)
   return found
-
-
-def make(folder, mesh=None, batch_size=8):
-  return t5_client.T5Endpoint(folder, mesh, batch_size=batch_size, dtype='float32')
-
-
-def ask(teacher, texts, decoding=GREEDY, seeds=None, prompt=PROMPT):
-  """The responses, or the exceptions in their place, when all are asked at once."""
-  async def main():
-    return await asyncio.gather(
-        *(teacher.ask(teacher.request(prompt, text, decoding), seed)
-          for text, seed in zip(texts, seeds or range(len(texts)), strict=True)),
-        return_exceptions=True)
-  return asyncio.run(main())
-
-
-def written(responses):
-  return [response['text'] for response in responses]
 
 
 # --- Devices -------------------------------------------------------------------------------------
@@ -267,92 +201,6 @@ def test_a_checkpoint_that_is_damaged_meanwhile(folder, tmp_path):
   made = make(str(tmp_path / 'tiny'))
   (tmp_path / 'tiny' / 'model.safetensors').write_bytes(b'')
   assert all(isinstance(one, errors.UserError) for one in ask(made, TEXTS[:2]))
-
-
-# --- Flags and keys ------------------------------------------------------------------------------
-
-
-def flags(**changes):
-  return argparse.Namespace(**{'model': None, 'mesh': '', 'batch_size': 8, 'dtype': 'float32',
-                               **changes})
-
-
-@pytest.mark.parametrize('changes, message', [
-    ({'model': None}, '--client=t5 needs --model=FOLDER'),
-    ({'model': 'nowhere'}, '--model=nowhere: nowhere does not exist'),
-    ({'mesh': '1x1x3'}, '--mesh=1x1x3: .* such as 1x1x8; .* number of devices, 8 '),
-    ({'mesh': '8'}, '--mesh=8: .*8 '), ({'mesh': '1x1x8x1'}, '--mesh=1x1x8x1: .*8 '),
-    ({'mesh': '-1x0x1'}, '--mesh=-1x0x1: .*8 '), ({'mesh': 'axbxc'}, '--mesh=axbxc: .*8 ')])
-def test_flags_that_mean_nothing(folder, changes, message):
-  with pytest.raises(errors.UserError, match=message):
-    t5_client.T5Endpoint.from_flags(flags(**{'model': folder, **changes}))
-
-
-def test_flags(folder):
-  made = t5_client.T5Endpoint.from_flags(flags(model=f'{folder}/', mesh='2x1x-1'))
-  assert made.model == 'tiny' and made.name == 't5'
-  assert made.provenance()['mesh'] == {'data': 2, 'fsdp': 1, 'model': 4}
-
-
-def test_a_mesh_that_the_network_cannot_be_split_over(random_weights, tmp_path):
-  config = dataclasses.replace(CONFIG, num_heads=6)
-  info = dataclasses.replace(INFO, model=config, vocabulary='bytes')
-  convert_main.convert(random_weights(config), f'{tmp_path}/six', 'native', info=info)
-  with pytest.raises(errors.UserError, match='--mesh=1x1x8: 6 attention heads .*; 2 would do'):
-    make(f'{tmp_path}/six', MODEL)
-
-
-def test_a_folder_without_vocabulary(folder, tmp_path):
-  shutil.copytree(folder, tmp_path / 'tiny')
-  (tmp_path / 'tiny' / 'spiece.model').unlink()
-  with pytest.raises(errors.UserError, match='has no vocabulary .* copy the SentencePiece model'):
-    make(str(tmp_path / 'tiny'))
-
-
-def test_a_student_with_a_shared_encoder_is_no_teacher(write, tmp_path):
-  write(f'{tmp_path}/shared', to='native')
-  about = tmp_path / 'shared' / 'student.json'
-  about.write_text(json.dumps({**json.loads(about.read_text()), 'shared_encoder': True}))
-  with pytest.raises(errors.UserError, match='was trained with SHARED_ENCODER'):
-    make(f'{tmp_path}/shared')
-
-
-def test_a_request_is_all_that_decides_the_answer(teacher):
-  assert teacher.request(PROMPT, 'Where?', endpoint.Decoding(9, 0.5, {'top_p': 0.9})) == {
-      'model': 'tiny', 'weights': teacher.weights, 'prompt': PROMPT.as_text('Where?'),
-      'max_tokens': 9, 'temperature': 0.5, 'stop': ['Q:'], 'dtype': 'float32', 'top_p': 0.9}
-
-
-@pytest.mark.parametrize('extra', [
-    {'beams': 2}, {'top_k': -1}, {'top_k': 1.5}, {'top_k': True}, {'top_p': 0}, {'top_p': '1'}])
-def test_params_that_mean_nothing(teacher, extra):
-  with pytest.raises(errors.UserError, match=f'--params: .*{next(iter(extra))}'):
-    teacher.request(PROMPT, 'x', endpoint.Decoding(extra=extra))
-
-
-@pytest.mark.parametrize('to', ['hf', 'native', 't5x'])
-def test_other_weights_of_the_same_name_have_other_keys(write, tmp_path, to):
-  first = write(tmp_path / 'a' / 'tiny', to=to)
-  shutil.copytree(first, tmp_path / 'b' / 'tiny')
-  other = write(tmp_path / 'c' / 'tiny', seed=3, to=to)
-  asked = [make(one).request(PROMPT, 'x', GREEDY)
-           for one in (first, str(tmp_path / 'b' / 'tiny'), other)]
-  assert asked[0] == asked[1] != asked[2]
-  assert {one['model'] for one in asked} == {'tiny'}
-
-
-def test_the_weights_are_those_of_the_key_even_if_a_run_goes_on(write, tmp_path):
-  first, better = (write(tmp_path / f'{seed}', seed=seed, to='native') for seed in (1, 2))
-  run = tmp_path / 'run'
-  shutil.copytree(first, run)
-  (run / 'best').mkdir()
-  shutil.move(run / 'params', run / 'best' / '100' / 'params')
-  made = make(str(run))
-  asked = ask(made, TEXTS[:1])
-  begun = make(str(run))
-  shutil.copytree(tmp_path / '2' / 'params', run / 'best' / '200' / 'params')
-  assert ask(begun, TEXTS[:1]) == asked and begun.weights == made.weights
-  assert make(str(run)).weights != made.weights
 
 
 # --- The job -------------------------------------------------------------------------------------

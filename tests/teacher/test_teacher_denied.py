@@ -92,7 +92,7 @@ def test_json_whose_keys_are_not_known():
   assert read(text, phrase='level').label == 'late'
   assert read(text, phrase='stock level').status == 'no_label_key'
   assert read(f'```json\n{text}\n```').status == 'no_label_key'
-  assert read(text[:-3]).status == 'truncated'
+  assert read(text[:-3]).status == read('{"level": "la', phrase='level').status == 'truncated'
   assert 'json_label' in parsing.REASONS['no_label_key']
   assert read('{"explanation": "It is noon. So the answer is late."}').label == 'late'
 

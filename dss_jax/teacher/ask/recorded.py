@@ -19,6 +19,8 @@ from dss_jax.teacher.read import parsing
 _TEXTS = ('completion', 'generation', 'response', 'output')  # fields with what the teacher wrote
 _APART = ('rationale', 'label')  # or the two halves of it
 _THOUGHTS = ('reasoning_content', 'reasoning')
+_FIELDS = (*_TEXTS, *_APART, *_THOUGHTS, 'id', 'custom_id', 'input', 'finish_reason', 'logprobs',
+           'error')
 _MISSING = protocol.Completion('', parsing.MISSING)
 _EXPECTED = (f'expected an object with id and {", ".join(_TEXTS[:-1])} or {_TEXTS[-1]}; or with '
              f'id, {" and ".join(_APART)}; or a line of a batch result. Other names are given with '
@@ -65,7 +67,8 @@ class RecordedClient(protocol.Client):
       raise errors.UserError(
           "--client=recorded needs --completions='GLOB', the files with what the teacher wrote; "
           'or --client=none to use gold labels alone')
-    columns = rows_lib.parse_columns(flags.completion_columns, '--completion_columns')
+    columns = rows_lib.parse_columns(
+        flags.completion_columns, '--completion_columns', _FIELDS)
     return cls(flags.completions, flags.teacher_model or 'recorded', columns,
                bool(flags.label_logprobs))
 

@@ -46,8 +46,10 @@ class Reader:
 
   def in_json(self, text: str) -> Found | None:
     """Of an object with a label, unless an answer phrase stands outside of it."""
+    if '{' not in text:
+      return None
     keys = structured.keys_of(self.dataset.completion, self.table)
-    if '{' not in text or not (found := structured.find(text, keys)):
+    if not (found := structured.find(text, keys)):
       return None
     outside: list[str] = []
     at = 0

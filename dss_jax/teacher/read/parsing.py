@@ -107,7 +107,8 @@ def read(
   if completion.finish_reason in (REJECTED, UNANSWERED, MISSING):
     return parsed.failed(completion.finish_reason)
   if completion.apart:
-    return _read_apart(completion.apart[0].strip(), completion.apart[1].strip(), example, dataset)
+    rationale, label = (_END_TOKENS.sub('', one).strip() for one in completion.apart)
+    return _read_apart(rationale, label, example, dataset)
   table = table_lib.of(dataset.completion)
   _, text, unclosed = thoughts.part(completion.text, table)
   if unclosed:
@@ -193,7 +194,8 @@ def _strict(
     reason = error.reason
     if reason == 'no_answer_phrase':
       open_end = text.rstrip()[-1] not in '.!?"\')' and not (stopped and form.end_marker)
-      if structured.begun(text, reader.table) or (open_end and not ended):
+      keys = structured.keys_of(form, reader.table)
+      if structured.begun(text, keys, reader.table) or (open_end and not ended):
         reason = TRUNCATED
     return parsed.failed(reason), ended
   if needs_rationale and not found.rationale.strip():

@@ -51,11 +51,11 @@ def keys_of(form: datasets.CompletionFormat, table: table_lib.Table) -> tuple[st
   return (*table.lists['json_label'], *(['_'.join(words)] if 0 < len(words) < 3 else []))
 
 
-def begun(text: str, table: table_lib.Table) -> bool:
+def begun(text: str, keys: Sequence[str], table: table_lib.Table) -> bool:
   """Whether a text is such an object that breaks off."""
-  keys = '|'.join(name.replace('_', '[-_ ]')
-                  for name in (*table.lists['json_label'], *table.lists['json_rationale']))
-  return bool(re.match(rf'\s*(?:```\w*\s*)?\{{\s*["\'](?:{keys})["\']\s*:', text, re.IGNORECASE))
+  names = '|'.join(re.escape(name).replace('_', '[-_ ]')
+                   for name in (*keys, *table.lists['json_rationale']))
+  return bool(re.match(rf'\s*(?:```\w*\s*)?\{{\s*["\'](?:{names})["\']\s*:', text, re.IGNORECASE))
 
 
 def is_object(text: str) -> bool:
