@@ -32,9 +32,9 @@ def in_any_order():
   settings = sys.modules.get('dss_jax.data.settings')
   before = settings and settings.current()
   yield
-  for name in datasets._REGISTRY.keys() - registered.keys():
-    if not datasets._REGISTRY[name].read_row.__module__.startswith('dss_jax.tasks.'):
-      del datasets._REGISTRY[name]  # The project's own are imported once.
+  ours = getattr(sys.modules.get('dss_jax.tasks'), '__all__', ())  # These are imported once.
+  for name in datasets._REGISTRY.keys() - registered.keys() - {*ours}:
+    del datasets._REGISTRY[name]
   datasets._REGISTRY.update(registered)
   settings = sys.modules.get('dss_jax.data.settings')
   if settings and settings.current() != (before := before or settings.DataSettings()):

@@ -99,3 +99,13 @@ def test_too_few_rows_for_the_sentinels(tmp_path, toy_records, toy_vocabulary):
     pretrain.main([f'--records_dir={toy_records}', '--sets', 'toy-train', '--dataset=pre', *SMALL,
                    '--gin.VOCAB_SIZE=128', f'--gin.VOCABULARY={toy_vocabulary}',
                    f'--gin.MODEL_DIR={tmp_path / "run"}'])
+
+
+def test_either_name_of_a_text_may_be_another_column(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'a.jsonl').write_text('{"body": "a text of some words"}\n' * 3)
+  with pytest.raises(errors.UserError, match="--columns=txet=body: no field 'txet': .* 'text'"):
+    pretrain.main(['--inputs=a.jsonl', '--records_dir=r', '--columns=txet=body', '--data_only'])
+  assert pretrain.main(
+      ['--inputs=a.jsonl', '--records_dir=r', '--columns=text=body', '--data_only',
+       '--holdout=0']) == 0

@@ -78,7 +78,8 @@ def test_a_request_is_all_that_decides_the_answer(teacher):
 
 
 @pytest.mark.parametrize('extra', [
-    {'beams': 2}, {'top_k': -1}, {'top_k': 1.5}, {'top_k': True}, {'top_p': 0}, {'top_p': '1'}])
+    {'beams': 2}, {'top_k': -1}, {'top_k': 1.5}, {'top_k': True}, {'top_p': 0}, {'top_p': '1'},
+    {'logprobs': -1}, {'logprobs': 'all'}, {'top_logprobs': 0}, {'top_logprobs': True}])
 def test_params_that_mean_nothing(teacher, extra):
   with pytest.raises(errors.UserError, match=f'--params: .*{next(iter(extra))}'):
     teacher.request(PROMPT, 'x', endpoint.Decoding(extra=extra))

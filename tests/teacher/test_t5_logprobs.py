@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dss_jax
-from dss_jax import datasets, errors, models, records, student_info, tokenizer
+from dss_jax import datasets, models, records, student_info, tokenizer
 from dss_jax.convert import __main__ as convert_main
 from dss_jax.tasks import toy
 from dss_jax.teacher import __main__ as teacher_main
@@ -109,13 +109,6 @@ def test_they_come_with_the_answer_if_asked_for(folder, extra):
     assert len(tokens) == answer.completion_tokens
     assert all(len(token.others) <= 4 for token in tokens)
     assert all(0 < token.probability <= 1 for token in tokens)
-
-
-@pytest.mark.parametrize('extra', [
-    {'logprobs': -1}, {'logprobs': 'all'}, {'top_logprobs': 0}, {'top_logprobs': True}])
-def test_what_means_nothing_is_refused(folder, extra):
-  with pytest.raises(errors.UserError, match=f'--params: .*{next(iter(extra))}='):
-    ask(t5_client.T5Endpoint(folder), endpoint.Decoding(extra=extra))
 
 
 @pytest.mark.slow

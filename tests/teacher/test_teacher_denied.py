@@ -3,6 +3,7 @@
 import pytest
 
 from dss_jax import datasets
+from dss_jax.teacher import protocol
 from dss_jax.teacher.read import parsing
 
 SAID = 'The meter was read. '
@@ -127,3 +128,10 @@ def test_other_answers_without_a_label_are_none(text):
 @pytest.mark.parametrize('kind', ['class', 'choice', 'equation', 'text'])
 def test_a_teacher_that_loops_stops_nothing(unit, kind):
   read(unit * (20_000 // len(unit)), kind=kind, choices=('late', 'lost'))
+
+
+def test_fields_of_their_own_have_no_end_tokens_either():
+  dataset = datasets.Dataset('mine', datasets.read_plain_row, labels=('late', 'lost'))
+  found = parsing.read(protocol.Completion('', apart=('It is noon.</s>', 'late <eos>')),
+                       datasets.Example('1', 'x'), dataset)
+  assert (found.rationale, found.label) == ('It is noon.', 'late')
